@@ -1,8 +1,7 @@
 //! The commands.
 //!
-//! Each command is a module with its arguments and its `run`; what they print goes
-//! through `output`, how they fail is in `failure`. What a command does with the gateway
-//! itself is in `app`.
+//! Each command is a module with its arguments and a `run` function. Commands print through `output`
+//! and fail with a [`Failure`]. `app` runs the gateway itself.
 
 mod check_config;
 mod client;
@@ -33,8 +32,8 @@ pub use self::walk::{Addresses, walk};
 pub use self::{failure::Failure, output::Output};
 use crate::app;
 
-/// A gRPC service that logs people in to the Acronis Cyber Platform with one-time
-/// tokens, so that your services never hold the platform's credentials.
+/// A gRPC service that logs users in to the Acronis Cyber Platform with one-time tokens, so that your
+/// services do not need the platform's credentials.
 #[derive(Debug, Parser)]
 #[command(name = "ott-gateway", version, max_term_width = 100, after_help = EXAMPLES)]
 struct CommandLine {
@@ -43,15 +42,15 @@ struct CommandLine {
 }
 
 const EXAMPLES: &str = "\
-Start here (no account on the platform needed):
+Try it (no account on the platform needed):
   ott-gateway sandbox
 
-Run it for real:
+Run it in production:
   ott-gateway example-config > gateway.toml
   ott-gateway check-config --config gateway.toml --online
   ott-gateway serve --config gateway.toml
 
-Exit codes: 0 done, 1 ran and failed, 2 wrong usage or configuration.";
+Exit codes: 0 success, 1 failure, 2 invalid usage or configuration.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -66,7 +65,7 @@ enum Command {
     Completions(completions::Arguments),
 }
 
-/// What follows an error about an argument of this command that does not exist.
+/// Returns the tip to print after an error about an unknown or missing argument.
 fn tip(error: &clap::Error) -> Option<&'static str> {
     let command = std::env::args_os().nth(1)?;
     match (error.kind(), command.to_str()?) {
@@ -76,7 +75,7 @@ fn tip(error: &clap::Error) -> Option<&'static str> {
     }
 }
 
-/// Runs the command that the process was started with.
+/// Parses the command line and runs the command.
 #[must_use]
 pub fn run() -> ExitCode {
     let mut output = Output::terminal();
@@ -84,7 +83,7 @@ pub fn run() -> ExitCode {
         Ok(line) => line,
         Err(message) => return output.usage(&message, tip(&message)),
     };
-    // Any command may come to hold a secret.
+    // Any command may hold a secret in memory.
     let core_dumps = app::process::forbid_core_dumps();
     let done = match line.command {
         Command::Serve(arguments) => serve::run(&arguments, core_dumps, &mut output),

@@ -1,11 +1,10 @@
-//! The configuration: one TOML file, the environment over it, and every fault in them.
+//! The configuration: one TOML file, overridden by environment variables.
 //!
-//! One way in: [`Config::load`]. It fills the settings that each stage defines for itself, which
-//! `app` hands to the stages: the struct that holds a key is the one that its stage reads, and the
-//! documentation of each field names its key. What only the running process knows (its share of the
-//! open files, a resolver, contents of secret files) is not part of settings; `app` adds it. Nothing
-//! here starts, opens or connects anything. A fault names
-//! its place, its key and the rule, and never a value.
+//! [`Config::load`] fills the settings structs that the stages define; `app` passes them on. The
+//! documentation of each field names its key. Values known only at run time (the share of file
+//! descriptors, a resolver, the contents of secret files) are not settings; `app` adds them. Nothing
+//! here starts, opens or connects anything. Every error is reported, with its place, key and rule,
+//! and never with a value.
 
 mod access;
 mod admin;
@@ -65,10 +64,10 @@ pub use self::{
 };
 use crate::{access::Settings as AccessSettings, audit::Settings as AuditSettings, caller::JwksSource};
 
-/// Everything that can be configured, checked.
+/// The checked configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The file it was read from, for the next reading.
+    /// The file it was read from; a reload reads it again.
     pub file: Option<PathBuf>,
     /// `[server]`.
     pub server: Server,
@@ -84,23 +83,23 @@ pub struct Config {
     pub audit: AuditSettings,
     /// `[telemetry]`.
     pub telemetry: Telemetry,
-    /// The environment's variables that went over the file.
+    /// Names of the environment variables that override the file.
     pub variables: Vec<String>,
-    /// The other variables that are in effect, sorted by name.
+    /// Other environment variables in effect, sorted by name.
     pub environment: Vec<VariableInEffect>,
-    /// Problems that do not keep the gateway from starting.
+    /// Problems that do not prevent the gateway from starting.
     pub warnings: Vec<Finding>,
-    /// Everything that the file contains, to be compared with a later version.
+    /// Hash of the file's contents, to compare with a later version.
     pub document: Document,
 }
 
 impl Config {
-    /// Reads the file (none: the environment alone) and the environment over it. Relative
-    /// paths in the file start at the file's folder.
+    /// Reads the file, if any, and applies environment variables over it. Relative paths in the
+    /// file are resolved against the file's folder.
     ///
     /// # Errors
     ///
-    /// Every fault that was found.
+    /// Returns every error found.
     pub fn load(file: Option<&Path>, environment: &dyn Environment) -> Result<Self, Faults> {
         let findings = Findings::default();
         let tree = file.map_or_else(|| Some(Table::new()), |path| file::read(path, &findings));
@@ -112,20 +111,19 @@ impl Config {
             warnings::check(&tree, &config, &findings);
             Some(Self { variables, document, ..config })
         });
-        findings.suggest_variables(near_miss::meant);
+        findings.suggest_variables(near_miss::intended);
         let (config, warnings) = findings.conclude(config.flatten())?;
         Ok(Self { warnings, ..config })
     }
 
-    /// The part that takes effect without a restart.
+    /// Returns the part that takes effect without a restart.
     #[must_use]
     pub fn reloadable(&self) -> Reloadable {
         Reloadable { access: self.access.clone(), tokens: self.callers.tokens.clone() }
     }
 
-    /// The parts in which this configuration differs from the one that is running, of those
-    /// that only a restart puts into force. Access rules, tokens, and what is in files that are
-    /// followed are none of them.
+    /// Returns the parts that differ from the running configuration and require a restart. Access
+    /// rules, tokens, and the contents of watched files do not.
     #[must_use]
     pub fn waiting_for_a_restart(&self, running: &Self) -> Vec<&'static str> {
         // Secrets are not compared, and not shown.
@@ -188,8 +186,8 @@ impl Config {
         Some(config)
     }
 
-    /// Adds the variables that replace the system's authorities, with a warning each, if there
-    /// are connections that use those.
+    /// Adds the variables that replace the system's authorities, with a warning each, if any
+    /// connection uses those authorities.
     fn note_system_authorities(&mut self, environment: &dyn Environment, findings: &Findings) {
         let connections = self.with_system_authorities();
         if connections.is_empty() {
@@ -209,7 +207,7 @@ impl Config {
         }
     }
 
-    /// The https connections without authorities of their own.
+    /// Returns the https connections without a `ca_file`.
     fn with_system_authorities(&self) -> Vec<String> {
         let clients = self.api_clients.by_name.iter().filter(|(_, client)| {
             client.connections.ca_file.is_none() && client.platform.data_center.base_url().scheme() == "https"
@@ -233,7 +231,7 @@ impl Config {
     }
 }
 
-/// The names of the issuers in `[[callers.jwt]]`; none if it is not a list.
+/// Returns the names of the issuers in `[[callers.jwt]]`, or `None` if it is not a list.
 fn jwt_issuers(tree: &Table) -> Option<Vec<&str>> {
     let Value::Table(callers) = &tree.get("callers")?.value else { return None };
     let Value::List(issuers) = &callers.get("jwt")?.value else { return None };

@@ -10,13 +10,13 @@ use super::{
 };
 use crate::{config::Config, server, telemetry::metrics::Metrics};
 
-/// Builds the same parts as a start, but opens no listener, audit log or connection. Files are read
-/// like at a start.
+/// Builds and reads the same parts and files as a start, but opens no listener, audit log or
+/// connection.
 ///
 /// # Errors
 ///
-/// The errors of [`App::start`](super::App::start), except for addresses in use and an audit sink
-/// that cannot be opened.
+/// The errors of [`App::start`](super::App::start), except those of opening listeners and the audit
+/// sink.
 pub fn check(config: &Config) -> Result<(), StartError> {
     let grpc = &config.server.grpc;
     server::check(grpc)?;

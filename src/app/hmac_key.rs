@@ -1,4 +1,4 @@
-//! The key of the fingerprints in audit records, read from its file.
+//! Reads the key of the fingerprints in audit records.
 
 use std::{io, mem};
 

@@ -1,4 +1,4 @@
-//! What all connections to other servers share, and the parts that need it.
+//! Builds the clients of other servers, which share trusted authorities and the resolver.
 
 use std::sync::Arc;
 
@@ -21,12 +21,12 @@ pub(super) struct Outgoing {
 }
 
 impl Outgoing {
-    /// The system's resolver. Authorities are read when they are needed first.
+    /// Uses the system's resolver. Authorities are read on first use.
     pub(super) fn new(metrics: &Metrics) -> Self {
         Self { tls: ClientTlsSet::default(), resolver: Resolver::system(metrics.outgoing()) }
     }
 
-    /// Identifies callers, with the clients that fetch the keys of JWT issuers.
+    /// Builds the identification of callers, and the clients that fetch the keys of JWT issuers.
     pub(super) fn identification(
         &mut self,
         callers: &Callers,
@@ -41,7 +41,7 @@ impl Outgoing {
         Identification::new(settings, http, metrics.clone())
     }
 
-    /// How the trace collector is authenticated; `None` if it has no TLS.
+    /// Returns the TLS settings for the trace collector, or `None` if it does not use TLS.
     pub(super) fn collector_tls(
         &mut self,
         traces: &tracing::Settings,
@@ -49,13 +49,13 @@ impl Outgoing {
         if traces.endpoint.scheme() != "https" {
             return Ok(None);
         }
-        // The authorities in it are replaced when they change.
+        // Its authorities are reloaded when their file changes.
         let tls = self.tls.get(traces.ca_file.as_deref(), &traces.endpoint, None)?;
         let config = Arc::clone(tls.config());
         Ok(Some(CollectorTls { config, generation: Arc::new(move || tls.generation()) }))
     }
 
-    /// Traces, if they are configured.
+    /// Starts the tracer. It is off if traces are not configured.
     pub(super) fn tracer(
         &mut self,
         traces: Option<&tracing::Settings>,
@@ -66,14 +66,14 @@ impl Outgoing {
         Ok(Tracer::start(traces, tls.as_ref(), metrics)?)
     }
 
-    /// How an API client's platform is reached.
+    /// Returns the HTTP settings for an API client's platform.
     pub(super) fn http(&mut self, client: &ApiClient) -> Result<HttpSettings, StartError> {
         let server = client.platform.data_center.base_url().clone();
         Ok(HttpSettings::configured(server, &client.connections, &mut self.tls, self.resolver.clone())?)
     }
 }
 
-/// Where an API client's access tokens are fetched. The HTTP client is one of its own.
+/// Returns the token endpoint of an API client, with its own HTTP client.
 pub(super) fn token_endpoint(
     name: &Arc<str>,
     client: &ApiClient,

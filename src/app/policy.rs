@@ -1,4 +1,4 @@
-//! Everything that decides who may do what.
+//! Builds the access policy.
 
 use super::StartError;
 use crate::{
@@ -6,7 +6,7 @@ use crate::{
     caller::{BearerTokens, TokenHashes},
 };
 
-/// The policy of these rules and bearer tokens, at a start and at each reload.
+/// Builds the policy from rules and bearer tokens, at start and at each reload.
 pub(super) fn policy(access: &access::Settings, tokens: &TokenHashes) -> Result<Policy, StartError> {
     Ok(Policy {
         rules: Rules::try_new(access.rules.clone())?,

@@ -1,6 +1,6 @@
-//! The listening ports, and the limits that follow from what the process may use.
+//! The listening ports, and their limits, which depend on memory and open files.
 //!
-//! The main port is configured. What limits a peer on the health and admin ports is not.
+//! The limits of the main port are configurable; those of the health and admin ports are not.
 
 use std::{net::SocketAddr, num::NonZeroUsize, time::Duration};
 
@@ -13,21 +13,21 @@ use crate::{
     telemetry::metrics::Metrics,
 };
 
-/// The ports, bound and not served yet.
+/// The bound ports, not served yet.
 pub(super) struct Ports {
     pub(super) grpc: Bound,
     pub(super) health: Option<Bound>,
     pub(super) admin: Option<Bound>,
     /// Maximum number of calls in flight on the main port.
     pub(super) max_in_flight: usize,
-    /// Maximum number of health `Watch` streams of one peer address: as many as connections,
-    /// because a client needs one stream on each of its connections.
+    /// Maximum number of health `Watch` streams per peer address: at least the number of connections,
+    /// because a client opens one stream on each connection.
     pub(super) watches_per_address: u32,
 }
 
 impl Ports {
-    /// Binds the configured ports, with no higher limits than memory and open files allow. Also
-    /// returns the memory for responses.
+    /// Binds the configured ports, with limits reduced to what memory and open files allow. Also returns
+    /// the memory for responses.
     pub(super) fn bind(config: &Config, metrics: &Metrics) -> Result<(Self, ResponseMemory), StartError> {
         let budget = memory::fit(&config.server);
         let responses = ResponseMemory::new(budget.response_bytes, budget.http1_exchanges);
@@ -52,11 +52,11 @@ impl Ports {
     }
 }
 
-/// Time without a call after which a connection of the health port is closed.
+/// Idle timeout of connections on the health port.
 const HEALTH_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Health alone, without TLS, for probes that cannot show a certificate. It drains with the main
-/// port.
+/// Returns the settings of the health port: plaintext, for probes that cannot present a certificate.
+/// It drains with the main port.
 pub(super) fn health(listen: SocketAddr, drain: DrainTimes, max_connections: usize) -> Settings {
     let limits = Limits {
         max_connections,
@@ -72,12 +72,12 @@ pub(super) fn health(listen: SocketAddr, drain: DrainTimes, max_connections: usi
     }
 }
 
-/// Maximum time until the head of a request of the admin port is complete.
+/// Maximum time to receive the head of a request on the admin port.
 const ADMIN_HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-/// Maximum time from the accepting of a connection of the admin port to the end of its response.
+/// Maximum time from accepting a connection on the admin port to the end of its response.
 const ADMIN_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Metrics and probes over plain HTTP.
+/// Returns the settings of the admin port: metrics and probes over plain HTTP.
 pub(super) fn admin(listen: SocketAddr, max_connections: usize) -> Settings {
     let limits = Limits {
         max_connections,

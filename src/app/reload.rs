@@ -2,7 +2,7 @@
 //!
 //! The configuration file is polled, and read at once on SIGHUP. Only `[access]` and
 //! `[callers.tokens]` are reloaded, completely or not at all, and nothing else in the file or on
-//! the machine can prevent this. A rejected version is retried at every poll until one is in force.
+//! the machine can prevent this. A rejected version is retried at every poll until one is valid.
 //!
 //! The modules that use secrets, certificates and keys follow those files themselves. Everything
 //! else requires a restart. A separate check of the whole file logs which sections a restart would

@@ -1,4 +1,4 @@
-//! Which service answers the calls: the real one, or that of a sandbox, which fails on demand.
+//! Selects the service that answers calls: the real one, or that of a sandbox, which fails on demand.
 
 #[cfg(feature = "sandbox")]
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use crate::{access::Access, server::Handlers, service::OttService};
 #[cfg(feature = "sandbox")]
 use crate::{rehearsal::Script, service::RehearsedService};
 
-/// The service that answers the calls; by default the real one.
+/// The service that answers calls; by default the real one.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Staging {
     #[cfg(feature = "sandbox")]
@@ -17,14 +17,14 @@ pub(super) struct Staging {
 }
 
 impl Staging {
-    /// The service of a sandbox.
+    /// Selects the service of a sandbox.
     #[cfg(feature = "sandbox")]
     pub(super) const fn of(script: Arc<dyn Script>) -> Self {
         Self { script: Some(script) }
     }
 
-    /// Returns what answers the calls of one worker.
-    #[cfg_attr(not(feature = "sandbox"), expect(clippy::unused_self, reason = "it has no field"))]
+    /// Returns the handlers of one worker.
+    #[cfg_attr(not(feature = "sandbox"), expect(clippy::unused_self, reason = "it has no fields"))]
     pub(super) fn handlers(&self, service: OttService, routes: Routes) -> Handlers {
         #[cfg(feature = "sandbox")]
         if let Some(script) = &self.script {
@@ -33,7 +33,7 @@ impl Staging {
         Handlers::new(service, routes)
     }
 
-    /// Empties the quotas at every reset of the sandbox.
+    /// Refills the quotas at every reset of the sandbox.
     #[cfg_attr(
         not(feature = "sandbox"),
         expect(clippy::unused_self, unused_variables, reason = "only a sandbox is reset")

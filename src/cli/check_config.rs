@@ -1,4 +1,4 @@
-//! `ott-gateway check-config`: what is wrong with a configuration, or what it means.
+//! `ott-gateway check-config`: reports the errors of a configuration, or prints a summary.
 //!
 //! `explain` reports which access rule decides a call.
 
@@ -23,25 +23,25 @@ use crate::{
 
 /// Check a configuration file and report every problem.
 ///
-/// Every problem is reported with file, line and key; without problems, a summary of the
+/// Every problem is reported with file, line and key. If there are none, a summary of the
 /// configuration is printed. Nothing is started.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
     #[command(flatten)]
     config: ConfigArgument,
-    /// Also fetch an access token with every API client, and report why one cannot be fetched
+    /// Also fetch an access token with every API client and report failures
     #[arg(long)]
     online: bool,
-    /// Report which access rule decides such a call, and why
+    /// Report which access rule decides a call, and why
     ///
-    /// CALLER is a name with its proof (`spiffe://…`, `dns:NAME`, `jwt:SUBJECT`,
-    /// `token:NAME`) or `anonymous`; METHOD is `IssueOtt` or `LoginWithOtt`; USER is
-    /// `login:NAME`, `external_id:ID` or `user_id:ID` (a name without a colon is a login), and
-    /// `-` for `LoginWithOtt`, whose request does not name the user.
+    /// CALLER is the name of a caller (`spiffe://…`, `dns:NAME`, `jwt:SUBJECT`, `token:NAME`)
+    /// or `anonymous`. METHOD is `IssueOtt` or `LoginWithOtt`. USER is `login:NAME`,
+    /// `external_id:ID` or `user_id:ID` (a name without a colon is a login), or `-` for
+    /// `LoginWithOtt`, whose request does not contain the user.
     #[arg(long, num_args = 3, value_names = ["CALLER", "METHOD", "USER"])]
     explain: Option<Vec<String>>,
-    /// With --explain: name this API client in the call [default: the default one]
+    /// Use this API client for --explain [default: the default API client]
     #[arg(long, value_name = "NAME", requires = "explain")]
     api_client: Option<String>,
 }
@@ -52,8 +52,8 @@ Examples:
   ott-gateway check-config --config gateway.toml --online
   ott-gateway check-config --config gateway.toml --explain token:billing IssueOtt login:a@b.example
 
-Exits with 2 if anything is wrong, and with 1 if --online finds a credential that does not work or
-if this machine cannot read the files now.";
+Exits with 2 if the configuration is not valid, and with 1 if --online cannot fetch an access token
+or if this machine temporarily cannot read a file.";
 
 pub(super) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Failure> {
     let question = arguments.question()?;
@@ -64,7 +64,7 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Fail
     if let Some(question) = question {
         return explain_rules(&config, &question, output);
     }
-    // A file can pass every rule of its own and still not fit the others.
+    // Files that are valid on their own may not fit together.
     on_control_runtime(async {
         app::check(&config).map_err(|error| not_started(&error, "[server] listen"))
     })?;
@@ -72,34 +72,34 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Fail
     if arguments.online { fetch_access_tokens(&config, output) } else { Ok(()) }
 }
 
-/// Prints which access rule decides on such a call, and why.
+/// Prints which access rule decides the call, and why.
 fn explain_rules(config: &Config, question: &Question, output: &mut Output) -> Result<(), Failure> {
     let rules =
         Rules::try_new(config.access.rules.clone()).map_err(|error| Failure::Failed(chain(&error)))?;
-    match question.put_to(&rules, config)? {
+    match question.answer(&rules, config)? {
         Answer::Decided { api_client, is_default, explanation } => {
-            let why = if is_default { " (the default; --api-client names another)" } else { "" };
+            let why = if is_default { " (the default; select another with --api-client)" } else { "" };
             output.line(format_args!("with API client {}{why}", Printable(api_client)));
             output.line(explanation);
         }
         Answer::NoApiClient => {
             let names: Vec<&str> = config.api_clients.by_name.keys().map(|name| &**name).collect();
             output.line("no API client is the default, so a call must name one");
-            output.line(format_args!("name it with --api-client: {}", Printable(names.join(", "))));
+            output.line(format_args!("select one with --api-client: {}", Printable(names.join(", "))));
             output.line("DENIED: the call names no API client (API_CLIENT_UNKNOWN)");
         }
     }
     Ok(())
 }
 
-/// Fetches an access token with every API client and prints what came of it.
+/// Fetches an access token with every API client and prints the results.
 fn fetch_access_tokens(config: &Config, output: &mut Output) -> Result<(), Failure> {
     on_control_runtime(async {
         let mut refused = 0_usize;
         for (name, client) in &config.api_clients.by_name {
             let fetched = app::fetch_access_token(name, client).await;
             let (style, result) = match &fetched {
-                Ok(()) => (Style::Good, "an access token was fetched".to_owned()),
+                Ok(()) => (Style::Good, "access token fetched".to_owned()),
                 Err(error) => (Style::Bad, chain(error)),
             };
             refused += usize::from(fetched.is_err());
@@ -109,7 +109,7 @@ fn fetch_access_tokens(config: &Config, output: &mut Output) -> Result<(), Failu
         match refused {
             0 => Ok(()),
             some => {
-                Err(Failure::Failed(format!("{some} of the API clients could not fetch an access token")))
+                Err(Failure::Failed(format!("{some} of the API clients failed to fetch an access token")))
             }
         }
     })
@@ -117,10 +117,10 @@ fn fetch_access_tokens(config: &Config, output: &mut Output) -> Result<(), Failu
 
 impl Arguments {
     fn question(&self) -> Result<Option<Question>, Failure> {
-        let Some(words) = &self.explain else { return Ok(None) };
-        // The number of words is clap's to check.
-        let Ok(words) = <&[String; 3]>::try_from(words.as_slice()) else { return Ok(None) };
-        Ok(Some(Question::read(words, self.api_client.as_deref())?))
+        let Some(values) = &self.explain else { return Ok(None) };
+        // clap checks the number of values.
+        let Ok(values) = <&[String; 3]>::try_from(values.as_slice()) else { return Ok(None) };
+        Ok(Some(Question::read(values, self.api_client.as_deref())?))
     }
 }
 
@@ -131,8 +131,8 @@ impl From<NoSuchCall> for Failure {
 }
 
 fn summary(config: &Config, output: &mut Output) {
-    let good = output.paint(Style::Good, "The configuration is valid.");
-    output.line(good);
+    let title = output.paint(Style::Good, "The configuration is valid.");
+    output.line(title);
     let server = &config.server;
     let tls = tls_label(config);
     row(output, "gRPC", format!("{} ({tls})", server.grpc.listen));
@@ -169,7 +169,7 @@ fn summary(config: &Config, output: &mut Output) {
         proofs.push("a proxy's header".to_owned());
     }
     if proofs.is_empty() {
-        proofs.push("nothing: every caller is anonymous".to_owned());
+        proofs.push("none: every caller is anonymous".to_owned());
     }
     row(output, "callers by", proofs.join(", "));
     row(output, "rules", config.access.rules.len());
@@ -193,7 +193,7 @@ fn row(output: &mut Output, name: &str, value: impl std::fmt::Display) {
     styled_row(output, name, Printable(value));
 }
 
-/// Prints a row whose value may have styles.
+/// Prints a row whose value may contain styles.
 fn styled_row(output: &mut Output, name: &str, value: impl std::fmt::Display) {
     let name = output.paint(Style::Name, format_args!("{name:<11}"));
     output.line(format_args!("  {name} {value}"));

@@ -1,6 +1,6 @@
-//! The gRPC client of the commands that talk to a running gateway.
+//! The gRPC client of the commands that call a running gateway.
 //!
-//! It connects, and shows a message as JSON; what is asked is in the commands.
+//! It connects, and formats messages as JSON. The commands send the requests.
 
 mod diagnosis;
 mod files;
@@ -32,10 +32,10 @@ use crate::{
 /// Upper bound on establishing a connection, even if the call may take longer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Where the gateway is, and who is calling.
+/// The address of the gateway, and the caller's credential.
 #[derive(Clone, Debug, Args)]
 pub(super) struct ClientOptions {
-    /// Call the gateway at http://HOST:PORT, or at https://HOST:PORT for TLS
+    /// URL of the gateway: http://HOST:PORT, or https://HOST:PORT for TLS
     #[arg(
         long,
         value_name = "URL",
@@ -48,16 +48,16 @@ pub(super) struct ClientOptions {
     /// Trust these authorities (PEM) instead of the system's
     #[arg(long, value_name = "FILE", help_heading = CONNECTION)]
     ca_file: Option<PathBuf>,
-    /// Show this certificate chain (PEM) if the gateway asks for one
+    /// Present this client certificate chain (PEM) if the gateway requests one
     #[arg(long, value_name = "FILE", requires = "private_key_file", help_heading = CONNECTION)]
     certificate_file: Option<PathBuf>,
-    /// Use this key (PEM) of the certificate
+    /// Private key (PEM) of the client certificate
     #[arg(long, value_name = "FILE", requires = "certificate_file", help_heading = CONNECTION)]
     private_key_file: Option<PathBuf>,
     /// Expect this name in the gateway's certificate instead of the endpoint's host
     #[arg(long, value_name = "NAME", help_heading = CONNECTION)]
     server_name: Option<String>,
-    /// Prove who is calling with the bearer token (or JWT) in this file
+    /// Authenticate with the bearer token (or JWT) in this file
     #[arg(long, value_name = "FILE", help_heading = CONNECTION)]
     bearer_token_file: Option<PathBuf>,
 }
@@ -65,7 +65,7 @@ pub(super) struct ClientOptions {
 const CONNECTION: &str = "Connection";
 const ENDPOINT_VARIABLE: &str = "OTT_GATEWAY_ENDPOINT";
 
-/// A connection to a gateway, and what every call on it carries.
+/// A connection to a gateway, with the credential and the timeout of every call.
 #[derive(Debug)]
 pub(super) struct Client {
     channel: GrpcChannel,
@@ -74,7 +74,7 @@ pub(super) struct Client {
     timeout: Duration,
 }
 
-/// What a client has connected to.
+/// The server that a client is connected to.
 #[derive(Debug)]
 enum Target {
     /// The endpoint of the options.
@@ -84,7 +84,7 @@ enum Target {
 }
 
 impl ClientOptions {
-    /// Connects; every call gets the deadline `timeout`.
+    /// Connects. Every call has the deadline `timeout`.
     pub(super) async fn connect(&self, timeout: Duration) -> Result<Client, Failure> {
         let address = self.address()?;
         let limit = timeout.min(CONNECT_TIMEOUT);
@@ -115,19 +115,19 @@ impl ClientOptions {
             .map_err(|error| Failure::Usage(failure::chain(&error)))?;
         if address.is_tls() {
             return endpoint.tls_config(self.tls()?).map_err(|error| {
-                Failure::Usage(format!("the TLS options cannot be used: {}", failure::chain(&error)))
+                Failure::Usage(format!("the TLS options are not valid: {}", failure::chain(&error)))
             });
         }
         match self.tls_option() {
             Some(option) => Err(Failure::Usage(format!(
-                "{option} is for TLS, but the endpoint begins with http://; write {}",
+                "{option} requires TLS, but the endpoint begins with http://; write {}",
                 address.with_other_scheme()
             ))),
             None => Ok(endpoint),
         }
     }
 
-    /// The first option that is for TLS only.
+    /// Returns the first option that requires TLS.
     fn tls_option(&self) -> Option<&'static str> {
         [
             ("--ca-file", self.ca_file.is_some()),
@@ -147,8 +147,7 @@ impl ClientOptions {
         if let Some(name) = &self.server_name {
             if rustls::pki_types::ServerName::try_from(name.as_str()).is_err() {
                 return Err(Failure::Usage(
-                    "--server-name must be a host name or an IP address, without a scheme and a port"
-                        .to_owned(),
+                    "--server-name must be a host name or an IP address, without scheme or port".to_owned(),
                 ));
             }
             tls = tls.domain_name(name);
@@ -164,7 +163,7 @@ impl ClientOptions {
         let Some(path) = &self.bearer_token_file else { return Ok(None) };
         if !address.is_tls() && !is_loopback(address.url()) {
             return Err(Failure::Usage(format!(
-                "--bearer-token-file needs TLS, because anyone on the way could read the token; write {}",
+                "--bearer-token-file needs TLS, because anyone on the network could read the token; write {}",
                 address.with_other_scheme()
             )));
         }
@@ -173,24 +172,23 @@ impl ClientOptions {
 }
 
 impl Client {
-    /// A client on a channel that is already connected to `endpoint`. Calls carry no credential.
+    /// Creates a client on a channel that is connected to `endpoint`. Calls carry no credential.
     pub(super) fn on_channel(channel: Channel, endpoint: String, timeout: Duration) -> Self {
         let channel = GrpcChannel { channel, wire: Wire::default() };
         Self { channel, target: Target::Other(endpoint), authorization: None, timeout }
     }
 
-    /// The connection itself.
+    /// Returns the connection.
     pub(super) fn channel(&self) -> GrpcChannel {
         self.channel.clone()
     }
 
-    /// Waits for the answer to a request, at most until the deadline that it carries.
+    /// Waits for the response to a request until its deadline.
     pub(super) async fn answer<T>(
         &self,
         call: impl Future<Output = Result<Response<T>, Status>>,
     ) -> Result<T, Failure> {
-        // The transport has a timer of its own for that deadline and reports it as CANCELLED.
-        // Ours was started first and is polled first.
+        // The transport has its own timer for the deadline and reports CANCELLED. Ours is polled first.
         tokio::select! {
             biased;
             () = tokio::time::sleep(self.timeout) => Err(self.no_answer()),
@@ -210,8 +208,7 @@ impl Client {
         }
     }
 
-    /// The failure behind a status. One that was received has no source; one about the
-    /// connection has.
+    /// Returns the failure for a status. Only a status about the connection has a source.
     async fn failure(&self, status: Status) -> Failure {
         let wire = &self.channel.wire;
         if let Some(response) = wire.foreign_response() {
@@ -228,7 +225,7 @@ impl Client {
         }
     }
 
-    /// A request with the deadline and the proof of who is calling.
+    /// Creates a request with the deadline and the caller's credential.
     pub(super) fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         request.set_timeout(self.timeout);
@@ -263,14 +260,14 @@ pub(super) fn json(name: &str, message: &impl prost::Message) -> Result<String, 
     Ok(printable_json(&json))
 }
 
-/// The same JSON without an unprintable character. Those that are left by now are part of a
-/// string, except for the line breaks between members.
+/// Escapes unprintable characters of JSON. All of them are within strings, except the line breaks
+/// between members.
 fn printable_json(json: &str) -> String {
     let is_raw = |character| character != '\n' && is_unprintable(character);
     let mut printable = String::with_capacity(json.len());
     for character in json.chars() {
         if is_raw(character) {
-            // Memory takes any text.
+            // Writing to a string cannot fail.
             let _ = Notation::Json.write_escape(character, &mut printable);
         } else {
             printable.push(character);
@@ -279,7 +276,7 @@ fn printable_json(json: &str) -> String {
     printable
 }
 
-/// Runs a command that talks to a gateway.
+/// Runs a command that calls a gateway.
 pub(super) fn block_on<T>(command: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()

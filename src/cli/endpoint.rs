@@ -1,7 +1,7 @@
-//! The address of a gateway, as people write it on a command line.
+//! The address of a gateway on the command line.
 //!
-//! Each slip gets an answer with the address that was probably meant. That address is made of
-//! host and port only, so that a password in the URL is not printed.
+//! Errors suggest the address that was probably intended. It contains only host and port, so that a
+//! password in the URL is not printed.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -9,20 +9,20 @@ use url::Url;
 
 use crate::http_client::server_url;
 
-/// Port of a gateway whose configuration sets none.
+/// Default port of a gateway.
 const DEFAULT_PORT: u16 = 50051;
-/// The form of an address, for texts that cannot name the one that was meant.
+/// The form of an address, for errors without a specific suggestion.
 const FORM: &str = "http://HOST:PORT, or https://HOST:PORT for TLS";
 /// Schemes that other programs use for gRPC over TLS.
 const TLS_SCHEMES: [&str; 6] = ["https", "grpcs", "grpc+tls", "tls", "h2", "wss"];
-/// Beginnings of names that gRPC libraries resolve, which are not followed by `//`.
+/// Name schemes of gRPC libraries, which need no `//`.
 const GRPC_NAMES: [&str; 6] = ["dns", "ipv4", "ipv6", "passthrough", "xds", "unix"];
 
-/// Where a gateway is.
+/// The address of a gateway.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Address {
     url: Url,
-    /// Whether the text named the port.
+    /// Whether the text contained a port.
     has_port: bool,
 }
 
@@ -31,7 +31,7 @@ impl Address {
     ///
     /// # Errors
     ///
-    /// What is wrong with the text, and what to write. Contains no user and no password.
+    /// The problem and what to write instead, without user or password.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let stripped = text.trim_matches(is_around);
         if stripped.is_empty() {
@@ -49,12 +49,12 @@ impl Address {
         }
         let Some((scheme, rest)) = text.split_once("://") else { return slip(without_scheme(text)) };
         if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
-            return slip("begins with another scheme than http:// and https://");
+            return slip("has a scheme other than http:// or https://");
         }
         let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
         let (authority, path) = rest.split_at(end);
         if authority.contains('@') {
-            return slip("contains a user or a password, which the gateway does not read");
+            return slip("contains a user or a password, which the gateway does not support");
         }
         if authority.is_empty() && path.trim_start_matches('/').is_empty() {
             return Err(format!("has no host; write {FORM}"));
@@ -63,13 +63,13 @@ impl Address {
             return slip("has more than two slashes after the scheme");
         }
         if !matches!(path, "" | "/") {
-            return slip("has a path, a query or a fragment, and must end after the port");
+            return slip("has a path, a query or a fragment after the port");
         }
         if authority.contains('%') {
-            return Err(format!("has a % in its host, as an IPv6 zone has; write {FORM}"));
+            return Err(format!("has a % in its host, such as an IPv6 zone; write {FORM}"));
         }
         if authority.contains([',', ';']) {
-            return Err(format!("names several gateways, and only one is called; write {FORM}"));
+            return Err(format!("contains several gateways; write {FORM}"));
         }
         let host = Host::of(authority);
         if host.lacks_brackets {
@@ -93,19 +93,19 @@ impl Address {
         self.url.scheme() == "https"
     }
 
-    /// Host and port, to connect to.
+    /// Returns the host and the port to connect to.
     pub(super) fn host_and_port(&self) -> (String, u16) {
         let host = self.url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
         (host, self.url.port_or_known_default().unwrap_or(DEFAULT_PORT))
     }
 
-    /// The same address with the other scheme.
+    /// Returns the same address with the other scheme.
     pub(super) fn with_other_scheme(&self) -> String {
         let scheme = if self.is_tls() { "http" } else { "https" };
         self.shown(scheme, None)
     }
 
-    /// What to write instead if the port of the scheme is not the one of the gateway.
+    /// Returns the address with the gateway's default port if it has no port.
     pub(super) fn with_default_port(&self) -> Option<String> {
         (!self.has_port).then(|| self.shown(self.url.scheme(), Some(DEFAULT_PORT)))
     }
@@ -120,35 +120,35 @@ impl Address {
     }
 }
 
-/// Shown without a path.
+/// Displays the address without a path.
 impl std::fmt::Display for Address {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.shown(self.url.scheme(), None))
     }
 }
 
-/// What is wrong with a text without `://`.
+/// Returns the problem of a text without `://`.
 fn without_scheme(text: &str) -> &'static str {
     let before = text.split(':').next().unwrap_or_default();
     if before.eq_ignore_ascii_case("http") || before.eq_ignore_ascii_case("https") {
         "has no // after the scheme"
     } else if before.eq_ignore_ascii_case("unix") {
-        "names a socket file, and the gateway listens on TCP ports only"
+        "is a Unix socket, but the gateway only listens on TCP ports"
     } else if GRPC_NAMES.iter().any(|name| before.eq_ignore_ascii_case(name)) && text.contains(':') {
-        "begins with another scheme than http:// and https://"
+        "has a scheme other than http:// or https://"
     } else if Host::of(text).lacks_brackets {
-        "has no scheme, and an IPv6 address without brackets"
+        "has no scheme, and has an IPv6 address without brackets"
     } else {
         "has no scheme"
     }
 }
 
-/// The address that was probably meant, or the general form.
+/// Returns the address that was probably intended, or the general form.
 fn suggestion(text: &str) -> String {
     let (scheme, rest) = split_scheme(text);
     let rest = rest.trim_start_matches(['/', '\\']);
     let (authority, path) = rest.split_at(rest.find(['/', '?', '#', '\\']).unwrap_or(rest.len()));
-    // What is before a later "@" may be a password that contains a slash.
+    // The part before a later "@" may be a password that contains a slash.
     if path.contains('@') || scheme.eq_ignore_ascii_case("unix") {
         return FORM.to_owned();
     }
@@ -182,7 +182,7 @@ fn suggestion(text: &str) -> String {
     }
 }
 
-/// The scheme of a text, empty if it has none, and the rest.
+/// Returns the scheme of a text, or an empty one, and the rest.
 fn split_scheme(text: &str) -> (&str, &str) {
     if let Some((scheme, rest)) = text.split_once("://") {
         return (scheme, rest);
@@ -202,7 +202,7 @@ fn split_scheme(text: &str) -> (&str, &str) {
 
 /// Host and port of an authority.
 struct Host<'a> {
-    /// Without brackets.
+    /// Host without brackets.
     name: &'a str,
     port: Option<&'a str>,
     lacks_brackets: bool,
@@ -216,8 +216,8 @@ impl<'a> Host<'a> {
         let split = authority.rsplit_once(':');
         let is_v6 = |text: &str| text.parse::<Ipv6Addr>().is_ok();
         match split {
-            // `::1:50051` is an address as well; that the last part is the port is more likely,
-            // unless it has fewer digits than the port of a server.
+            // `::1:50051` is also an address, but a last part of four or more digits is more likely a
+            // port.
             Some((name, port)) if is_v6(name) && (port.len() >= 4 || !is_v6(authority)) => {
                 Self { name, port: Some(port), lacks_brackets: true }
             }
@@ -233,7 +233,7 @@ fn valid_port(text: &str) -> Option<u16> {
     text.parse().ok().filter(|&port| digits && port != 0)
 }
 
-/// What is around a value that was copied with too many characters.
+/// Returns whether a character often surrounds a value that was copied carelessly.
 fn is_around(character: char) -> bool {
     character.is_whitespace()
         || character.is_control()
@@ -274,8 +274,8 @@ mod tests {
     }
 
     #[test]
-    fn each_slip_is_answered_with_the_address_that_was_meant() {
-        for (text, what, meant) in [
+    fn errors_suggest_the_intended_address() {
+        for (text, what, suggestion) in [
             (
                 "127.0.0.1:50051",
                 "has no scheme",
@@ -290,14 +290,14 @@ mod tests {
             ("::1", "without brackets", "http://[::1]:50051,"),
             ("http://::1:50051", "without brackets", "http://[::1]:50051"),
             ("https://fe80::1", "without brackets", "https://[fe80::1]:50051"),
-            ("grpc://gateway.example:50051", "another scheme", "http://gateway.example:50051"),
-            ("grpcs://gateway.example:50051", "another scheme", "https://gateway.example:50051"),
-            ("dns:///gateway.example:50051", "another scheme", "http://gateway.example:50051"),
-            ("dns:gateway.example:50051", "another scheme", "http://gateway.example:50051"),
-            ("ipv4:127.0.0.1:50051", "another scheme", "http://127.0.0.1:50051"),
-            ("unix:///run/gateway.sock", "another scheme", "http://"),
-            ("unix:/run/gateway.sock", "socket file", "http://"),
-            ("htps://gateway.example:1", "another scheme", "http://gateway.example:1"),
+            ("grpc://gateway.example:50051", "a scheme other than", "http://gateway.example:50051"),
+            ("grpcs://gateway.example:50051", "a scheme other than", "https://gateway.example:50051"),
+            ("dns:///gateway.example:50051", "a scheme other than", "http://gateway.example:50051"),
+            ("dns:gateway.example:50051", "a scheme other than", "http://gateway.example:50051"),
+            ("ipv4:127.0.0.1:50051", "a scheme other than", "http://127.0.0.1:50051"),
+            ("unix:///run/gateway.sock", "a scheme other than", "http://"),
+            ("unix:/run/gateway.sock", "Unix socket", "http://"),
+            ("htps://gateway.example:1", "a scheme other than", "http://gateway.example:1"),
             ("http:gateway.example:1", "has no //", "http://gateway.example:1"),
             ("https:/gateway.example:1", "has no //", "https://gateway.example:1"),
             ("http:///gateway.example:1", "more than two slashes", "http://gateway.example:1"),
@@ -325,13 +325,13 @@ mod tests {
             ("  ", "is empty", "http://HOST:PORT"),
         ] {
             let answer = refused(text);
-            let meant = format!("; write {meant}");
-            assert!(answer.contains(what) && answer.contains(&meant), "{text}: {answer}");
+            let suggestion = format!("; write {suggestion}");
+            assert!(answer.contains(what) && answer.contains(&suggestion), "{text}: {answer}");
         }
     }
 
     #[test]
-    fn no_password_is_repeated() {
+    fn errors_contain_no_password() {
         for text in [
             "http://me:hunter2@gateway.example:1",
             "me:hunter2@gateway.example:1",
@@ -350,7 +350,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_an_address_or_gets_an_answer(text in "(http(s)?:(//)?)?[\\[\\]:@/a-z0-9. -]{0,24}|\\PC{0,16}") {
+        fn any_invalid_text_gets_a_suggestion(text in "(http(s)?:(//)?)?[\\[\\]:@/a-z0-9. -]{0,24}|\\PC{0,16}") {
             match Address::parse(&text) {
                 Ok(address) => prop_assert!(!address.host_and_port().0.is_empty()),
                 Err(answer) => prop_assert!(answer.contains("; write "), "{text}: {answer}"),

@@ -5,9 +5,9 @@ use clap::Args;
 use super::output::Output;
 use crate::config::EXAMPLE;
 
-/// Print a configuration file with every key, its default and what it means.
+/// Print a configuration file with every key, its default and a description.
 ///
-/// The keys that a gateway needs are set; all others are comments with their defaults.
+/// Required keys are set; all others are comments with their defaults.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {}

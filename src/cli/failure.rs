@@ -1,91 +1,89 @@
-//! Why a command did not do what it was asked for.
-//!
-//! How that is printed is in `output` and `status_report`.
+//! Errors of the commands. `output` and `status_report` print them.
 
 use std::{error::Error, io, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use crate::config::{Faults, unreadable};
 
-/// Why a command failed.
+/// The reason why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// The arguments are not valid, or not together.
+    /// The arguments are invalid, alone or in combination.
     #[error("{0}")]
     Usage(String),
-    /// The configuration is wrong.
-    #[error("the configuration is not usable:\n{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    /// The configuration is invalid.
+    #[error("the configuration is not valid:\n{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Configuration(Faults),
-    /// Files of the configuration could not be read on this machine now.
+    /// This machine temporarily cannot read files of the configuration.
     #[error("the configuration cannot be read now:\n{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     UnreadConfiguration(Faults),
     /// A file that an argument names cannot be read.
     #[error("{argument}: {}", unreadable(.path, *.kind))]
     File {
-        /// The argument.
+        /// Name of the argument.
         argument: &'static str,
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Why.
+        /// Kind of the error.
         kind: io::ErrorKind,
     },
     /// Another program listens on an address.
     #[error(
-        "port {} is in use ({address}){}: stop what listens there, or choose another address with {setting}",
+        "port {} is in use ({address}){}: stop the other program, or choose another address with {setting}",
         .address.port(),
         older_sandbox(.setting)
     )]
     PortInUse {
         /// The address.
         address: SocketAddr,
-        /// The flag or the key that sets it.
+        /// Flag or key that sets the address.
         setting: &'static str,
     },
-    /// An address cannot be listened on.
+    /// The gateway cannot listen on an address.
     #[error("cannot listen on {address} ({kind}): choose another address with {setting}")]
     Listen {
         /// The address.
         address: SocketAddr,
-        /// Why.
+        /// Kind of the error.
         kind: io::ErrorKind,
-        /// The flag or the key that sets it.
+        /// Flag or key that sets the address.
         setting: &'static str,
     },
     /// The gateway cannot be reached.
     #[error("cannot connect to {endpoint}: {cause}")]
     Connect {
-        /// The endpoint as given.
+        /// The endpoint.
         endpoint: String,
-        /// Why.
+        /// Cause and remedy.
         cause: String,
     },
-    /// The gateway does not answer.
-    #[error("no answer within {}; what became of the call is not known", humantime::format_duration(*.timeout))]
+    /// The gateway did not respond.
+    #[error("no response within {}; the outcome of the call is unknown", humantime::format_duration(*.timeout))]
     NoAnswer {
-        /// How long was waited.
+        /// Duration of the wait.
         timeout: Duration,
     },
-    /// The port has accepted a connection and sent nothing on it.
+    /// The port accepted the connection and sent nothing.
     #[error(
-        "no answer within {}: {endpoint} has accepted the connection and sent nothing; check that this is the \
-         port of the gateway's gRPC listener. What became of the call is not known",
+        "no response within {}: {endpoint} accepted the connection and sent nothing; check that this is the port \
+         of the gateway's gRPC listener. The outcome of the call is unknown",
         humantime::format_duration(*.timeout)
     )]
     Silent {
         /// The endpoint.
         endpoint: String,
-        /// How long was waited.
+        /// Duration of the wait.
         timeout: Duration,
     },
-    /// The gateway answered with an error.
+    /// The gateway returned an error.
     #[error("{}", .0.message())]
     Status(Box<tonic::Status>),
-    /// Something else went wrong.
+    /// Any other failure.
     #[error("{0}")]
     Failed(String),
 }
 
 impl Failure {
-    /// The failure to listen on an address that the flag or the key `setting` sets.
+    /// Creates the failure to listen on an address, which the flag or key `setting` sets.
     #[must_use]
     pub fn listen(address: SocketAddr, error: &io::Error, setting: &'static str) -> Self {
         match error.kind() {
@@ -94,7 +92,7 @@ impl Failure {
         }
     }
 
-    /// 2 for wrong usage and configuration, 1 for what ran and failed.
+    /// Returns 2 for invalid usage or configuration, and 1 for any other failure.
     pub(super) fn exit_code(&self) -> ExitCode {
         match self {
             Self::Usage(_) | Self::Configuration(_) | Self::File { .. } => ExitCode::from(2),
@@ -122,12 +120,12 @@ impl From<tonic::Status> for Failure {
     }
 }
 
-/// What probably has the port: only the sandbox sets its addresses by flags.
+/// Returns a hint that another sandbox may use the port. Only the sandbox sets its addresses by flags.
 fn older_sandbox(setting: &str) -> &'static str {
-    if setting.starts_with("--") { ", perhaps by an older sandbox that is still running" } else { "" }
+    if setting.starts_with("--") { ", possibly by another sandbox" } else { "" }
 }
 
-/// An error and what caused it, as one sentence without repetitions.
+/// Joins an error and its sources to one sentence without repetitions.
 pub(super) fn chain(error: &dyn Error) -> String {
     let mut sentence = error.to_string();
     let mut cause = error.source();

@@ -1,4 +1,4 @@
-//! `ott-gateway healthcheck`: asks the gRPC health service, for probes.
+//! `ott-gateway healthcheck`: calls the gRPC health service, for probes.
 
 mod local;
 
@@ -16,22 +16,22 @@ use super::{
     serve, timeout,
 };
 
-/// Ask a running gateway whether it is serving.
+/// Check whether a running gateway is serving.
 ///
-/// Meant for probes in images without a shell. Exits with 0 if it reports SERVING, with 1 if
-/// it reports anything else or does not answer. The health service needs no access rule.
+/// For probes in images without a shell. Exits with 0 if the gateway reports SERVING, and with 1 if
+/// it reports another status or does not respond. The health service needs no access rule.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
     /// Must be read before the client's options, which take their values out of the matches.
     #[command(flatten)]
     endpoint: EndpointOption,
-    /// Ask the gateway on this machine that runs with this configuration file
+    /// Check the gateway on this machine that runs with this configuration file
     ///
-    /// Connects to `health_listen` of `[server]`, or to `listen` if there is none, with TLS if
-    /// there is [server.tls]. If there is no such file, the variables and defaults of `serve` apply.
-    /// The server's certificate is not verified then: the gateway runs on
-    /// this machine, and nothing secret is sent. Takes precedence over `OTT_GATEWAY_ENDPOINT`.
+    /// Connects to `health_listen` of `[server]` or, if it is not set, to `listen`, with TLS if
+    /// [server.tls] is set. If the file does not exist, the variables and defaults of `serve` apply.
+    /// The server's certificate is not verified: the gateway runs on this machine, and no secret is
+    /// sent. Takes precedence over `OTT_GATEWAY_ENDPOINT`.
     #[arg(
         long,
         value_name = "FILE",
@@ -39,10 +39,10 @@ pub(super) struct Arguments {
         conflicts_with_all = ["ca_file", "certificate_file", "server_name", "bearer_token_file"]
     )]
     config: Option<PathBuf>,
-    /// Ask about this service: empty for the whole gateway, or ott.v1.OttService
+    /// Check this service: empty for the whole gateway, or ott.v1.OttService
     #[arg(long, value_name = "NAME", default_value = "")]
     service: String,
-    /// Wait this long for the answer
+    /// Maximum time to wait for the response
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = timeout::parse)]
     timeout: Duration,
     #[command(flatten)]
@@ -57,8 +57,8 @@ Examples:
   ott-gateway healthcheck --endpoint https://127.0.0.1:50051 --server-name gateway.example \\
       --ca-file ca.pem --certificate-file probe.pem --private-key-file probe.key";
 
-/// Whether `--endpoint` is on the command line. Its variable may be set for other commands, so it
-/// does not conflict with `--config`.
+/// Detects `--endpoint` on the command line. Its variable does not conflict with `--config`, because
+/// it may be set for other commands.
 #[derive(Clone, Copy, Debug)]
 struct EndpointOption {
     is_given: bool,

@@ -1,4 +1,4 @@
-//! `ott-gateway issue`: asks for a one-time token and prints the answer as JSON.
+//! `ott-gateway issue`: requests a one-time token and prints the response as JSON.
 
 use std::time::Duration;
 
@@ -14,10 +14,10 @@ use crate::proto::ott::v1::{
     IssueOttRequest, issue_ott_request::Subject, ott_service_client::OttServiceClient,
 };
 
-/// Ask a running gateway for a one-time token.
+/// Request a one-time token from a running gateway.
 ///
-/// Prints the answer as JSON. The token works once and for 30 seconds. Until it is spent it is
-/// a secret, so take care where the output goes.
+/// Prints the response as JSON. The token is valid for one login within 30 seconds. It is a secret
+/// until it is spent, so protect the output.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
@@ -26,10 +26,10 @@ pub(super) struct Arguments {
     /// Use this API client [default: the gateway's default]
     #[arg(long, value_name = "NAME")]
     api_client: Option<String>,
-    /// Also ask for a URL that logs a browser in and leads there: /mc/ or an https URL
+    /// Also request a URL that logs a browser in and redirects to this target: /mc/ or an https URL
     #[arg(long, value_name = "URI")]
     target_uri: Option<String>,
-    /// Wait this long for the answer
+    /// Maximum time to wait for the response
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = timeout::parse)]
     timeout: Duration,
     #[command(flatten)]
@@ -44,20 +44,20 @@ Examples:
   ott-gateway issue --login a@b.example --endpoint https://gateway.example:50051 \\
       --ca-file ca.pem --certificate-file me.pem --private-key-file me.key";
 
-/// What to do about a user that is not named by an option.
-pub(super) const TIP: &str = "tip: name the user: ott-gateway issue --login johncustomer@mysite.com";
+/// Tip for a user that is not given by an option.
+pub(super) const TIP: &str = "tip: specify the user: ott-gateway issue --login johncustomer@mysite.com";
 
-/// The user, named in exactly one way.
+/// The user, by exactly one option.
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 struct SubjectArguments {
-    /// Name the user by login
+    /// Login of the user
     #[arg(long)]
     login: Option<String>,
-    /// Name the user by the id at an identity provider
+    /// Id of the user at an identity provider
     #[arg(long, value_name = "ID")]
     external_id: Option<String>,
-    /// Name the user by the platform's own id
+    /// Id of the user on the platform
     #[arg(long, value_name = "ID")]
     user_id: Option<String>,
 }

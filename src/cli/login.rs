@@ -1,4 +1,4 @@
-//! `ott-gateway login`: spends a one-time token and prints the answer as JSON.
+//! `ott-gateway login`: spends a one-time token and prints the response as JSON.
 
 use std::{
     io::{self, IsTerminal, Read},
@@ -16,43 +16,43 @@ use super::{
 };
 use crate::proto::ott::v1::{LoginWithOttRequest, ott_service_client::OttServiceClient};
 
-/// Spend a one-time token at a running gateway.
+/// Log in at a running gateway with a one-time token.
 ///
-/// Prints account and session as JSON. The token is read from standard input, because
-/// every user of a machine can read arguments: either the token alone, or the JSON that
-/// `ott-gateway issue` prints. On a terminal it is asked for, and not shown.
+/// Prints the account and the session as JSON. Reads the token from standard input, because every
+/// user of a machine can read arguments: either the token alone, or the JSON that
+/// `ott-gateway issue` prints. On a terminal, prompts for the token without echo.
 ///
-/// Anyone who holds the session can act as that user, so take care where the output goes.
+/// Anyone with the session can act as the user, so protect the output.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
-    /// Name the API client (and so the data center) of the token [default: the gateway's default]
+    /// API client, and thereby data center, of the token [default: the gateway's default]
     #[arg(long, value_name = "NAME")]
     api_client: Option<String>,
-    /// Wait this long for the answer
+    /// Maximum time to wait for the response
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = timeout::parse)]
     timeout: Duration,
     #[command(flatten)]
     client: ClientOptions,
-    /// A token in the wrong place, to be refused without repeating it.
+    /// A misplaced token, which is refused without printing it.
     #[arg(hide = true, value_parser = misplaced)]
     token: Vec<Misplaced>,
-    /// The same as an option.
+    /// A misplaced token in an option.
     #[arg(long, hide = true, aliases = ["token", "one-time-token", "otp"], value_parser = misplaced)]
     ott: Option<Misplaced>,
 }
 
-/// An argument that is not kept.
+/// An argument whose value is discarded.
 #[derive(Clone, Copy, Debug)]
 struct Misplaced;
 
-#[expect(clippy::unnecessary_wraps, reason = "the parser of arguments asks for a result")]
+#[expect(clippy::unnecessary_wraps, reason = "clap requires a result")]
 fn misplaced(_: &str) -> Result<Misplaced, String> {
     Ok(Misplaced)
 }
 
-/// What to do with a token.
-pub(super) const TIP: &str = "tip: pipe the token on standard input: ott-gateway login < token.txt";
+/// Tip for a misplaced token.
+pub(super) const TIP: &str = "tip: pipe the token to standard input: ott-gateway login < token.txt";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -63,7 +63,7 @@ Examples:
 
 A token works once. After a failure, issue a new one.";
 
-/// Maximum size of the input, in bytes: more than the output of `issue`.
+/// Maximum size of the input, in bytes. The output of `issue` is smaller.
 const MAX_INPUT_BYTES: u64 = 64 * 1024;
 
 pub(super) fn run(arguments: Arguments, output: &mut Output) -> Result<(), Failure> {
@@ -75,13 +75,13 @@ pub(super) fn run(arguments: Arguments, output: &mut Output) -> Result<(), Failu
 }
 
 impl Arguments {
-    /// Refuses a token that is an argument.
+    /// Refuses a token in an argument.
     pub(super) fn check(&self) -> Result<(), Failure> {
         if self.token.is_empty() && self.ott.is_none() {
             return Ok(());
         }
         Err(Failure::Usage(
-            "the token must not be an argument, because every user of this machine can read arguments; pipe it on \
+            "the token must not be an argument, because every user of this machine can read arguments; pipe it to \
              standard input: ott-gateway login < token.txt"
                 .to_owned(),
         ))
@@ -112,7 +112,7 @@ async fn read_token(output: &mut Output) -> Result<String, Failure> {
     token_in(&input).map_err(|rule| Failure::Usage(rule.to_owned()))
 }
 
-/// The token in what was typed or piped in: itself, or the member `ott` of an object.
+/// Returns the token in the input: the input itself, or the member `ott` of a JSON object.
 fn token_in(input: &str) -> Result<String, &'static str> {
     #[derive(serde::Deserialize)]
     struct Issued {
@@ -121,14 +121,14 @@ fn token_in(input: &str) -> Result<String, &'static str> {
     let input = input.trim();
     if input.is_empty() {
         Err(
-            "standard input is empty; pipe the token or what `ott-gateway issue` prints: ott-gateway login < token.txt",
+            "standard input is empty; pipe the token or the output of `ott-gateway issue`: ott-gateway login < token.txt",
         )
     } else if input.starts_with('{') {
         serde_json::from_str::<Issued>(input)
             .map(|issued| issued.ott)
-            .map_err(|_| "standard input is a JSON object without a member \"ott\"; pipe the token or what `ott-gateway issue` prints")
+            .map_err(|_| "standard input is a JSON object without a member \"ott\"; pipe the token or the output of `ott-gateway issue`")
     } else if input.contains(char::is_whitespace) {
-        Err("standard input has more than one word; pipe the token or what `ott-gateway issue` prints")
+        Err("standard input has more than one word; pipe the token or the output of `ott-gateway issue`")
     } else {
         Ok(input.to_owned())
     }
@@ -139,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn token_is_taken_alone_or_out_of_the_json_of_issue() {
+    fn input_is_a_token_or_the_json_of_issue() {
         assert_eq!(token_in("T1R=\n"), Ok("T1R=".to_owned()));
         assert_eq!(token_in("{\n  \"ott\": \"T1R=\",\n  \"expireTime\": \"x\"\n}"), Ok("T1R=".to_owned()));
         for wrong in ["", " \n", "two words", "{\"token\": \"T1R=\"}", "{"] {

@@ -1,8 +1,8 @@
-//! Everything that a command prints goes through here.
+//! Output of the commands.
 //!
-//! Results go to standard output, errors to standard error. Whether an output has colors is
-//! decided in [`terminal`]. A text that others chose and that belongs on one
-//! line is printed as [`Printable`]; what remains is escaped here.
+//! Results go to standard output, errors to standard error. [`terminal`] decides whether an output
+//! has colors. Untrusted text for one line is wrapped in [`Printable`]; any other unprintable
+//! characters are escaped here.
 
 use std::{
     fmt::Display,
@@ -16,11 +16,10 @@ use crate::{
     text::{Notation, Printable, is_unprintable},
 };
 
-/// Where a command prints to.
+/// The outputs of a command.
 pub struct Output {
     out: Box<dyn Write + Send>,
     err: Box<dyn Write + Send>,
-    /// Whether results are for eyes that like colour.
     out_colour: bool,
     err_colour: bool,
 }
@@ -37,7 +36,7 @@ pub(super) enum Style {
 }
 
 impl Style {
-    /// The parameter of "select graphic rendition" (ECMA-48, 8.3.117).
+    /// Returns the parameter of "select graphic rendition" (ECMA-48, 8.3.117).
     const fn code(self) -> &'static str {
         match self {
             Self::Heading => "1",
@@ -50,7 +49,7 @@ impl Style {
 }
 
 impl Output {
-    /// The process's own standard output and error.
+    /// Returns the process's standard output and error.
     #[must_use]
     pub fn terminal() -> Self {
         Self {
@@ -61,7 +60,7 @@ impl Output {
         }
     }
 
-    /// Output into `out` and `err`, for tests.
+    /// Returns an output to `out` and `err`, for tests.
     #[cfg(test)]
     pub(super) fn into(
         out: impl Write + Send + 'static,
@@ -77,14 +76,13 @@ impl Output {
         let _ = self.out.flush();
     }
 
-    /// Prints a text of this program that is the result as a whole, unchanged: a script may
-    /// contain tabs.
+    /// Prints a trusted text unchanged as the whole result: a script may contain tabs.
     pub(super) fn document(&mut self, text: &str) {
-        // If the reader has closed the pipe, it cannot be reported.
+        // A closed pipe cannot be reported.
         let _ = self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush());
     }
 
-    /// Prints lines about the result, not part of it.
+    /// Prints lines that are not part of the result.
     pub(super) fn note(&mut self, lines: impl Display) {
         print(&mut self.err, self.err_colour, lines, "\n");
     }
@@ -100,7 +98,7 @@ impl Output {
         let mark = paint(self.err_colour, Style::Bad, "error:");
         match failure {
             Failure::Status(status) => self.note(format_args!("{mark} {}", status_report::report(status))),
-            // One line for each fault, each of which is printable.
+            // One line per problem. Each is printable.
             Failure::Configuration(_) | Failure::UnreadConfiguration(_) => {
                 self.note(format_args!("{mark} {failure}"));
             }
@@ -108,7 +106,7 @@ impl Output {
         }
     }
 
-    /// Prints what the parser of the command line returned: help, the version or an error.
+    /// Prints help, the version or an error of the command line parser.
     pub(super) fn usage(&mut self, message: &clap::Error, tip: Option<&str>) -> ExitCode {
         let wrong = message.use_stderr();
         let (writer, colour) =
@@ -125,20 +123,19 @@ impl Output {
         if wrong { ExitCode::from(2) } else { ExitCode::SUCCESS }
     }
 
-    /// Text in a style, if the result goes to a terminal.
+    /// Applies a style to a text if standard output has colors.
     pub(super) fn paint(&self, style: Style, text: impl Display) -> String {
         paint(self.out_colour, style, text)
     }
 }
 
-/// Text in a style. It is on one line and has no style of its own.
+/// Applies a style to a text, which is escaped to one line without styles.
 fn paint(colour: bool, style: Style, text: impl Display) -> String {
     let text = Printable(text);
     if colour { format!("\u{1b}[{}m{text}\u{1b}[0m", style.code()) } else { text.to_string() }
 }
 
-/// Prints lines: everything that a command prints passes here. Escapes what steers a terminal,
-/// except for line breaks and, if there are colors, for colors.
+/// Prints lines and escapes control characters, except line breaks and, if colors are on, styles.
 fn print(to: &mut dyn Write, colour: bool, lines: impl Display, end: &str) {
     let lines = lines.to_string();
     let mut printed = String::with_capacity(lines.len() + end.len());
@@ -154,17 +151,17 @@ fn print(to: &mut dyn Write, colour: bool, lines: impl Display, end: &str) {
         if kept > 0 || !is_unprintable(next) {
             printed.push_str(part);
         } else {
-            // Memory takes any text.
+            // Writing to a string cannot fail.
             let _ = Notation::Plain.write_escape(next, &mut printed);
         }
         rest = after;
     }
     printed.push_str(end);
-    // If the reader has closed the pipe, it cannot be reported.
+    // A closed pipe cannot be reported.
     let _ = to.write_all(printed.as_bytes());
 }
 
-/// The length of the sequence "select graphic rendition" with which a text begins, or 0.
+/// Returns the length of the "select graphic rendition" sequence at the start of a text, or 0.
 fn length_of_style(text: &str) -> usize {
     let parameters = text.strip_prefix("\u{1b}[").unwrap_or_default();
     let end = parameters.find(|character: char| !character.is_ascii_digit() && character != ';');

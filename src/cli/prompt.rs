@@ -1,4 +1,4 @@
-//! A secret that is typed at a terminal, without echo.
+//! Prompt for a secret on a terminal, without echo.
 
 use std::{
     io::{self, BufRead as _},
@@ -14,17 +14,17 @@ use zeroize::Zeroizing;
 
 use super::{failure::Failure, output::Output};
 
-/// Maximum size of a line, in bytes. A terminal passes on at most 4 KiB of a line.
+/// Maximum size of a line, in bytes. A terminal delivers at most 4 KiB of a line.
 const MAX_LINE_BYTES: usize = 64 * 1024;
 
-/// Asks for a secret on the terminal that is standard input.
+/// Prompts for a secret on standard input, which must be a terminal.
 pub(super) async fn ask(question: &str, output: &mut Output) -> Result<Zeroizing<String>, Failure> {
     let failed = |error: io::Error| Failure::Failed(format!("cannot read from the terminal: {error}"));
     let mut interrupts = Interrupts::listen().map_err(failed)?;
     let hidden = HiddenInput::start(io::stdin()).map_err(failed)?;
     output.ask(question);
     let (sender, line) = oneshot::channel();
-    // Its own thread, so that a signal restores the terminal while the read waits.
+    // On its own thread, so that a signal can restore the terminal while the read blocks.
     std::thread::Builder::new()
         .name("prompt".to_owned())
         .spawn(move || {
@@ -37,7 +37,7 @@ pub(super) async fn ask(question: &str, output: &mut Output) -> Result<Zeroizing
         () = interrupts.next() => Err(Failure::Failed("interrupted".to_owned())),
     };
     drop(hidden);
-    // The newline that ended the input was not echoed either.
+    // The newline at the end of the input was not echoed.
     output.ask("\n");
     answer
 }
@@ -48,7 +48,7 @@ fn read_line() -> io::Result<Zeroizing<String>> {
     Ok(line)
 }
 
-/// The signals that end a command at a terminal.
+/// The signals that interrupt a command.
 struct Interrupts([Signal; 4]);
 
 impl Interrupts {
@@ -72,7 +72,7 @@ impl Interrupts {
     }
 }
 
-/// A terminal that does not show what is typed. Restored when dropped.
+/// A terminal with echo disabled. Restored when dropped.
 struct HiddenInput<T: AsFd> {
     terminal: T,
     modes: Termios,
@@ -90,7 +90,7 @@ impl<T: AsFd> HiddenInput<T> {
 
 impl<T: AsFd> Drop for HiddenInput<T> {
     fn drop(&mut self) {
-        // Nothing can be done about a terminal that is gone.
+        // Fails only if the terminal is gone.
         let _ = tcsetattr(&self.terminal, OptionalActions::Now, &self.modes);
     }
 }

@@ -1,4 +1,4 @@
-//! `ott-gateway sandbox`: the gateway in front of a copy of the platform.
+//! `ott-gateway sandbox`: runs the gateway in front of a copy of the platform.
 
 mod account_list;
 mod public_url;
@@ -31,41 +31,41 @@ use crate::{
 
 /// Try everything on this machine, against a copy of the platform.
 ///
-/// Starts the copy and the gateway in front of it, walks once through issuing and
-/// spending a token, and serves until Ctrl-C. Nothing leaves this machine, and no account on the
-/// platform is needed. Do not use real credentials: the API client "sandbox" and its secret
-/// "sandbox-secret" are public. Documentation: docs/sandbox.md.
+/// Starts the copy and the gateway in front of it, issues and spends one token as a demonstration
+/// (the walk), and serves until Ctrl-C. Nothing leaves this machine, and no account on the platform
+/// is needed. Do not use real credentials: the API client "sandbox" and its secret "sandbox-secret"
+/// are public. Documentation: docs/sandbox.md.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
-    /// Where the gateway serves gRPC [default: 127.0.0.1:50051, or as in --config]
+    /// Address of the gateway's gRPC listener [default: 127.0.0.1:50051, or as in --config]
     #[arg(long, value_name = "ADDRESS", value_parser = address)]
     pub(super) listen: Option<SocketAddr>,
-    /// Where the copy of the platform serves HTTP
+    /// Address of the copy's HTTP listener
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080", value_parser = address)]
     pub(super) platform_listen: SocketAddr,
-    /// Where browsers and other machines reach the copy of the platform: used in login URLs and in
-    /// what is printed [default: its address, or loopback if it listens on every address]
+    /// URL of the copy for browsers and other machines, used in login URLs and printed text
+    /// [default: its address, or loopback if it listens on every address]
     #[arg(long, value_name = "URL", value_parser = public_url::parse)]
     pub(super) public_url: Option<Url>,
-    /// Read callers, access rules, quotas, TLS and audit from a configuration file of `serve`. Its
-    /// API clients keep their names and lead to the copy of the platform. There is no walk
+    /// Use callers, access rules, quotas, TLS and audit of a `serve` configuration file. Its API
+    /// clients keep their names, but use the copy of the platform. Skips the walk
     #[arg(long, value_name = "FILE", conflicts_with = "once")]
     pub(super) config: Option<PathBuf>,
-    /// Take the accounts from a JSON file, of which the walk uses the first [default: a built-in set]
+    /// Read the accounts from a JSON file; the walk uses the first [default: a built-in set]
     #[arg(long, value_name = "FILE")]
     pub(super) accounts: Option<PathBuf>,
     /// List the accounts and exit
     #[arg(long)]
     pub(super) list_accounts: bool,
-    /// How long a one-time token is valid, from 1s to 1h
+    /// Lifetime of one-time tokens, from 1s to 1h
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = token_life)]
     pub(super) token_life: Duration,
-    /// Let every n-th request to the platform fail: KIND/N, such as 503/10
+    /// Make every N-th request to the platform fail: KIND/N, such as 503/10
     #[arg(long, value_name = "SPEC")]
     pub(super) fault: Option<String>,
-    /// Write the addresses to a file as JSON once everything serves and the walk is done; the file is
-    /// removed at exit
+    /// Write the addresses to a JSON file after the walk, when everything serves; the file is removed
+    /// at exit
     #[arg(long, value_name = "FILE")]
     pub(super) ready_file: Option<PathBuf>,
     /// Exit after the walk
@@ -82,21 +82,21 @@ Examples:
     --public-url http://localhost:8080
   ott-gateway sandbox --config gateway.toml
 
-Every error on demand: issue for the login fault+KIND@sandbox to let issuing fail, or for
-login-fault+KIND@sandbox to get a token whose login fails. KIND is a reason of docs/errors.md,
+Every error on demand: issue for the login fault+KIND@sandbox to make issuing fail, or for
+login-fault+KIND@sandbox to get a token whose login fails. KIND is a reason in docs/errors.md,
 such as DRAINING or USER_NOT_FOUND, alone or with one of its codes (AUDIT_UNAVAILABLE-ABORTED),
-or what the platform answers with: an HTTP status (503), a status with an API code (400-1018),
-429, html, malformed, cut, reset, slow, huge, redirect, blocked, other-account. --fault takes only
-the latter.
+or a response of the platform: an HTTP status (503), a status with an API code (400-1018), 429,
+html, malformed, cut, reset, slow, huge, redirect, blocked, other-account. --fault accepts only
+responses of the platform.
 
 For tests, on the platform's address:
-  GET  /sandbox/requests   the requests that the platform has received
-  POST /sandbox/reset      forget tokens, sessions, requests and used quotas
+  GET  /sandbox/requests   list the requests that the platform received
+  POST /sandbox/reset      clear tokens, sessions, requests and used quotas
                            (with the header content-type: application/json)";
 
-/// The user of the platform's own documentation.
+/// The user in the platform's documentation.
 const DOCUMENTED_LOGIN: &str = "johncustomer@mysite.com";
-/// Where the gateway listens unless configured otherwise.
+/// Default address of the gateway.
 const DEFAULT_LISTEN: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 50051);
 
@@ -156,7 +156,7 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Fail
                 .map_err(|error| Failure::Failed(chain(&error)))?;
             walk(endpoint.connect_lazy(), &addresses, &login, output).await
         };
-        // After the walk, which would interfere with tests.
+        // After the walk, whose requests would interfere with tests.
         if let Some(file) = &ready_file {
             file.write(&ready(&app, has_tls, &platform, &addresses))?;
         }
@@ -164,12 +164,12 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Fail
             let records = app.stop().await;
             walked.and_then(|()| records.map_err(|_| records_lost()))
         } else {
-            // Faults, or accounts that cannot log in, are why people use a sandbox.
+            // The walk may fail on purpose: by --fault, or by an account that cannot log in.
             if let Err(failure) = &walked {
                 output.failure(failure);
-                output.note("The walk ended early; the sandbox goes on.");
+                output.note("The walk failed; the sandbox continues to serve.");
             }
-            // Before the note, so that a Ctrl-C in response to it starts a drain.
+            // Before the note, so that a Ctrl-C after it starts a drain.
             let signals = listen_to_signals(OnHangUp::Stop)?;
             output.note("\nServing until Ctrl-C.");
             match signals.serve(app).await {
@@ -186,7 +186,7 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Fail
     })
 }
 
-/// The configuration of the gateway: that of the sandbox, or the file's with the copy of the
+/// Returns the configuration of the gateway: the built-in one, or the file's with the copy of the
 /// platform in place of every data center.
 fn configuration(
     arguments: &Arguments,
@@ -209,7 +209,7 @@ fn configuration(
             if let Some(listen) = arguments.listen {
                 let grpc = &mut config.server.grpc;
                 grpc.listen = listen;
-                // Asked for explicitly, and there is nothing in a sandbox to protect.
+                // Requested explicitly, and a sandbox has nothing to protect.
                 if grpc.transport == Transport::LoopbackPlaintext {
                     grpc.transport = Transport::Plaintext;
                 }
@@ -239,7 +239,7 @@ fn ready(app: &App, gateway_tls: bool, platform: &Sandbox, shown: &Addresses) ->
     }
 }
 
-/// Warns about addresses that other machines can reach, with their real ports.
+/// Warns about addresses that other machines can reach, with their actual ports.
 fn warn_if_open(addresses: &[(&str, SocketAddr)], output: &mut Output) {
     for (what, address) in addresses.iter().filter(|(_, address)| !address.ip().is_loopback()) {
         output.note(format_args!(

@@ -1,4 +1,4 @@
-//! `ott-gateway serve`: the gateway itself.
+//! `ott-gateway serve`: runs the gateway.
 
 use std::{
     fmt::Write as _,
@@ -23,21 +23,21 @@ use crate::{
     telemetry::logging::{self, Logging},
 };
 
-/// Maximum time for writing the last lines of the log.
+/// Maximum time to write the last lines of the log.
 pub(super) const LOG_FLUSH_LIMIT: Duration = Duration::from_secs(1);
 
-/// Serve gRPC until SIGTERM or Ctrl-C, then let calls in progress end.
+/// Run the gateway until SIGTERM or Ctrl-C, then finish calls in progress.
 ///
-/// Everything is set in one TOML file. Environment variables override the file:
-/// `OTT_GATEWAY__SERVER__LISTEN` is the key `listen` of `[server]`. An invalid configuration
-/// is refused before anything is opened, with all problems at once.
+/// The configuration is one TOML file. Environment variables override it:
+/// `OTT_GATEWAY__SERVER__LISTEN` sets the key `listen` of `[server]`. If the configuration is
+/// invalid, the gateway reports all problems and does not start.
 ///
-/// SIGTERM, SIGINT and SIGQUIT stop it within 30 seconds, unless the configuration gives calls
-/// in progress more time; a second one stops it within 3 seconds. SIGHUP and SIGUSR1 read the
-/// access rules again and reopen the audit file; changed rules, secrets and certificates are
-/// also picked up within 10 seconds without a signal.
+/// SIGTERM, SIGINT and SIGQUIT stop the gateway within 30 seconds, or later with a longer
+/// `drain_timeout`; a second signal stops it within 3 seconds. SIGHUP and SIGUSR1 reload the access
+/// rules and reopen the audit file. Changed rules, secrets and certificates are also reloaded
+/// within 10 seconds without a signal.
 ///
-/// On a terminal the log is text, elsewhere JSON, unless `log_format` is set.
+/// The log is text on a terminal and JSON elsewhere, unless `log_format` is set.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
@@ -45,7 +45,7 @@ pub(super) struct Arguments {
     config: ConfigArgument,
 }
 
-/// The configuration file.
+/// The `--config` argument.
 #[derive(Debug, Args)]
 pub(super) struct ConfigArgument {
     /// Read the configuration from this file
@@ -70,13 +70,13 @@ Examples:
   ott-gateway serve --config gateway.toml
   OTT_GATEWAY__TELEMETRY__LOG_LEVEL=debug ott-gateway serve --config gateway.toml";
 
-/// The path of the configuration. It is read again after changes, which standard input cannot be.
+/// Parses the path of the configuration. Standard input is refused, because it cannot be reread.
 pub(super) fn file(text: &str) -> Result<PathBuf, String> {
     match text {
-        "" => Err("is empty; name the configuration file".to_owned()),
+        "" => Err("is empty; write the path of the configuration file".to_owned()),
         "-" => {
-            Err("standard input cannot be read again after a change; write the configuration to a file and \
-                    name that (a file of the name - is ./-)"
+            Err("standard input cannot be read again after a change; write the configuration to a file (if \
+                    the file is named -, write ./-)"
                 .to_owned())
         }
         path => Ok(PathBuf::from(path)),
@@ -84,13 +84,13 @@ pub(super) fn file(text: &str) -> Result<PathBuf, String> {
 }
 
 impl ConfigArgument {
-    /// Reads the file, and the environment variables that override it.
+    /// Reads the file and the environment variables that override it.
     pub(super) fn load(&self) -> Result<Config, Failure> {
         Ok(Config::load(Some(&self.config), &Process)?)
     }
 }
 
-/// `core_dumps` is whether they could be disabled, which is logged once there is a log.
+/// Runs the gateway. A failure to disable core dumps, in `core_dumps`, is logged.
 pub(super) fn run(
     arguments: &Arguments,
     core_dumps: io::Result<()>,
@@ -120,7 +120,7 @@ pub(super) fn run(
     }
     raise_limit_of_open_files(&config);
     let served = on_control_runtime(async {
-        // Before the gateway can be seen to serve: a signal sent then must not kill it.
+        // Before the gateway serves, so that a signal cannot kill it.
         let signals = listen_to_signals(OnHangUp::Refresh)?;
         let tls = tls_label(&config);
         let app =
@@ -137,12 +137,12 @@ pub(super) fn run(
         Ended::InGoodOrder => Ok(()),
         Ended::AuditClosed => Err(audit_closed()),
         Ended::RecordsLost => Err(records_lost()),
-        Ended::AtOnce => Err(Failure::Failed("ended at once by a second signal".to_owned())),
+        Ended::AtOnce => Err(Failure::Failed("stopped immediately by a second signal".to_owned())),
         Ended::ThreadLost(thread) => Err(lost(&thread)),
     }
 }
 
-/// How the gRPC listener uses TLS.
+/// Returns how the gRPC listener uses TLS, for display.
 pub(super) fn tls_label(config: &Config) -> &'static str {
     match config.server.grpc.transport.client_auth() {
         None => "without TLS",
@@ -152,7 +152,7 @@ pub(super) fn tls_label(config: &Config) -> &'static str {
     }
 }
 
-/// Where a gateway listens, in one line for a terminal.
+/// Returns the line with the listeners for a terminal.
 fn listening(app: &App, tls: &str) -> String {
     let mut line = format!("Listening on {} (gRPC, {tls})", app.local_addr());
     if let Some(address) = app.health_addr() {
@@ -161,35 +161,35 @@ fn listening(app: &App, tls: &str) -> String {
     if let Some(address) = app.admin_addr() {
         let _ = write!(line, ", {address} (metrics and probes, HTTP)");
     }
-    line + ". Ctrl-C stops it."
+    line + ". Press Ctrl-C to stop."
 }
 
-/// The failure of a gateway that stopped because the reader of its audit records is gone.
+/// Returns the failure of a gateway that stopped because the reader of its audit records is gone.
 pub(super) fn audit_closed() -> Failure {
     Failure::Failed(
-        "the reader of the audit records on standard output is gone, and no call can be served without \
-         them; restart the gateway with a reader"
+        "the reader of the audit records on standard output is gone, and calls cannot be served without \
+         audit records; restart the gateway with a reader"
             .to_owned(),
     )
 }
 
-/// The failure of a gateway that could not write its last audit records.
+/// Returns the failure of a gateway that could not write its last audit records.
 pub(super) fn records_lost() -> Failure {
     Failure::Failed("the last audit records could not be written; see the log".to_owned())
 }
 
-/// The failure of a gateway that stopped because one of its threads has died.
+/// Returns the failure of a gateway that stopped because one of its threads died.
 pub(super) fn lost(thread: &str) -> Failure {
     Failure::Failed(format!("thread {thread} died; see the log, and restart the gateway"))
 }
 
-/// Sets the signal mask of this thread, which all later ones inherit. For the start of a
-/// command that serves.
+/// Sets the signal mask of this thread, which all later threads inherit. Called first by commands
+/// that serve.
 pub(super) fn protect_from_signals() -> Result<(), Failure> {
     set_signal_mask().map_err(|error| Failure::Failed(format!("cannot set the signal mask: {error}")))
 }
 
-/// Raises the soft limit of open files to what the configuration needs, if the hard limit allows.
+/// Raises the soft limit of open files as far as the configuration needs and the hard limit allows.
 pub(super) fn raise_limit_of_open_files(config: &Config) {
     match descriptors::raise_limit(config) {
         Ok(None) => {}
@@ -202,10 +202,9 @@ pub(super) fn raise_limit_of_open_files(config: &Config) {
     }
 }
 
-/// Listens to the signals that a gateway knows.
+/// Listens to the signals that a gateway handles.
 pub(super) fn listen_to_signals(on_hang_up: OnHangUp) -> Result<Signals, Failure> {
-    Signals::listen(on_hang_up)
-        .map_err(|error| Failure::Failed(format!("signals cannot be received: {error}")))
+    Signals::listen(on_hang_up).map_err(|error| Failure::Failed(format!("cannot receive signals: {error}")))
 }
 
 /// Starts the log as configured.
@@ -222,21 +221,21 @@ pub(super) fn start_log(config: &Config) -> Result<Logging, Failure> {
     logging::init(&settings).map_err(|error| Failure::Failed(chain(&error)))
 }
 
-/// Runs what belongs to no worker: one thread, besides those of the workers.
+/// Runs a future on the control thread, outside the workers.
 pub(super) fn on_control_runtime<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|error| Failure::Failed(format!("the runtime cannot be started: {error}")))?;
-    // A panic of the control thread ends the process with the documented exit code, after the
-    // last lines of the log are written.
+        .map_err(|error| Failure::Failed(format!("cannot start the runtime: {error}")))?;
+    // After a panic, the last lines of the log are written and the process exits with the documented
+    // code.
     let result = runtime.block_on(AssertUnwindSafe(work).catch_unwind());
-    // A file that hangs must not keep the process from ending.
+    // A file operation that hangs must not prevent the process from exiting.
     runtime.shutdown_background();
     result.unwrap_or_else(|_| Err(Failure::Failed("the control thread panicked; see the log".to_owned())))
 }
 
-/// Why the gateway did not start; `listen` is what sets its address.
+/// Returns the failure of a gateway that did not start. `listen` is the flag or key of its address.
 pub(super) fn not_started(error: &StartError, listen: &'static str) -> Failure {
     match error.refused_address(listen) {
         Some((address, error, setting)) => Failure::listen(address, error, setting),

@@ -1,7 +1,7 @@
-//! A gRPC status as a person reads it: what happened, the id to quote, what to do.
+//! Formats a gRPC status for people: what happened, the id to quote, what to do.
 //!
-//! Everything comes from the status itself, so that it also holds for a newer gateway. Whether a
-//! retry is useful is reported only for a status that a gateway has sent.
+//! Only the status itself is used, so that statuses of newer gateways work too. Retry advice is
+//! included only for statuses that a gateway sent.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -11,10 +11,10 @@ use tonic_types::StatusExt;
 use super::failure;
 use crate::{telemetry::names::status_name, text::Printable};
 
-/// The domain of the reasons that a gateway gives (`ErrorInfo`).
+/// Domain of a gateway's reasons (`ErrorInfo`).
 const DOMAIN: &str = "ott-gateway";
 
-/// Returns the report: a first line for the error, then one line per detail.
+/// Returns the report: the code and reason, the message, and one line per detail.
 pub(super) fn report(status: &Status) -> String {
     let details = status.get_error_details();
     let mut report = status_name(status.code()).to_owned();
@@ -70,7 +70,7 @@ fn retry(status: &Status) -> String {
         Code::Unavailable => "safe, after a moment",
         Code::DeadlineExceeded => "an issue: yes; a login: only with a new token",
         Code::InvalidArgument | Code::Unauthenticated | Code::PermissionDenied | Code::NotFound => {
-            "not until something has changed"
+            "only after fixing the cause"
         }
         Code::Unimplemented => "no: this gateway does not have the method",
         _ => "not with this request",
@@ -78,13 +78,13 @@ fn retry(status: &Status) -> String {
     .to_owned()
 }
 
-/// Adds a detail. The colon separates the two also where the name is longer than the column.
+/// Adds a detail. The colon separates name and value even if the name exceeds the column.
 fn line(report: &mut String, name: &str, value: &str) {
     let name = format!("{}:", Printable(name));
     let _ = write!(report, "\n  {name:<13} {}", Printable(value));
 }
 
-/// `httpStatus` as "http status".
+/// Converts a key to words: `httpStatus` to "http status".
 fn words(key: &str) -> String {
     let mut words = String::new();
     for letter in key.chars() {
@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_report_has_code_reason_message_details_id_and_retry() {
+    fn report_contains_code_reason_message_details_id_and_retry() {
         let mut details = ErrorDetails::new();
         details
             .set_error_info(
@@ -131,8 +131,8 @@ mod tests {
     }
 
     #[test]
-    #[expect(clippy::disallowed_methods, reason = "a status as it comes from something else")]
-    fn report_of_a_bare_status_is_short() {
+    #[expect(clippy::disallowed_methods, reason = "a status of another server")]
+    fn report_of_a_status_without_details_is_short() {
         let status = Status::unimplemented("");
         assert_eq!(
             report(&status),
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn retry_is_reported_only_if_a_gateway_has_sent_the_status() {
+    fn retry_advice_is_only_for_statuses_of_a_gateway() {
         let status = |domain: &str| {
             let mut details = ErrorDetails::new();
             details.set_error_info("OVERLOADED", domain, HashMap::new());

@@ -1,8 +1,7 @@
-//! What standard output and standard error are connected to, and what that means for what is
-//! printed there.
+//! Detects what standard output and standard error are connected to.
 //!
-//! The rules for colors are those of `NO_COLOR` (no-color.org) and `CLICOLOR`
-//! (bixense.com/clicolors), for the log as for `--help`.
+//! Colors of the log and of the commands follow `NO_COLOR` (no-color.org) and `CLICOLOR`
+//! (bixense.com/clicolors).
 
 use std::{io, os::fd::AsFd};
 
@@ -10,7 +9,7 @@ use rustix::fs::fstat;
 
 use crate::config::Environment;
 
-/// Returns whether an output gets colors.
+/// Returns whether an output has colors.
 pub(super) fn has_colors(environment: &dyn Environment, is_terminal: bool) -> bool {
     let value = |name: &str| environment.value(name).filter(|value| !value.is_empty());
     if value("NO_COLOR").is_some() {
@@ -24,9 +23,9 @@ pub(super) fn has_colors(environment: &dyn Environment, is_terminal: bool) -> bo
     is_terminal && !is_off && !is_dumb
 }
 
-/// Returns whether an output is the journal of systemd, which then reads the priority of a
-/// line from its beginning (sd-daemon(3)). `JOURNAL_STREAM` contains the device and the inode
-/// of the journal's socket; a process that has redirected its output inherits the variable.
+/// Returns whether an output is the systemd journal, which reads a priority from the beginning of each
+/// line (sd-daemon(3)). `JOURNAL_STREAM` contains device and inode of the journal's socket. They are
+/// compared, because a process with redirected output also inherits the variable.
 pub(super) fn is_journal(environment: &dyn Environment, output: impl AsFd) -> io::Result<bool> {
     let stream = environment.value("JOURNAL_STREAM").and_then(|stream| stream.into_string().ok());
     let Some(stream) = stream else { return Ok(false) };
@@ -66,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn the_journal_is_recognized_by_device_and_inode() {
+    fn journal_is_recognized_by_device_and_inode() {
         let folder = tempfile::tempdir().expect("a folder");
         let file = File::create(folder.path().join("stream")).expect("a file");
         let of = file.metadata().expect("metadata");
@@ -74,7 +73,7 @@ mod tests {
         let is_journal = |environment| is_journal(&environment, &file).expect("an open file");
         assert!(is_journal(stream(format!("{}:{}", of.dev(), of.ino()))));
         assert!(!is_journal(stream(format!("{}:{}", of.dev(), of.ino() + 1))), "redirected elsewhere");
-        assert!(!is_journal(stream("of no form".to_owned())));
+        assert!(!is_journal(stream("invalid".to_owned())));
         assert!(!is_journal(environment(&[])));
     }
 }

@@ -32,7 +32,7 @@ use crate::proto::ott::v1::{
 const OTT: &str = "SANDBOX-canary-ott-7d1e52c9a0b3f846";
 const COOKIE: &str = "canary-cookie-55aa";
 
-/// A gateway of canned answers, which takes a token once.
+/// A gateway with canned responses, which accepts a token once.
 #[derive(Clone, Default)]
 struct Canned(Arc<Mutex<Seen>>);
 
@@ -105,7 +105,7 @@ impl Canned {
         Routes::new(OttServiceServer::new(self.clone())).add_service(health)
     }
 
-    /// Serves on a port of its own until the runtime ends.
+    /// Serves on a new port until the runtime stops.
     async fn listen(&self) -> std::net::SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -140,7 +140,7 @@ async fn serve_connection(stream: impl AsyncRead + AsyncWrite + Unpin + Send + '
         .await;
 }
 
-/// What a command has printed.
+/// The captured output of a command.
 #[derive(Clone, Default)]
 struct Printed(Arc<Mutex<Vec<u8>>>);
 
@@ -164,12 +164,12 @@ fn parsed(line: &str) -> Result<Command, clap::Error> {
     CommandLine::try_parse_from(line.split(' ')).map(|line| line.command)
 }
 
-/// Runs a command and returns what it printed, and how it failed if it did.
+/// Runs a command and returns its outputs and its result.
 #[expect(clippy::disallowed_methods, reason = "a test may panic")]
 async fn run_on_thread(line: String) -> (String, String, Result<(), String>) {
     let (out, err) = (Printed::default(), Printed::default());
     let mut output = Output::into(out.clone(), err.clone(), false);
-    // A command brings its own runtime.
+    // A command starts its own runtime.
     let done = tokio::task::spawn_blocking(move || {
         let done = match parsed(&line).expect("the line is well formed") {
             Command::Issue(arguments) => issue::run(arguments, &mut output),
@@ -188,12 +188,12 @@ async fn run_on_thread(line: String) -> (String, String, Result<(), String>) {
 }
 
 #[test]
-fn definitions_hold_together() {
+fn command_definitions_are_valid() {
     CommandLine::command().debug_assert();
 }
 
 #[test]
-fn every_command_teaches_by_example() {
+fn every_command_has_examples_and_described_arguments() {
     for command in CommandLine::command().get_subcommands() {
         let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
         assert!(after.contains("Example"), "{}", command.get_name());
@@ -204,7 +204,7 @@ fn every_command_teaches_by_example() {
 }
 
 #[test]
-fn a_user_is_named_exactly_once() {
+fn invalid_command_lines_are_refused() {
     parsed("ott-gateway issue --login a").unwrap();
     parsed("ott-gateway issue --user-id 1 --target-uri /mc/ --timeout 500ms").unwrap();
     for wrong in [
@@ -226,18 +226,18 @@ fn a_user_is_named_exactly_once() {
 }
 
 #[tokio::test]
-async fn options_that_make_no_sense_together_are_refused_before_connecting() {
+async fn invalid_options_are_refused_before_connecting() {
     let (_, _, done) = run_on_thread("ott-gateway healthcheck --server-name a".to_owned()).await;
     assert_eq!(
         done.unwrap_err(),
-        "--server-name is for TLS, but the endpoint begins with http://; write https://127.0.0.1:50051"
+        "--server-name requires TLS, but the endpoint begins with http://; write https://127.0.0.1:50051"
     );
     let (_, _, done) = run_on_thread("ott-gateway issue --login a --endpoint nowhere".to_owned()).await;
     assert!(done.unwrap_err().starts_with("--endpoint has no scheme; write http://nowhere:50051, or https"));
     for arguments in ["T1R=", "--ott T1R=", "--token=T1R=", "--endpoint http://127.0.0.1:1 T1R="] {
         let (_, err, done) = run_on_thread(format!("ott-gateway login {arguments}")).await;
         let refusal = done.unwrap_err();
-        assert!(refusal.contains("pipe it on standard input") && !refusal.contains("T1R"), "{refusal}");
+        assert!(refusal.contains("pipe it to standard input") && !refusal.contains("T1R"), "{refusal}");
         assert!(!err.contains("T1R"), "{err}");
     }
     let (_, _, done) = run_on_thread(
@@ -253,7 +253,7 @@ async fn options_that_make_no_sense_together_are_refused_before_connecting() {
 }
 
 #[tokio::test]
-async fn issue_prints_the_answer_as_the_json_mapping_of_the_contract() {
+async fn issue_prints_the_response_in_the_json_mapping_of_protobuf() {
     let gateway = Canned::default();
     let address = gateway.listen().await;
     let token = tempfile::NamedTempFile::new().unwrap();
@@ -270,11 +270,11 @@ async fn issue_prints_the_answer_as_the_json_mapping_of_the_contract() {
     assert_eq!(seen.issued[0].subject, Some(Subject::UserId("7".to_owned())));
     assert_eq!(seen.issued[0].api_client, "eu2");
     assert_eq!(seen.authorizations, ["Bearer caller-token"]);
-    assert_eq!(seen.timeouts.len(), 1, "the deadline is told");
+    assert_eq!(seen.timeouts.len(), 1, "the deadline is sent");
 }
 
 #[tokio::test]
-async fn healthcheck_tells_by_its_result_whether_the_gateway_serves() {
+async fn healthcheck_fails_unless_the_gateway_is_serving() {
     let address = Canned::default().listen().await;
     let check = |service: &str| {
         run_on_thread(format!("ott-gateway healthcheck --endpoint http://{address} --service {service}"))
@@ -291,7 +291,7 @@ async fn healthcheck_tells_by_its_result_whether_the_gateway_serves() {
 }
 
 #[tokio::test]
-async fn silent_gateway_is_given_up_after_the_timeout() {
+async fn silent_gateway_is_reported_after_the_timeout() {
     // The kernel accepts connections, and nothing is sent.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = silent.local_addr().unwrap();
@@ -299,8 +299,8 @@ async fn silent_gateway_is_given_up_after_the_timeout() {
     assert_eq!(
         run_on_thread(line).await.2,
         Err(format!(
-            "no answer within 200ms: http://{address} has accepted the connection and sent nothing; check that this \
-             is the port of the gateway's gRPC listener. What became of the call is not known"
+            "no response within 200ms: http://{address} accepted the connection and sent nothing; check that this \
+             is the port of the gateway's gRPC listener. The outcome of the call is unknown"
         ))
     );
 }
@@ -352,7 +352,7 @@ async fn healthcheck_works_with_client_certificates() {
     let proven =
         format!("{anonymous} --certificate-file {path}/probe.pem --private-key-file {path}/probe.key");
     let (_, err, done) = run_on_thread(anonymous).await;
-    assert!(done.is_err(), "without a certificate there is no answer");
+    assert!(done.is_err(), "the gateway requires a certificate");
     assert!(err.contains("--certificate-file"), "{err}");
     let wrong_name = proven.replace("gateway.example", "other.example");
     let (_, err, _) = run_on_thread(wrong_name).await;
@@ -363,7 +363,7 @@ async fn healthcheck_works_with_client_certificates() {
 
 #[cfg(feature = "sandbox")]
 #[tokio::test]
-async fn walk_tells_the_story_and_no_secret() {
+async fn walk_prints_each_step_and_no_secret() {
     let gateway = Canned::default();
     let address = gateway.listen().await;
     let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}")).unwrap();
@@ -386,10 +386,10 @@ async fn walk_tells_the_story_and_no_secret() {
         assert!(story.contains(part), "{part} is missing:\n{story}");
     }
     assert!(!story.contains(OTT) && !story.contains(COOKIE), "{story}");
-    assert!(!story.contains('\u{1b}'), "colour is for terminals");
+    assert!(!story.contains('\u{1b}'), "colors are for terminals only");
     assert_eq!(gateway.seen().spent, 2);
 
-    // The canned gateway's only token is spent by now.
+    // The only token of the canned gateway is already spent.
     let printed = Printed::default();
     let mut output = Output::into(printed.clone(), Printed::default(), true);
     let failure = walk(channel, &addresses, "x'; rm", &mut output).await.unwrap_err();
@@ -398,15 +398,15 @@ async fn walk_tells_the_story_and_no_secret() {
 }
 
 #[test]
-fn port_in_use_names_the_port_and_the_flag() {
+fn error_for_a_port_in_use_contains_the_port_and_the_flag() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
     let error = std::net::TcpListener::bind(address).unwrap_err();
     assert_eq!(
         Failure::listen(address, &error, "--listen").to_string(),
         format!(
-            "port {} is in use ({address}), perhaps by an older sandbox that is still running: stop what listens \
-             there, or choose another address with --listen",
+            "port {} is in use ({address}), possibly by another sandbox: stop the other program, or choose \
+             another address with --listen",
             address.port()
         )
     );

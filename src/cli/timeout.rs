@@ -1,8 +1,8 @@
-//! How long a command waits for a gateway.
+//! The `--timeout` argument of the commands that call a gateway.
 
 use std::time::Duration;
 
-/// Reads a duration with its unit, from 1 ms to 10 min.
+/// Parses a duration with its unit, from 1 ms to 10 min.
 pub(super) fn parse(text: &str) -> Result<Duration, String> {
     let bounds = Duration::from_millis(1)..=Duration::from_mins(10);
     humantime::parse_duration(text)

@@ -1,7 +1,7 @@
-//! The walk of the sandbox: a token is issued, spent, and refused the second time, over gRPC; then
-//! the lines to paste.
+//! The walk of the sandbox: issues a token over gRPC, spends it, tries it again, and prints commands to
+//! paste.
 //!
-//! It is an ordinary client, which has only the address of the gateway.
+//! It is an ordinary client that knows only the address of the gateway.
 
 use std::time::Duration;
 
@@ -24,11 +24,11 @@ use crate::{
 
 /// The platform's management console.
 const TARGET: &str = "/mc/";
-/// Maximum time of a call; only faults take longer.
+/// Deadline of a call. Only simulated faults take longer.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// Maximum number of characters of a token that are shown.
+/// Maximum number of displayed characters of a token.
 const SHOWN: usize = 20;
-/// The default address of the gateway for the commands.
+/// Default address of the gateway for commands.
 const DEFAULT_GATEWAY: &str = "127.0.0.1:50051";
 
 const PYTHON: &str = "\
@@ -46,19 +46,19 @@ answer = gateway.LoginWithOtt(ott.LoginWithOttRequest(ott=issued.ott), timeout=5
 print(answer.user.login, [cookie.name for cookie in answer.session.cookies])
 END";
 
-/// Where the two halves of the sandbox are, for those who use them.
+/// The addresses of the gateway and the copy of the platform, for users.
 #[derive(Clone, Debug)]
 pub struct Addresses {
     /// Host and port of the gateway.
     pub gateway: String,
-    /// URL of the copy of the platform, without a slash at its end.
+    /// URL of the copy of the platform, without a trailing slash.
     pub platform: String,
 }
 
-/// Prints where the two halves are.
+/// Prints the addresses.
 pub(super) fn opening(addresses: &Addresses, output: &mut Output) {
     let title = output.paint(Style::Heading, "ott-gateway sandbox");
-    output.line(format_args!("\n{title}  nothing leaves this machine, no account needed\n"));
+    output.line(format_args!("\n{title}  nothing leaves this machine; no account needed\n"));
     for (name, place, what) in [
         ("gateway", &addresses.gateway, "gRPC: ott.v1.OttService"),
         ("platform", &addresses.platform, "a copy of the documented endpoints"),
@@ -68,12 +68,12 @@ pub(super) fn opening(addresses: &Addresses, output: &mut Output) {
     }
 }
 
-/// Issues a token for the user with this login, spends it and tries it again. Prints each step,
-/// and the lines to paste.
+/// Issues a token for the user with this login, spends it and tries it again. Prints each step and
+/// the commands to paste.
 ///
 /// # Errors
 ///
-/// The first call that did not end as expected.
+/// The first call with an unexpected outcome.
 pub async fn walk(
     channel: Channel,
     addresses: &Addresses,
@@ -110,7 +110,7 @@ impl Story<'_> {
         self.done(started);
         self.came("ott", format_args!("{}  ({} characters)", shortened(&answer.ott), answer.ott.len()));
         let lasts = answer.expire_time.map_or(0, |at| at.seconds.saturating_sub(unix_seconds_now()));
-        self.came("expire_time", format_args!("in {lasts} s, or once it is spent"));
+        self.came("expire_time", format_args!("in {lasts} s, or when it is spent"));
         let url = answer.login_url.split_once("#ott=").map_or("", |(before, _)| before);
         self.came("login_url", format_args!("{url}#ott=…  (logs a browser in)"));
         Ok(answer)
@@ -136,14 +136,13 @@ impl Story<'_> {
         let started = clock::now();
         let message = LoginWithOttRequest { ott, ..LoginWithOttRequest::default() };
         let Err(status) = self.client.login_with_ott(request(message)).await else {
-            return Err(Failure::Failed("the same token was accepted twice".to_owned()));
+            return Err(Failure::Failed("the token was accepted twice".to_owned()));
         };
         let Some(info) = status.get_details_error_info().filter(|info| info.reason == "OTT_REJECTED") else {
             return Err(status.into());
         };
         let code = self.output.paint(Style::Bad, status_name(status.code()));
-        self.output
-            .line(format_args!("     {code} after {} ms, as it should be", started.elapsed().as_millis()));
+        self.output.line(format_args!("     {code} after {} ms, as expected", started.elapsed().as_millis()));
         self.came("reason", info.reason);
         self.came("message", status.message());
         if let Some(info) = status.get_details_request_info() {
@@ -170,13 +169,16 @@ impl Story<'_> {
     fn lines_to_paste(&mut self, addresses: &Addresses) {
         let gateway = &addresses.gateway;
         let program = program();
-        // A shell or Python could interpret other characters.
+        // The shell or Python could interpret other characters.
         let login = if is_plain(self.login) { self.login } else { "PASTE-A-LOGIN-HERE" };
         let at =
             if gateway == DEFAULT_GATEWAY { String::new() } else { format!(" --endpoint http://{gateway}") };
         let heading = self.output.paint(Style::Heading, "Your turn");
         self.output.line(format_args!("\n{heading}: paste any of these into another terminal"));
-        self.paste("from here", &format!("{program} issue{at} --login {login} |\n  {program} login{at}"));
+        self.paste(
+            "with this program",
+            &format!("{program} issue{at} --login {login} |\n  {program} login{at}"),
+        );
         self.paste(
             "with grpcurl",
             &format!(
@@ -185,15 +187,15 @@ impl Story<'_> {
             ),
         );
         self.paste(
-            "from Python, in this repository: the stubs, then the two calls",
+            "with Python, in this repository: generate the stubs, then call both methods",
             &PYTHON.replace("GATEWAY", gateway).replace("LOGIN", login),
         );
         self.paste(
-            "in a browser: open the loginUrl that this prints, before the token expires",
+            "in a browser: open the loginUrl that this prints before the token expires",
             &format!("{program} issue{at} --login {login} --target-uri {TARGET}"),
         );
         self.paste(
-            "every error on demand: a reason of docs/errors.md, or an answer of the platform (503, cut, slow …)",
+            "every error on demand: a reason in docs/errors.md, or a response of the platform (503, cut, slow …)",
             &format!(
                 "{program} issue{at} --login fault+USER_NOT_FOUND@sandbox\n\
                  {program} issue{at} --login login-fault+OTT_IN_USE@sandbox |\n  {program} login{at}"
@@ -201,8 +203,8 @@ impl Story<'_> {
         );
     }
 
-    /// Prints lines without an indent, because of Python. The title is a comment, so that it can be
-    /// pasted too.
+    /// Prints lines without an indent, because Python would reject one. The title is a comment, so that
+    /// it can be pasted too.
     fn paste(&mut self, title: &str, lines: &str) {
         let title = self.output.paint(Style::Quiet, format_args!("# {title}"));
         self.output.line(format_args!("\n{title}\n{lines}"));
@@ -239,9 +241,9 @@ fn request<T>(message: T) -> tonic::Request<T> {
     request
 }
 
-/// The beginning of a token: enough to recognize it, too little to use it.
+/// Returns the beginning of a token: enough to recognize it, too little to use it.
 fn shortened(ott: &str) -> String {
-    // At most half of it, even if it is short.
+    // At most half of a short token.
     let shown: String = ott.chars().take(SHOWN.min(ott.len() / 2)).collect();
     format!("{shown}…")
 }
@@ -263,7 +265,7 @@ fn attributes(cookie: &Cookie) -> String {
     parts.join("; ")
 }
 
-/// The path by which this program was started, if it can be pasted.
+/// Returns the path by which this program was started, if it can be pasted.
 fn program() -> String {
     std::env::args_os()
         .next()
@@ -272,7 +274,7 @@ fn program() -> String {
         .unwrap_or_else(|| "ott-gateway".to_owned())
 }
 
-/// Returns whether no shell and no language interprets the text.
+/// Returns whether a text has no special meaning in a shell or programming language.
 fn is_plain(text: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/.-_@+".contains(&byte);
     !text.is_empty() && !text.starts_with('-') && text.bytes().all(is_plain)

@@ -1,4 +1,4 @@
-//! `[access]` and `[[access.rules]]`: which caller may do what, for whom, how often.
+//! `[access]` and `[[access.rules]]`: the methods and users that each caller may use, and quotas.
 
 use wildmatch::WildMatch;
 
@@ -15,22 +15,22 @@ use crate::{
     ott::{SubjectKind, SubjectPattern, Users},
 };
 
-// A key that makes a rule narrower than its default must come before the users in the file. A file
-// that was cut off anywhere is therefore refused, or allows less than the whole file.
+// A key that narrows a rule must come before its users in the file. A truncated file is therefore
+// refused, or allows less than the whole file.
 
-/// The keys that name the users of a rule.
+/// Keys that list the users of a rule.
 pub(super) const USER_KEYS: [&str; 4] = ["users", "logins", "external_ids", "user_ids"];
 
 const METHODS: [Operation; 2] = [Operation::IssueOtt, Operation::LoginWithOtt];
 
-/// The names that rules may refer to, faulty ones included, so that a fault there does
-/// not lead to a second one here.
+/// The names that rules may refer to. Names of invalid entries are included, so that an error there
+/// does not cause another one here.
 pub(super) struct KnownNames<'a> {
-    /// None if rules may refer to any: a rule for an API client that does not exist allows
-    /// nothing.
+    /// Names of API clients; `None` to accept any. A rule for an API client that does not exist
+    /// allows nothing.
     pub(super) api_clients: Option<Vec<&'a str>>,
     pub(super) tokens: Vec<&'a str>,
-    /// The names of JWT issuers; none if issuers have no names, or rules may refer to any.
+    /// Names of JWT issuers; `None` if the issuer has no name, or to accept any.
     pub(super) jwt_issuers: Option<Vec<&'a str>>,
 }
 
@@ -38,7 +38,7 @@ pub(super) struct KnownNames<'a> {
 pub(super) fn read_access(mut section: Section<'_>, known: &KnownNames<'_>) -> Settings {
     let quota_dry_run = section.optional("quota_dry_run", value::boolean).unwrap_or(false);
     if quota_dry_run {
-        section.warning("quota_dry_run", "is true: quotas only log and count, and refuse nobody");
+        section.warning("quota_dry_run", "is true: calls over quota are logged and counted, but not refused");
     }
     let max_quota_users = section.optional("max_quota_users", value::count(1024..=16_777_216));
     let rules: Vec<RuleSettings> =
@@ -46,7 +46,7 @@ pub(super) fn read_access(mut section: Section<'_>, known: &KnownNames<'_>) -> S
     let is_list = section.node("rules").is_none_or(|node| matches!(node, Value::List(_)));
     if rules.is_empty() && is_list {
         section
-            .fault("rules", Problem::Missing("without an [[access.rules]] nobody could call; name who may"));
+            .fault("rules", Problem::Missing("add an [[access.rules]]; without one, every call is refused"));
     }
     section.finish();
     let mut settings = Settings::new(rules);
@@ -64,7 +64,7 @@ fn read_rule(mut section: Section<'_>, known: &KnownNames<'_>) -> RuleSettings {
         section.fault(
                 "callers",
                 Problem::Missing(
-                    "a rule must name its callers, such as [\"token:billing\"]; [\"*\"] is every identified caller",
+                    "a rule must list its callers, such as [\"token:billing\"]; [\"*\"] is every identified caller",
                 ),
             );
     }
@@ -85,8 +85,8 @@ fn read_rule(mut section: Section<'_>, known: &KnownNames<'_>) -> RuleSettings {
     if cannot_compare_logins(&rule) {
         section.warning(
             "external_ids",
-            "does not fit accounts in responses, which have no external id: LoginWithOtt is allowed only for \
-                 tokens that the same replica issued; add logins or user_ids, or a rule for LoginWithOtt",
+            "cannot be compared with login responses, which contain no external id: LoginWithOtt is allowed only \
+                 for tokens that the same replica issued; add logins or user_ids, or a rule for LoginWithOtt",
         );
     }
     section.finish();
@@ -99,8 +99,8 @@ fn read_users(section: &mut Section<'_>) -> Users {
         section.fault(
             "users",
             Problem::rule(
-                "cannot be combined with logins, external_ids or user_ids: remove users to allow the listed \
-                     users only, or remove the lists to allow all",
+                "cannot be combined with logins, external_ids or user_ids: remove users to allow only the listed \
+                     users, or remove the lists to allow all",
             ),
         );
     }
@@ -108,12 +108,12 @@ fn read_users(section: &mut Section<'_>) -> Users {
         section.fault(
             "users",
             Problem::Missing(
-                "a rule must name its users: list them in logins, external_ids or user_ids, or allow all \
-                     of them with users = \"all\"",
+                "a rule must list its users in logins, external_ids or user_ids, or allow all of them with \
+                     users = \"all\"",
             ),
         );
     }
-    let all = section.optional("users", value::word(&[("all", ())]));
+    let all = section.optional("users", value::one_of(&[("all", ())]));
     let patterns = [
         section.list("logins", user_pattern(SubjectKind::Login)),
         section.list("external_ids", user_pattern(SubjectKind::ExternalId)),
@@ -125,8 +125,8 @@ fn read_users(section: &mut Section<'_>) -> Users {
     }
 }
 
-/// Whether it allows logins, but names users only in a way that the platform's response to a
-/// login does not.
+/// Returns whether a rule allows logins, but lists users only by external id, which the platform's
+/// login response does not contain.
 fn cannot_compare_logins(rule: &RuleSettings) -> bool {
     let Users::Listed(patterns) = &rule.users else { return false };
     rule.methods.as_ref().is_none_or(|named| named.contains(&Operation::LoginWithOtt))
@@ -134,8 +134,8 @@ fn cannot_compare_logins(rule: &RuleSettings) -> bool {
         && patterns.iter().all(|pattern| pattern.kind() == SubjectKind::ExternalId)
 }
 
-/// Refuses keys after the users that make the rule narrower. If the file were cut off between
-/// the two, it would be a valid file that allows more.
+/// Refuses keys after the users that narrow the rule. A file truncated between the two would be valid
+/// and allow more.
 fn check_order(rule: &RuleSettings, section: &Section<'_>) {
     let users = USER_KEYS.into_iter().filter_map(|key| Some((section.line_of(key)?, key)));
     let Some((users_line, users_key)) = users.min() else { return };
@@ -157,15 +157,15 @@ fn check_order(rule: &RuleSettings, section: &Section<'_>) {
             section.fault(
                     key,
                     Problem::rule(format!(
-                        "must come before \"{users_key}\": this key narrows the rule, and a file that was cut off \
-                         between the two would allow more"
+                        "must come before \"{users_key}\": this key narrows the rule, and a file truncated between \
+                         the two would allow more"
                     )),
                 );
         }
     }
 }
 
-/// A pattern that could match some caller; one that never can is a mistake.
+/// Parses a pattern of callers. One that can never match is an error.
 fn caller_glob(value: &Value, known: &KnownNames<'_>) -> Result<String, Problem> {
     let glob = value::text(value)?;
     if glob == ANONYMOUS {
@@ -175,7 +175,7 @@ fn caller_glob(value: &Value, known: &KnownNames<'_>) -> Result<String, Problem>
     if !is_possible_caller(&glob) {
         return Err(Problem::rule(
             "matches no caller: names begin with \"spiffe://\", \"dns:\", \"jwt:\" or \"token:\", or are \
-             \"anonymous\" in full",
+             \"anonymous\"",
         ));
     }
     if literal.len() == glob.len()
@@ -191,7 +191,7 @@ fn caller_glob(value: &Value, known: &KnownNames<'_>) -> Result<String, Problem>
         let (issuer, is_whole) =
             rest.split_once(':').map_or((rest, literal.len() == glob.len()), |(it, _)| (it, true));
         let is_known = |name: &&str| if is_whole { *name == issuer } else { name.starts_with(issuer) };
-        // Without the colon, nobody is called that.
+        // Every name of a caller has the colon.
         if !names.iter().any(is_known) || (is_whole && !rest.contains(':')) {
             let nearest = fault::nearest(issuer, names.iter().copied()).map(|name| format!("jwt:{name}:"));
             return Err(Problem::UnknownName { what: "a caller of an issuer in [[callers.jwt]]", nearest });
@@ -200,7 +200,7 @@ fn caller_glob(value: &Value, known: &KnownNames<'_>) -> Result<String, Problem>
     Ok(glob)
 }
 
-/// A pattern that could match some user.
+/// Parses a pattern of users.
 fn user_pattern(kind: SubjectKind) -> impl Fn(&Value) -> Result<SubjectPattern, Problem> {
     move |value| {
         SubjectPattern::new(kind, &value::text(value)?).map_err(|fault| Problem::rule(fault.to_string()))

@@ -4,11 +4,11 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use super::{fault::Problem, section::Section, server::Server, value};
 
-/// Where `/metrics`, `/livez` and `/readyz` are served, over plain HTTP.
+/// `[admin]`: the listener for `/metrics`, `/livez` and `/readyz`, over plain HTTP.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Admin {
-    /// `listen`: an address, or "off"; 127.0.0.1:9464. It tells no secret, but who calls
-    /// and how often.
+    /// `listen`: an address, or "off"; by default 127.0.0.1:9464. Metrics contain no secrets, but show
+    /// who calls and how often.
     pub listen: Option<SocketAddr>,
 }
 

@@ -1,4 +1,4 @@
-//! `[api_clients.NAME]`: the platform's data centers and our credential at each.
+//! `[api_clients.NAME]`: the platform's data centers and the gateway's credential at each.
 
 use std::{collections::BTreeMap, os::unix::ffi::OsStrExt, path::PathBuf, sync::Arc, time::Duration};
 
@@ -10,25 +10,25 @@ use crate::{
     secret::client_secret::ClientSecret,
 };
 
-/// Every API client by its name, and which of them is meant when a call names none.
+/// All API clients by name, and the default for calls that do not name one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApiClients {
-    /// The name of the default one: the one with `default = true`, or an only one that
-    /// does not say `default = false`. Without a default, a call that names no API client
-    /// is refused (`API_CLIENT_UNKNOWN`).
+    /// Name of the default: the API client with `default = true`, or the only one, unless it sets
+    /// `default = false`. Without a default, a call that does not name an API client is refused
+    /// (`API_CLIENT_UNKNOWN`).
     pub default: Option<Arc<str>>,
-    /// At least one. A name is 1 to 64 lower-case letters, digits, `-` and `_`.
+    /// At least one API client. A name is 1 to 64 lower-case letters, digits, `-` and `_`.
     pub by_name: BTreeMap<Arc<str>, ApiClient>,
 }
 
-/// One API client of the platform, by what its keys are for.
+/// The settings of one API client of the platform.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApiClient {
-    /// Where its platform is, and how it is used.
+    /// Data center and limits.
     pub platform: platform::Settings,
-    /// How it proves who it is.
+    /// Client id and secret.
     pub credential: credential::Settings,
-    /// How its platform is reached.
+    /// Authorities, proxy and connection pool.
     pub connections: ConnectionSettings,
 }
 
@@ -40,7 +40,7 @@ impl ApiClients {
         let mut default: Option<Arc<str>> = None;
         let tables = section.tables();
         if tables.is_empty() {
-            section.own_fault(Problem::Missing("at least one [api_clients.NAME] is needed"));
+            section.own_fault(Problem::Missing("add at least one [api_clients.NAME]"));
         }
         let only = tables.len() == 1;
         for (name, mut table) in tables {
@@ -66,7 +66,7 @@ impl ApiClients {
     }
 }
 
-/// Whether a name can be written in a file, in a variable and in a request.
+/// Returns whether a name can be used in a file, in a variable and in a request.
 pub(super) fn is_name(name: &str) -> bool {
     let allowed =
         |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_');
@@ -89,7 +89,9 @@ impl ApiClient {
         if is_plaintext && proxy_url.as_ref().is_some_and(|proxy| !proxy.is_on_loopback()) {
             section.fault(
                 "proxy_url",
-                Problem::rule("needs a data center with https: over http the proxy would read every secret"),
+                Problem::rule(
+                    "needs a data_center_url with https: over http the proxy could read every secret",
+                ),
             );
         }
         let propagate_trace = section.optional("propagate_trace", value::boolean).unwrap_or(false);
@@ -120,7 +122,7 @@ fn read_secret(section: &mut Section<'_>, environment: &dyn Environment) -> Opti
     if section.has("client_secret") {
         let rule = "a secret must not be in the configuration; write it to a file, and name the \
                     file with client_secret_file";
-        // Asked for, so that it is not an unknown key on top.
+        // Requested, so that it is not also reported as an unknown key.
         let _ = section.optional("client_secret", |_| Err::<(), _>(Problem::rule(rule)));
     }
     let given: Vec<&str> = SOURCES.into_iter().filter(|key| section.has(key)).collect();
@@ -128,14 +130,12 @@ fn read_secret(section: &mut Section<'_>, environment: &dyn Environment) -> Opti
         [] if !section.has("client_secret") => section.fault(
             "client_secret_file",
             Problem::Missing(
-                "name the file of the secret, or set client_secret_env or client_secret_credential",
+                "set it to the file of the secret, or set client_secret_env or client_secret_credential",
             ),
         ),
         [first, rest @ ..] => {
             for key in rest {
-                let rule = format!(
-                    "only one source of the secret is allowed, and {first} is set as well; remove one of them"
-                );
+                let rule = format!("cannot be combined with {first}; remove one of them");
                 section.fault(key, Problem::rule(rule));
             }
         }
@@ -147,7 +147,7 @@ fn read_secret(section: &mut Section<'_>, environment: &dyn Environment) -> Opti
         .map(SecretSource::File);
     let variable = section.optional(SOURCES[1], |value| from_variable(value, environment));
     if let Some(secret) = &variable {
-        section.warning(SOURCES[1], "a secret in the environment cannot be rotated without a restart, and other programs may see it; prefer client_secret_file");
+        section.warning(SOURCES[1], "a secret in the environment cannot be rotated without a restart, and other programs may read it; prefer client_secret_file");
         named_file::warn_of_doubts(section, SOURCES[1], secret);
     }
     let credential = section
@@ -160,7 +160,7 @@ fn read_secret(section: &mut Section<'_>, environment: &dyn Environment) -> Opti
 fn from_variable(value: &Value, environment: &dyn Environment) -> Result<ClientSecret, Problem> {
     let name = value::text(value)?;
     let secret =
-        environment.value(&name).ok_or_else(|| Problem::rule("no such environment variable is set"))?;
+        environment.value(&name).ok_or_else(|| Problem::rule("this environment variable is not set"))?;
     Ok(ClientSecret::parse(secret.as_bytes())?)
 }
 

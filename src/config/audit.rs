@@ -25,7 +25,7 @@ pub(super) fn read_audit(mut section: Section<'_>) -> Settings {
         Some(path) => file_sink(&section, path),
     };
     if sink == Sink::Off {
-        section.warning("sink", "is \"off\": there will be no record of who got which token");
+        section.warning("sink", "is \"off\": there is no record of who obtained which token");
     }
     let fsync = section.optional("fsync", value::boolean).unwrap_or(false);
     if fsync && !matches!(sink, Sink::File(_)) {
@@ -37,7 +37,7 @@ pub(super) fn read_audit(mut section: Section<'_>) -> Settings {
     }
     let hmac_key_id = section.optional("hmac_key_id", key_id).or_else(|| {
         let name = hmac_key_file.as_ref()?.file_stem()?.to_string_lossy().into_owned();
-        // A file may be called anything.
+        // The file name may contain characters that an id must not.
         Some(if is_key_id(&name) { name } else { "key".to_owned() })
     });
     section.finish();
@@ -48,10 +48,10 @@ pub(super) fn read_audit(mut section: Section<'_>) -> Settings {
 fn file_sink(section: &Section<'_>, text: &str) -> Sink {
     let path = section.resolve("sink", text);
     if !text.contains('/') {
-        // A bare word is a slip of "stdout" or "off" more often than a file.
+        // A bare word is more likely a misspelled "stdout" or "off" than a file name.
         section.fault(
             "sink",
-            Problem::rule("must be \"stdout\", \"off\", or the path of a file with a \"/\" in it"),
+            Problem::rule("must be \"stdout\", \"off\", or the path of a file that contains a \"/\""),
         );
     } else if path.is_dir() {
         section.fault("sink", Problem::rule(unreadable(&path, io::ErrorKind::IsADirectory)));
@@ -64,20 +64,22 @@ fn file_sink(section: &Section<'_>, text: &str) -> Sink {
     Sink::File(path)
 }
 
-/// Bits of a mode that let users read a file who are not in its group, or others than its
-/// owner change it.
+/// Mode bits of a file that allow users outside its group to read it, or users other than its owner
+/// to change it.
 const FILE_OPEN_TO_OTHERS: u32 = 0o026;
-/// Bits of a folder's mode that let others than its owner replace files in it, and the one
-/// that takes this from them again.
+/// Mode bits of a folder that allow users other than its owner to replace files in it.
 const OTHERS_MAY_REPLACE: u32 = 0o022;
+/// Mode bit of a folder that overrides [`OTHERS_MAY_REPLACE`].
 const STICKY: u32 = 0o1000;
 
-/// Warns if others can read the records, change them, or put another file in their place.
+/// Warns if other users can read, change or replace the file.
 fn warn_if_exposed(section: &Section<'_>, path: &Path) {
     let mode = |metadata: &fs::Metadata| metadata.permissions().mode();
     if path.is_symlink() {
-        section
-            .warning("sink", "is a symbolic link: who can change it decides where records go; name the file");
+        section.warning(
+            "sink",
+            "is a symbolic link: anyone who can change it redirects the records; name the file",
+        );
     }
     if fs::metadata(path).is_ok_and(|file| file.is_file() && mode(&file) & FILE_OPEN_TO_OTHERS != 0) {
         section.warning("sink", "the file is open to other users; chmod it to 0640");
@@ -85,14 +87,14 @@ fn warn_if_exposed(section: &Section<'_>, path: &Path) {
     let owner = |file: &fs::Metadata| Uid::from_raw(file.uid());
     let is_ours = |file: &fs::Metadata| owner(file).is_root() || owner(file) == geteuid();
     if fs::metadata(path).is_ok_and(|file| file.is_file() && !is_ours(&file)) {
-        section.warning("sink", "the file belongs to another user, who can change it; chown it");
+        section.warning("sink", "another user owns the file and can change it; chown it");
     }
     let may_replace =
         |folder: &fs::Metadata| mode(folder) & OTHERS_MAY_REPLACE != 0 && mode(folder) & STICKY == 0;
     if path.parent().and_then(|folder| fs::metadata(folder).ok()).is_some_and(|folder| may_replace(&folder)) {
         section.warning(
             "sink",
-            "other users can replace the file: they can write to its folder; chmod that to 0750",
+            "other users can replace the file, because they can write to its folder; chmod the folder to 0750",
         );
     }
 }

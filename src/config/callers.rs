@@ -1,5 +1,5 @@
-//! `[callers.jwt]`, `[callers.tokens]` and `[callers.forwarded]`: by what else than a
-//! client certificate a caller can prove who it is. Each is off unless configured.
+//! `[callers.jwt]`, `[callers.tokens]` and `[callers.forwarded]`: caller authentication other than
+//! client certificates. Each is off unless configured.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -12,19 +12,19 @@ use crate::caller::{
     TokenHashes, is_issuer_name,
 };
 
-/// How callers may prove who they are, besides certificates.
+/// How callers may authenticate, besides client certificates.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Callers {
     /// `[callers.jwt]`, without a name, or `[[callers.jwt]]`, each with one.
     pub jwt: Vec<JwtSettings>,
-    /// `[callers.tokens]`: the name of each caller with a bearer token, and the SHA-256
-    /// of the token; a list of two while one token replaces another.
+    /// `[callers.tokens]`: the name of each caller with a bearer token, and the SHA-256 of its
+    /// token, or of two tokens during a rotation.
     pub tokens: TokenHashes,
     /// `[callers.forwarded]`.
     pub forwarded: Option<ForwardedSettings>,
 }
 
-/// How long after a fetch keys are accepted.
+/// Default of `jwks_max_age`: how long fetched keys are accepted.
 const JWKS_MAX_AGE: Duration = Duration::from_hours(24);
 
 const HEADERS: &[(&str, ForwardedHeader)] =
@@ -50,7 +50,7 @@ impl Callers {
                 .collect();
         };
         if items.is_empty() {
-            section.fault("jwt", Problem::rule("must not be empty; leave the key out if there is no issuer"));
+            section.fault("jwt", Problem::rule("must not be empty; remove the key if there is no issuer"));
         }
         let mut issuers = Vec::new();
         for table in section.list_of_tables("jwt") {
@@ -60,10 +60,10 @@ impl Callers {
     }
 }
 
-/// `others` are the issuers before it in `[[callers.jwt]]`; none in `[callers.jwt]`.
+/// Reads one issuer. `others` are those before it in `[[callers.jwt]]`; `None` for `[callers.jwt]`.
 fn read_jwt(mut section: Section<'_>, others: Option<&[JwtSettings]>) -> Option<JwtSettings> {
     const HINT: &str = "[callers.jwt] needs issuer, audience, and jwks_file or jwks_url";
-    const NAME: &str = "[[callers.jwt]] needs a name, which callers' names begin with: jwt:NAME:SUBJECT";
+    const NAME: &str = "[[callers.jwt]] needs a name; its callers are named jwt:NAME:SUBJECT";
     let name = match others {
         Some(_) => section.required("name", NAME, issuer_name),
         None => None,
@@ -76,12 +76,7 @@ fn read_jwt(mut section: Section<'_>, others: Option<&[JwtSettings]>) -> Option<
     match (section.has("jwks_file"), section.has("jwks_url")) {
         (false, false) => section.fault("jwks_file", Problem::Missing(HINT)),
         (true, true) => {
-            section.fault(
-                "jwks_url",
-                Problem::rule(
-                    "only one source of keys is allowed, and jwks_file is set as well; remove one of them",
-                ),
-            );
+            section.fault("jwks_url", Problem::rule("cannot be combined with jwks_file; remove one of them"));
         }
         _ => {}
     }
@@ -99,14 +94,13 @@ fn read_jwt(mut section: Section<'_>, others: Option<&[JwtSettings]>) -> Option<
         .map(|url| JwksSource::Url(JwksUrl { url, ca_file, max_age }));
     for other in others.unwrap_or_default() {
         if name.is_some() && name == other.name {
-            section.fault("name", Problem::rule("is the name of another issuer as well; give each its own"));
+            section
+                .fault("name", Problem::rule("another issuer has the same name; give each issuer its own"));
         }
         if issuer.as_ref() == Some(&other.issuer) {
             section.fault(
                 "issuer",
-                Problem::rule(
-                    "is the issuer of another table as well; its tokens would identify two callers",
-                ),
+                Problem::rule("another table has the same issuer; its tokens would identify two callers"),
             );
         }
     }
@@ -151,7 +145,10 @@ pub(super) fn tokens(section: &Section<'_>) -> TokenHashes {
         if let Some((other, _)) =
             tokens.iter().find(|(_, others)| others.iter().any(|hash| hashes.contains(hash)))
         {
-            section.fault(name, Problem::rule(format!("is the same token as that of \"{other}\"")));
+            section.fault(
+                name,
+                Problem::rule(format!("\"{other}\" has the same token; give each caller its own")),
+            );
         }
         tokens.insert(Arc::from(name), hashes);
     }
@@ -161,7 +158,7 @@ pub(super) fn tokens(section: &Section<'_>) -> TokenHashes {
         section.fault(
             name,
             Problem::rule(
-                "is the hash of a common word, which anybody can guess; make a token with \
+                "is the hash of a token that is easy to guess; generate one with \
                  \"head -c 32 /dev/urandom | base64\"",
             ),
         );
@@ -190,24 +187,27 @@ fn token_hash(value: &Value) -> Result<TokenHash, Problem> {
 }
 
 fn read_forwarded(mut section: Section<'_>, server: &Server) -> Option<ForwardedSettings> {
-    let header =
-        section.required("header", "\"x-forwarded-client-cert\" or \"l5d-client-id\"", value::word(HEADERS));
+    let header = section.required(
+        "header",
+        "\"x-forwarded-client-cert\" or \"l5d-client-id\"",
+        value::one_of(HEADERS),
+    );
     if !section.has("from") {
         section.fault(
             "from",
             Problem::Missing(
-                "who may send it, such as [\"loopback\"]; the header of any other peer is ignored",
+                "the trusted proxies, such as [\"loopback\"]; the header is ignored from any other peer",
             ),
         );
     }
     let from = section.list("from", from);
     let wants_certificate =
         from.iter().flatten().any(|from| matches!(from, ForwardedFrom::Spiffe(_) | ForwardedFrom::Dns(_)));
-    // A faulty [server.tls] is a fault of its own.
+    // An invalid [server.tls] is reported separately.
     if wants_certificate && !server.grpc.transport.asks_for_certificates() {
         section.warning(
             "from",
-            "names certificates, but no client shows one without client_auth in [server.tls]",
+            "contains certificate names, but clients present no certificate without client_auth in [server.tls]",
         );
     }
     section.finish();
@@ -223,7 +223,9 @@ fn from(value: &Value) -> Result<ForwardedFrom, Problem> {
         Ok(ForwardedFrom::Loopback)
     } else if let Ok(address) = text.parse::<IpAddr>() {
         if address.is_unspecified() || address.is_multicast() {
-            return Err(Problem::rule("must be an address that a peer can connect from"));
+            return Err(Problem::rule(
+                "must be the address of one peer, not an unspecified or multicast address",
+            ));
         }
         Ok(ForwardedFrom::Address(address))
     } else if text.strip_prefix("spiffe://").is_some_and(|id| !id.is_empty()) {

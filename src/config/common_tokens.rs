@@ -1,9 +1,9 @@
-//! Refuses hashes of tokens that anybody can guess.
+//! Detects the hashes of easily guessed tokens.
 //!
-//! A bearer token is known by its SHA-256 only, so a weak one cannot be seen. The hashes of the
-//! commonest passwords, words and example tokens are therefore computed and compared. That takes
-//! some ten milliseconds of two threads, and only if tokens are configured that have not been
-//! compared before. It replaces no password meter: a token that is not refused may still be weak.
+//! Only the SHA-256 of a bearer token is known, so its strength cannot be checked directly. The
+//! hashes of the most common passwords, words and example tokens are computed and compared. With two
+//! threads this takes some ten milliseconds, and only for tokens that were not compared before. It is
+//! not a password meter: a token that is not refused may still be weak.
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -14,38 +14,37 @@ use std::{
 
 use aws_lc_rs::digest::{SHA256, digest};
 
-/// The commonest passwords and English words, what documentation shows as examples, and words
-/// of our own documentation; separated by blanks, in lower case.
+/// The most common passwords and English words, and example tokens of documentation, including ours.
+/// In lower case, separated by whitespace.
 const WORDS: &str = include_str!("common_tokens/words.txt");
 
-/// What people add to a word to make it a password. The line breaks and the blank are what a
-/// shell or an editor adds to it.
+/// Suffixes that people add to a word to make it a password. Shells and editors add the line breaks
+/// and the space.
 const SUFFIXES: [&str; 24] = [
     "", "\n", "\r\n", " ", "0", "1", "2", "3", "7", "01", "12", "123", "1234", "12345", "!", "!!", "?", "1!",
     "123!", "2023", "2024", "2025", "2026", "2027",
 ];
-/// Number of suffixes, from the first, that are tried after less usual spellings.
+/// Number of suffixes, from the first, that are tried with unusual spellings.
 const FEW_SUFFIXES: usize = 2;
 
-/// Digits and marks that people write in place of letters.
+/// Digits and symbols that people write in place of letters.
 const SUBSTITUTES: [(char, &[char]); 5] =
     [('a', &['4', '@']), ('e', &['3']), ('i', &['1', '!']), ('o', &['0']), ('s', &['5', '$'])];
 
-/// Minimum size of a word that is tried with substitutes, in bytes. There are more shorter ones
-/// in the list already.
+/// Minimum size of a word that is tried with substitutes, in bytes. The list already contains more
+/// spellings of shorter ones.
 const MIN_SUBSTITUTED: usize = 5;
 
 /// Maximum number of threads that compare.
 const MAX_THREADS: usize = 4;
 
-/// Hashes that have been compared and are of no common token, so that a reload compares only those
-/// of new tokens.
+/// Hashes that were compared and matched no common token, so that a reload compares only new ones.
 static UNCOMMON: Mutex<BTreeSet<[u8; 32]>> = Mutex::new(BTreeSet::new());
-/// Maximum number of these.
+/// Maximum size of [`UNCOMMON`].
 const MAX_UNCOMMON: usize = 4096;
 
-/// Returns those of the hashes that are of the empty text, or of a common word: in lower case,
-/// capitalized or in upper case, with a suffix, with digits for letters, backwards, or twice.
+/// Returns the hashes of the empty text and of common words: in lower case, capitalized or in upper
+/// case, with a suffix, with digits for letters, reversed, or doubled.
 pub(super) fn among(hashes: &HashSet<[u8; 32]>) -> HashSet<[u8; 32]> {
     let mut uncommon = UNCOMMON.lock().unwrap_or_else(PoisonError::into_inner);
     let new: HashSet<[u8; 32]> = hashes.iter().filter(|hash| !uncommon.contains(*hash)).copied().collect();
@@ -57,7 +56,7 @@ pub(super) fn among(hashes: &HashSet<[u8; 32]>) -> HashSet<[u8; 32]> {
     found
 }
 
-/// The words are divided among threads: nothing else happens until they have been compared.
+/// Compares all words on several threads, because the caller blocks until this is done.
 fn compared(hashes: &HashSet<[u8; 32]>) -> HashSet<[u8; 32]> {
     if hashes.is_empty() {
         return HashSet::new();
@@ -73,17 +72,17 @@ fn compared(hashes: &HashSet<[u8; 32]>) -> HashSet<[u8; 32]> {
         let mut found = hashes.common(first);
         for (part, thread) in others {
             let of_part = thread.ok().and_then(|thread| thread.join().ok());
-            // There is no such thread if none could be started.
+            // If the thread could not be started, its part is compared here.
             found.extend(of_part.unwrap_or_else(|| hashes.common(part)));
         }
         found
     })
 }
 
-/// Hashes of tokens that are compared with those of words.
+/// Hashes of tokens, to compare with those of words.
 struct Hashes<'a> {
     all: &'a HashSet<[u8; 32]>,
-    /// Whether there is one that begins with these two bytes: few of the words' hashes do.
+    /// Whether a hash begins with these two bytes. This rejects most hashes of words quickly.
     beginnings: Vec<bool>,
 }
 
@@ -96,7 +95,7 @@ impl<'a> Hashes<'a> {
         Self { all, beginnings }
     }
 
-    /// Those that are of the empty text or of one of the words.
+    /// Returns the hashes that match the empty text or one of the words.
     fn common(&self, words: &[&str]) -> HashSet<[u8; 32]> {
         let mut found = HashSet::new();
         let mut text = String::new();
@@ -152,7 +151,7 @@ fn unusual_spellings(word: &str) -> Vec<String> {
             spellings.extend(replaced);
         }
     }
-    // The first one is the word itself.
+    // The first spelling is the word itself.
     let substituted = spellings.split_off(1);
     let mut spellings: Vec<String> = substituted.iter().map(|spelled| capitalized(spelled)).collect();
     spellings.extend(substituted);
@@ -176,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn hashes_that_were_compared_are_known_and_common_ones_are_found_again() {
+    fn uncommon_hashes_are_cached_and_common_ones_are_found_again() {
         let uncommon = sha256("Zk3uVVtZ2n1o0yTn4lq1uYg7b0l3c2Qe4m5s6t7u8v9x=");
         let hashes = HashSet::from([sha256("hunter2"), uncommon]);
         for _ in 0..2 {
@@ -187,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_that_anybody_can_guess_are_found() {
+    fn easily_guessed_tokens_are_found() {
         for text in [
             "",
             "\n",
@@ -231,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn words_are_many_in_lower_case_and_not_repeated() {
+    fn words_are_unique_and_in_lower_case() {
         let words: Vec<&str> = WORDS.split_whitespace().collect();
         let different: HashSet<&&str> = words.iter().collect();
         assert_eq!(different.len(), words.len());
@@ -244,7 +243,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(4))]
 
         #[test]
-        fn only_the_common_ones_of_several_are_found(tokens in prop::collection::hash_set("[A-Za-z0-9+/]{32,44}", 0..4)) {
+        fn only_hashes_of_common_tokens_are_returned(tokens in prop::collection::hash_set("[A-Za-z0-9+/]{32,44}", 0..4)) {
             let mut hashes: HashSet<[u8; 32]> = tokens.iter().map(|token| sha256(token)).collect();
             prop_assert_eq!(among(&hashes), HashSet::new());
             hashes.insert(sha256("token"));

@@ -1,9 +1,9 @@
-//! The environment, laid over the file.
+//! Environment variables that override keys of the file.
 //!
-//! `OTT_GATEWAY__SERVER__LISTEN` is the key `listen` of the table `[server]`: a double
-//! underscore separates, case does not matter, and a `-` of a name is a `_` there. A
-//! list of texts is separated by commas. Access rules are lists of tables, which no
-//! variable can carry. This is the only place that reads the process's environment.
+//! `OTT_GATEWAY__SERVER__LISTEN` sets the key `listen` of the table `[server]`: a double underscore
+//! separates tables and keys, case is ignored, and `_` replaces `-` in names. Items of a list are
+//! separated by commas. Lists of tables, such as access rules, cannot be set by variables. No other
+//! module reads the process's environment.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -17,15 +17,15 @@ use super::{
 };
 
 pub(super) const PREFIX: &str = "OTT_GATEWAY__";
-/// Prefix of a variable of ours whose first separator was written too short.
+/// Prefix of a misspelled variable whose first separator is too short.
 pub(super) const SHORT_PREFIX: &str = "OTT_GATEWAY_";
 pub(super) const SEPARATOR: &str = "__";
 
-/// Where environment variables come from.
+/// A source of environment variables.
 pub trait Environment {
-    /// The value of one variable.
+    /// Returns the value of a variable.
     fn value(&self, name: &str) -> Option<OsString>;
-    /// The names of all variables (those that are no Unicode are none of ours).
+    /// Returns the names of all variables. Names that are not Unicode are omitted.
     fn names(&self) -> Vec<String>;
 }
 
@@ -82,7 +82,7 @@ impl Environment for OfAccess<'_> {
     }
 }
 
-/// Lays every variable of ours over the tree, and returns their names.
+/// Sets the key of every `OTT_GATEWAY__` variable in the tree, and returns the names of the variables.
 pub(super) fn overlay(tree: &mut Table, environment: &dyn Environment, findings: &Findings) -> Vec<String> {
     let mut overlaid = Vec::new();
     let mut names = environment.names();
@@ -90,8 +90,7 @@ pub(super) fn overlay(tree: &mut Table, environment: &dyn Environment, findings:
     for name in names {
         let place = Place::Variable(Arc::from(name.as_str()));
         let Some(path) = name.strip_prefix(PREFIX) else {
-            // Variables such as OTT_GATEWAY_PORT are made by Kubernetes; those with a
-            // separator are meant for us.
+            // Kubernetes sets variables such as OTT_GATEWAY_PORT, which have no separator.
             if let Some(rest) = name.strip_prefix(SHORT_PREFIX)
                 && rest.contains(SEPARATOR)
             {
@@ -121,7 +120,7 @@ pub(super) fn overlay(tree: &mut Table, environment: &dyn Environment, findings:
 
 fn set(table: &mut Table, path: &[String], node: Node) -> Result<(), Problem> {
     let Some((segment, rest)) = path.split_first() else { return Ok(()) };
-    // The very name comes first: `a-b` and `a_b` may both be there.
+    // An exact match takes precedence: `a-b` and `a_b` may both exist.
     let key = if table.contains_key(segment) {
         segment.clone()
     } else {
@@ -148,7 +147,7 @@ fn set(table: &mut Table, path: &[String], node: Node) -> Result<(), Problem> {
     }
 }
 
-/// Names in variables have no `-` and no case.
+/// Returns whether a variable's segment refers to a key. Segments have no `-` and no case.
 fn same_name(key: &str, segment: &str) -> bool {
     key.to_lowercase().replace('-', "_") == segment
 }

@@ -1,12 +1,12 @@
-//! The example of a configuration: every key, with a line about each.
+//! The example configuration, which describes every key.
 //!
-//! `ott-gateway example-config` prints it. It is also the list of keys that misspelled variables
-//! of the environment are compared with. A test compares it with the keys that the code reads.
+//! `ott-gateway example-config` prints it. Misspelled environment variables are compared with its
+//! keys. A test compares it with the keys that the code reads.
 
-/// A configuration in which the keys that a gateway needs are set, and all others are comments.
+/// A configuration that sets the required keys; all others are comments.
 pub const EXAMPLE: &str = include_str!("example.toml");
 
-/// The path of a key. A segment is `None` if it is a name that the operator chooses.
+/// The path of a key. Segments that the operator chooses are `None`.
 pub(super) type Path = Vec<Option<&'static str>>;
 
 /// Returns the keys that a variable can set, in the order of the example.
@@ -16,7 +16,7 @@ pub(super) fn keys() -> Vec<Path> {
     for line in EXAMPLE.lines().map(|line| line.strip_prefix("# ").unwrap_or(line)) {
         if let Some(header) = line.strip_prefix('[').and_then(|rest| rest.trim_end().strip_suffix(']')) {
             let name = header.trim_matches(['[', ']']);
-            // One issuer alone is a table, which variables can set.
+            // A single issuer is a table, which variables can set.
             is_in_file_only = header.starts_with('[') && name != "callers.jwt";
             table = name.split('.').map(Some).collect();
             if let ["api_clients", _] = name.split('.').collect::<Vec<_>>().as_slice() {
@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_are_those_that_a_variable_can_set() {
+    fn only_keys_that_variables_can_set_are_returned() {
         let keys = keys();
         for key in [
             vec![Some("server"), Some("listen")],

@@ -1,8 +1,8 @@
-//! What is wrong with a configuration, and where.
+//! Errors and warnings about a configuration.
 //!
-//! A finding contains the place, the key and the rule, and never a value: any value may be a
-//! secret that was written on the wrong line. Keys and file names can contain any character; a
-//! finding is printed on one line regardless. Nothing is checked here.
+//! A finding contains the place, the key and the rule, and never a value: any value may be a secret
+//! on the wrong line. A finding is printed on one line, even if keys or file names contain line
+//! breaks.
 
 use std::{
     borrow::Cow,
@@ -14,19 +14,19 @@ use std::{
 
 use crate::{files, text::Excerpt};
 
-/// Maximum size of a key, of a place and of a problem where they are shown, in bytes.
+/// Maximum size of a displayed key, place or problem, in bytes.
 const MAX_SHOWN_BYTES: usize = 1024;
-/// Maximum number of findings that [`Faults`] shows; `check-config` prints all.
+/// Maximum number of findings that [`Faults`] displays; `check-config` prints all.
 const MAX_SHOWN_FAULTS: usize = 10;
 
-/// Where a value is.
+/// The place of a value.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Place {
-    /// In no line of the file: what is meant is missing from it as a whole.
+    /// The file as a whole, for example if a section is missing; `None` without a file.
     File(Option<Arc<Path>>),
-    /// In a line of the file, counted from 1.
+    /// A line of the file, counted from 1.
     Line(Arc<Path>, usize),
-    /// In an environment variable.
+    /// An environment variable.
     Variable(Arc<str>),
 }
 
@@ -41,15 +41,14 @@ impl fmt::Display for Place {
     }
 }
 
-/// One thing that is wrong, or worth a warning. Shown as `PLACE: KEY: PROBLEM`.
+/// An error or a warning. Displayed as `PLACE: KEY: PROBLEM`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// Where.
+    /// Place of the key or of the missing key's table.
     pub place: Place,
-    /// The dotted key, for example `api_clients.eu2.client_id`; empty if the file as a
-    /// whole is meant.
+    /// Dotted key, for example `api_clients.eu2.client_id`; empty for the file as a whole.
     pub key: String,
-    /// What.
+    /// The problem.
     pub problem: Problem,
 }
 
@@ -64,58 +63,58 @@ impl fmt::Display for Finding {
     }
 }
 
-/// What can be wrong with a key or its value.
+/// A problem with a key or its value.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
-    /// The file is no TOML.
+    /// The file is not valid TOML.
     #[error("not valid TOML: {0}")]
     Syntax(String),
     /// A file cannot be read.
     #[error("{0}")]
     Unreadable(String),
-    /// A file could not be read for a reason that is not the file: the file system did not respond,
-    /// or no thread could be started.
+    /// A file could not be read for a reason other than the file itself: the file system did not
+    /// respond, or no thread could be started.
     #[error("{0}")]
     Unanswered(Cow<'static, str>),
-    /// There is no such key.
+    /// The key does not exist.
     #[error("unknown key{}", DidYouMean(.nearest.as_deref()))]
     UnknownKey {
         /// The most similar known key.
         nearest: Option<String>,
     },
-    /// The value names something that is not there.
+    /// The value refers to an unknown name.
     #[error("is not {what}{}", DidYouMean(.nearest.as_deref()))]
     UnknownName {
-        /// What it should be the name of.
+        /// Kind of name that is expected.
         what: &'static str,
         /// The most similar known name.
         nearest: Option<String>,
     },
-    /// The value is of another type.
+    /// The value has the wrong type.
     #[error("must be {expected}, not {found}")]
     WrongType {
-        /// The type it should have.
+        /// Expected type.
         expected: &'static str,
-        /// The type it has.
+        /// Actual type.
         found: &'static str,
     },
-    /// A key that must be there is not.
+    /// A required key is missing.
     #[error("is missing: {0}")]
     Missing(&'static str),
-    /// The value breaks the rule in this sentence.
+    /// The value breaks this rule.
     #[error("{0}")]
     Rule(Cow<'static, str>),
 }
 
 impl Problem {
-    /// The rule that is broken.
+    /// Creates the problem of a broken rule.
     pub(super) fn rule(rule: impl Into<Cow<'static, str>>) -> Self {
         Self::Rule(rule.into())
     }
 }
 
-/// Returns why a file cannot be read, after its absolute path: a relative one may start at another
-/// folder than its reader expects.
+/// Returns the absolute path of a file and why it cannot be read. A relative path may start at
+/// another folder than the reader expects.
 pub(crate) fn unreadable(path: &Path, kind: io::ErrorKind) -> String {
     format!("{}: {}", ShownPath(path), files::describe(kind))
 }
@@ -125,8 +124,8 @@ pub(crate) fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf())
 }
 
-/// A path in its absolute form. What does not exist is shown only if it looks like the name of a
-/// file: a secret is sometimes written where its file belongs.
+/// Displays the absolute form of a path. Parts that do not exist are displayed only if they look like
+/// file names: users sometimes write a secret in place of its file.
 pub(super) struct ShownPath<'a>(pub(super) &'a Path);
 
 impl fmt::Display for ShownPath<'_> {
@@ -151,8 +150,8 @@ impl fmt::Display for ShownPath<'_> {
     }
 }
 
-/// Whether a text looks like the name of a file and not like a generated secret: a few words or
-/// numbers with punctuation between them.
+/// Returns whether a text looks like a file name and not like a generated secret: words or numbers
+/// separated by punctuation.
 fn is_name_of_file(text: &str) -> bool {
     const MAX_NAME: usize = 64;
     const MAX_WORD: usize = 20;
@@ -177,7 +176,7 @@ impl fmt::Display for DidYouMean<'_> {
 
 /// Returns the most similar known name, if one is similar enough.
 pub(crate) fn nearest<'a, I: Iterator<Item = &'a str>>(name: &str, known: I) -> Option<String> {
-    // One letter of three may differ: "eu3" is "eu2", "colour" is nothing of ours.
+    // One letter of three may differ: "eu3" is similar to "eu2".
     const ALIKE: f64 = 0.6;
     known
         .map(|candidate| {
@@ -189,9 +188,10 @@ pub(crate) fn nearest<'a, I: Iterator<Item = &'a str>>(name: &str, known: I) -> 
         .map(|(_, candidate)| candidate.to_owned())
 }
 
-/// Everything that is wrong with a configuration, in the order of the file.
+/// All errors of a configuration, in the order of the file.
 ///
-/// Shown one per line. Of many, only the number and the first ten are shown, for the log.
+/// Displayed one per line. If there are more than ten, the number and the first ten are displayed,
+/// for the log.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct Faults(Vec<Finding>);
 
@@ -199,7 +199,7 @@ impl fmt::Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let all = self.0.len();
         if all > MAX_SHOWN_FAULTS {
-            writeln!(f, "{all} problems, of which the first {MAX_SHOWN_FAULTS} are:")?;
+            writeln!(f, "{all} problems; the first {MAX_SHOWN_FAULTS} are:")?;
         }
         for (index, finding) in self.0.iter().take(MAX_SHOWN_FAULTS).enumerate() {
             let separator = if index == 0 { "" } else { "\n" };
@@ -210,14 +210,14 @@ impl fmt::Display for Faults {
 }
 
 impl Faults {
-    /// Returns whether nothing is wrong with what was read: files could not be read for a reason that
-    /// a change of the configuration does not fix.
+    /// Returns whether all errors are problems of this machine, which a change of the configuration
+    /// does not fix.
     #[must_use]
     pub fn are_of_machine(&self) -> bool {
         self.0.iter().all(|finding| matches!(finding.problem, Problem::Unanswered(_)))
     }
 
-    /// Returns all of them, one by one.
+    /// Returns an iterator over all errors.
     pub fn iter(&self) -> std::slice::Iter<'_, Finding> {
         self.0.iter()
     }
@@ -232,8 +232,7 @@ impl<'a> IntoIterator for &'a Faults {
     }
 }
 
-/// Collects findings while a configuration is read, so that reading goes on after the
-/// first.
+/// Collects findings while a configuration is read, so that all errors are reported at once.
 #[derive(Debug, Default)]
 pub(super) struct Findings {
     faults: RefCell<Vec<Finding>>,
@@ -241,19 +240,19 @@ pub(super) struct Findings {
 }
 
 impl Findings {
-    /// Notes something that keeps the gateway from starting.
+    /// Adds an error, which prevents the gateway from starting.
     pub(super) fn fault(&self, place: Place, key: impl Into<String>, problem: Problem) {
         self.faults.borrow_mut().push(Finding { place, key: key.into(), problem });
     }
 
-    /// Notes something that an operator should know.
+    /// Adds a warning.
     pub(super) fn warning(&self, place: Place, key: impl Into<String>, rule: impl Into<Cow<'static, str>>) {
         let finding = Finding { place, key: key.into(), problem: Problem::rule(rule) };
         self.warnings.borrow_mut().push(finding);
     }
 
-    /// Names the variable that was probably meant instead of each one that sets no key.
-    pub(super) fn suggest_variables(&self, meant: impl Fn(&str) -> Option<String>) {
+    /// Replaces the error of each variable that sets no key by a suggestion, if `intended` returns one.
+    pub(super) fn suggest_variables(&self, intended: impl Fn(&str) -> Option<String>) {
         let mut faults = self.faults.borrow_mut();
         let mut renamed = Vec::new();
         for fault in faults.iter_mut() {
@@ -264,17 +263,17 @@ impl Findings {
                 Problem::WrongType { expected, .. } => *expected == "a table",
                 _ => false,
             };
-            if let Some(variable) = meant(name).filter(|_| is_unknown) {
+            if let Some(variable) = intended(name).filter(|_| is_unknown) {
                 renamed.push(fault.place.clone());
                 fault.problem = Problem::UnknownKey { nearest: Some(variable) };
             }
         }
-        // What is missing from a table that only such a variable has made.
+        // Keys missing from a table that exists only because of a misspelled variable.
         faults
             .retain(|fault| !matches!(fault.problem, Problem::Missing(_)) || !renamed.contains(&fault.place));
     }
 
-    /// The faults, or what was read and the warnings.
+    /// Returns the errors, or the result and the warnings.
     pub(super) fn conclude<T>(self, read: Option<T>) -> Result<(T, Vec<Finding>), Faults> {
         let sorted = |findings: RefCell<Vec<Finding>>| {
             let mut findings = findings.into_inner();

@@ -1,6 +1,4 @@
-//! Reads the configuration file into a tree whose values have line numbers.
-//!
-//! No key is known here.
+//! Parses the configuration file into a tree whose values have line numbers, for any keys.
 
 use std::{fmt, ops::Range, path::Path, sync::Arc};
 
@@ -16,14 +14,14 @@ use super::{
 };
 use crate::files::{self, Contents, Exposure};
 
-/// Identifies everything that a configuration file contains. Equal if the same keys have the same
-/// values: comments, blanks and the order of keys do not count. A hash, because the file can
-/// contain a secret by mistake.
+/// Hash of a configuration file's contents. Equal if the same keys have the same values, regardless
+/// of comments, whitespace and the order of keys. The contents are not kept, because they could
+/// include a secret by mistake.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub struct Document([u8; 32]);
 
 impl Document {
-    /// Parses the contents of a file. All contents that are not TOML are equal.
+    /// Parses the contents of a file. All contents that are not valid TOML are equal.
     #[must_use]
     pub fn parse(contents: &[u8]) -> Self {
         let table = parse_bytes(Path::new(""), contents, &Findings::default());
@@ -67,7 +65,7 @@ fn add_value(hash: &mut digest::Context, value: &Value) {
     }
 }
 
-/// With lengths, so that no two documents lead to the same bytes.
+/// Adds lengths too, so that different documents never hash the same bytes.
 fn add(hash: &mut digest::Context, kind: &str, content: &[u8]) {
     for part in [kind.as_bytes(), content] {
         hash.update(&part.len().to_be_bytes());
@@ -81,7 +79,7 @@ impl fmt::Debug for Document {
     }
 }
 
-/// Reads a file. Adds a fault and returns nothing if it cannot be read, or is not TOML.
+/// Reads a file. Reports an error and returns `None` if it cannot be read or is not valid TOML.
 pub(super) fn read(path: &Path, findings: &Findings) -> Option<Table> {
     match files::read(path, files::MAX_BYTES) {
         Ok(contents) => parse_contents(path, &contents, findings),
@@ -92,17 +90,17 @@ pub(super) fn read(path: &Path, findings: &Findings) -> Option<Table> {
     }
 }
 
-/// Parses the contents of a file, as [`parse_bytes`], and warns about its permissions.
+/// Parses the contents of a file like [`parse_bytes`], and warns about its permissions.
 pub(super) fn parse_contents(path: &Path, contents: &Contents, findings: &Findings) -> Option<Table> {
     let Exposure { readable, writable, replaceable } = contents.exposure;
     let warn = |rule| findings.warning(Place::File(Some(Arc::from(path))), "", rule);
     if writable {
-        warn("every user of this machine can change the file, and so who may do what; chmod it to 0640");
+        warn("every user of this machine can change the file and thereby the access rules; chmod it to 0640");
     }
     if replaceable {
         warn(
-            "every user of this machine can replace the file, and so who may do what, because its folder is \
-             writable by all; chmod the folder to 0755",
+            "every user of this machine can replace the file and thereby the access rules, because its folder \
+             is writable by all; chmod the folder to 0755",
         );
     }
     let table = parse_bytes(path, &contents.bytes, findings);
@@ -112,7 +110,7 @@ pub(super) fn parse_contents(path: &Path, contents: &Contents, findings: &Findin
     table
 }
 
-/// Warns about passwords in URLs, in a file that everybody can read.
+/// Warns about passwords in URLs of a world-readable file.
 fn warn_of_passwords(table: &Table, within: &str, findings: &Findings) {
     for (key, node) in table {
         let key = if within.is_empty() { key.clone() } else { format!("{within}.{key}") };
@@ -128,17 +126,17 @@ fn warn_of_passwords(table: &Table, within: &str, findings: &Findings) {
     }
 }
 
-/// Whether a text is a URL with a password, even one that cannot be parsed.
+/// Returns whether a text is a URL with a password, even one that cannot be parsed.
 fn has_password(text: &str) -> bool {
     let credentials = text.split_once("://").and_then(|(_, rest)| rest.rsplit_once('@'));
     credentials.is_some_and(|(credentials, _)| credentials.contains(':'))
 }
 
-/// Parses the contents of a file. Adds faults and returns nothing if they are not TOML.
+/// Parses the contents of a file. Reports errors and returns `None` if they are not valid TOML.
 pub(super) fn parse_bytes(path: &Path, contents: &[u8], findings: &Findings) -> Option<Table> {
     let path: Arc<Path> = Arc::from(path);
     match std::str::from_utf8(contents) {
-        // Characters of UTF-16 without a mark, or a file whose contents were lost in a crash.
+        // NUL: UTF-16 without a byte order mark, or a file whose contents were lost in a crash.
         Ok(text) if !text.contains('\0') => parse(&path, text, findings),
         _ => {
             let problem = Problem::rule("is not UTF-8 text; save it as UTF-8");
@@ -155,7 +153,7 @@ fn parse(path: &Arc<Path>, text: &str, findings: &Findings) -> Option<Table> {
         return Some(lines.table(document.into_inner()));
     }
     for error in errors {
-        // The parser's sentence alone: its `Display` quotes the line, value and all.
+        // Only the parser's message: its `Display` quotes the line, including the value.
         let place = error.span().map_or_else(|| Place::File(Some(Arc::clone(path))), |span| lines.at(&span));
         findings.fault(place, "", Problem::Syntax(error.message().to_owned()));
     }
@@ -170,7 +168,6 @@ struct Lines<'a> {
 impl Lines<'_> {
     fn at(&self, span: &Range<usize>) -> Place {
         let before = self.text.as_bytes().get(..span.start).unwrap_or(self.text.as_bytes());
-        // A file is read once; counting from its start each time is quick enough.
         #[expect(clippy::naive_bytecount, reason = "a configuration file is small")]
         let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
         Place::Line(Arc::clone(&self.path), line)

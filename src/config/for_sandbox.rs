@@ -1,7 +1,7 @@
-//! A configuration file, read for a sandbox: rules, quotas, callers, TLS and audit as in `serve`,
-//! but every API client is one of the copy of the platform.
+//! Reads a configuration file for a sandbox: rules, quotas, callers, TLS and audit as in `serve`,
+//! but with every API client connected to the copy of the platform.
 //!
-//! Their names stay, so that rules match as they will in production. Where they are, their
+//! API clients keep their names, so that rules match as in production. Their data centers,
 //! credentials, authorities and proxies are replaced without being read.
 
 use std::{ffi::OsString, path::Path};
@@ -15,26 +15,26 @@ use super::{
     tree::{Node, Table, Value},
 };
 
-/// The copy of the platform, in place of every data center of a file.
+/// The copy of the platform that replaces every data center of a file.
 #[derive(Clone, Copy, Debug)]
 pub struct Platform<'a> {
-    /// Where it is.
+    /// Base URL.
     pub url: &'a Url,
     /// Id of its API client.
     pub client_id: &'a str,
-    /// Secret of its API client, which is public.
+    /// Secret of its API client. It is public.
     pub client_secret: &'a str,
 }
 
-/// Defaults that differ from those of `serve`: the output of the sandbox must stay readable
-/// beside the log, and Ctrl-C must not wait for a load balancer.
+/// Defaults that differ from those of `serve`: the log must not hide the sandbox's output, and
+/// Ctrl-C must not wait for a load balancer.
 const DEFAULTS: [(&str, &str, &str); 3] = [
     ("telemetry", "log_format", "text"),
     ("telemetry", "log_level", "warn"),
     ("server", "drain_lame_duck", "0s"),
 ];
 
-/// Keys of an API client that are about the way to its data center. None of them is read.
+/// Keys of an API client that define its data center, credential and connection. They are not read.
 const REPLACED: [&str; 7] = [
     "data_center_url",
     "client_id",
@@ -45,12 +45,12 @@ const REPLACED: [&str; 7] = [
     "proxy_url",
 ];
 
-/// Name of a variable that only the API clients of a sandbox see: their secret.
+/// Name of a virtual variable that contains the secret of the sandbox's API clients.
 const SECRET: &str = "the secret of the sandbox";
 /// Key that names the variable with a secret.
 const SECRET_KEY: &str = "client_secret_env";
 
-/// The environment, with the secret of the sandbox.
+/// The environment plus the variable with the secret of the sandbox.
 struct WithSecret<'a> {
     environment: &'a dyn Environment,
     secret: &'a str,
@@ -67,12 +67,12 @@ impl Environment for WithSecret<'_> {
 }
 
 impl Config {
-    /// Reads the file, and the environment over it, for a sandbox. The file is read once: changed
-    /// rules need a restart.
+    /// Reads the file and the environment variables that override it, for a sandbox. The file is read
+    /// once: changed rules require a restart.
     ///
     /// # Errors
     ///
-    /// Every problem that was found.
+    /// Returns every error found.
     pub fn load_for_sandbox(
         file: &Path,
         platform: Platform<'_>,
@@ -93,7 +93,7 @@ impl Config {
         for client in config.api_clients.by_name.values_mut() {
             client.platform.limits.breaker = None;
         }
-        // The variable is not one of the environment.
+        // The secret is not in the real environment, so the warning does not apply.
         warnings.retain(|warning| !warning.key.ends_with(SECRET_KEY));
         Ok(Self { warnings, ..config })
     }
@@ -107,7 +107,7 @@ impl Platform<'_> {
         };
         for client in clients.values_mut() {
             let place = client.place.clone();
-            // Anything else is refused where it is read.
+            // Other types are reported when the table is read.
             let Value::Table(client) = &mut client.value else { continue };
             client.retain(|key, _| !REPLACED.contains(&key.as_str()));
             for (key, value) in
@@ -120,11 +120,11 @@ impl Platform<'_> {
     }
 }
 
-/// Sets a key that is not there.
+/// Sets a key if it is absent.
 fn set_default(tree: &mut Table, table: &str, key: &str, value: &str) {
     let node = |value| Node { value, place: Place::File(None) };
     let entry = tree.entry(table.to_owned()).or_insert_with(|| node(Value::Table(Table::new())));
-    // Anything else is refused where it is read.
+    // Other types are reported when the table is read.
     if let Value::Table(table) = &mut entry.value {
         table.entry(key.to_owned()).or_insert_with(|| node(Value::Text(value.to_owned())));
     }
@@ -167,7 +167,7 @@ mod tests {
     "#;
 
     #[test]
-    fn api_clients_keep_their_names_and_lead_to_the_copy_of_the_platform() {
+    fn api_clients_keep_their_names_and_use_the_copy_of_the_platform() {
         let config = load(FILE).unwrap();
         assert_eq!(config.api_clients.default.as_deref(), Some("us5"));
         assert_eq!(config.api_clients.by_name.keys().map(|name| &**name).collect::<Vec<_>>(), ["eu2", "us5"]);
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn defaults_of_a_sandbox_yield_to_the_file() {
+    fn file_overrides_defaults_of_the_sandbox() {
         let config = load(FILE).unwrap();
         assert_eq!(config.telemetry.log_format, Some(Format::Text));
         assert_eq!(config.telemetry.log_level, "warn");
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn misspelled_keys_are_found_also_in_api_clients() {
+    fn misspelled_keys_are_reported_also_in_api_clients() {
         let faults = load(&FILE.replace("min_login_time", "min_login_tme")).unwrap_err();
         assert!(faults.to_string().contains("did you mean \"min_login_time\""), "{faults}");
         let faults = load(&FILE.replace("users = \"all\"", "users = \"some\"")).unwrap_err();

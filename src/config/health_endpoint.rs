@@ -1,8 +1,8 @@
-//! Where a probe on this machine reaches the health service of the gateway that runs with a
+//! The address of a gateway's health service for a probe on the same machine, from the
 //! configuration.
 //!
-//! Only `[server]` is read, and no file that it names: a probe must not fail because of a
-//! section that it does not need, or because a secret is being replaced.
+//! Only `[server]` is read, without the files that it names: a probe must not fail because of an
+//! unrelated section, or while a secret is being replaced.
 
 use std::{
     ffi::OsString,
@@ -15,34 +15,34 @@ use super::{
     fault::{Faults, Findings, Place},
     file,
     section::Section,
-    server::{CLIENT_AUTH, ClientAuthWord, Server},
+    server::{CLIENT_AUTH, ClientAuthMode, Server},
     tree::Table,
     value,
 };
 
-/// The listener that a probe asks for the health of the gateway.
+/// The listener that a probe connects to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HealthEndpoint {
     /// A listener without TLS: `health_listen`, or `listen` without `[server.tls]`.
     Plaintext(SocketAddr),
     /// `listen` with `[server.tls]`, which accepts connections without a client certificate.
     Tls(SocketAddr),
-    /// There is only `listen`, and it requires a client certificate.
+    /// The only listener is `listen`, and it requires a client certificate.
     CertificateRequired,
 }
 
 impl HealthEndpoint {
     /// Reads `[server]` of the file, and the environment variables that override it.
     ///
-    /// If there is no such file, the variables and the defaults apply: the health check of an image
-    /// must also work for a container that runs without one, such as a sandbox.
+    /// If the file does not exist, the variables and the defaults apply: the health check of an image
+    /// must also work for a container without a configuration file, such as a sandbox.
     ///
-    /// The address is one that this machine can connect to: 127.0.0.1 if the gateway listens on
-    /// all addresses. `[::]` includes those of IPv4, and some containers have no `::1`.
+    /// An unspecified address is replaced by 127.0.0.1, to connect to. `[::]` includes IPv4, and
+    /// some containers have no `::1`.
     ///
     /// # Errors
     ///
-    /// The file cannot be read or is not TOML, or a key that is used here is not valid.
+    /// The file cannot be read or is not valid TOML, or a key used here is invalid.
     pub fn load(file: &Path, environment: &dyn Environment) -> Result<Self, Faults> {
         let findings = Findings::default();
         let is_missing = matches!(file.try_exists(), Ok(false));
@@ -59,15 +59,15 @@ impl HealthEndpoint {
         let listen = section.optional("listen", value::address);
         let health_listen = section.optional("health_listen", value::address);
         let tls = section.optional_table("tls").map(|mut tls| {
-            let usual = if tls.has("client_ca_file") { ClientAuthWord::Require } else { ClientAuthWord::Off };
-            tls.optional("client_auth", value::word(CLIENT_AUTH)).unwrap_or(usual)
+            let usual = if tls.has("client_ca_file") { ClientAuthMode::Require } else { ClientAuthMode::Off };
+            tls.optional("client_auth", value::one_of(CLIENT_AUTH)).unwrap_or(usual)
         });
         let listen = listen.unwrap_or_else(|| Server::default().grpc.listen);
         match (health_listen, tls) {
             (Some(health_listen), _) => Self::Plaintext(reachable(health_listen)),
             (None, None) => Self::Plaintext(reachable(listen)),
-            (None, Some(ClientAuthWord::Require)) => Self::CertificateRequired,
-            (None, Some(ClientAuthWord::Optional | ClientAuthWord::Off)) => Self::Tls(reachable(listen)),
+            (None, Some(ClientAuthMode::Require)) => Self::CertificateRequired,
+            (None, Some(ClientAuthMode::Optional | ClientAuthMode::Off)) => Self::Tls(reachable(listen)),
         }
     }
 }
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn health_listen_comes_first_then_listen_with_its_tls_settings() {
+    fn health_listen_takes_precedence_over_listen() {
         let tls = "[server.tls]\ncertificate_file = \"missing\"\nprivate_key_file = \"missing\"\n";
         let with_ca = format!("{tls}client_ca_file = \"missing\"\n");
         let cases = [
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_values_that_are_used_are_reported() {
+    fn invalid_values_are_reported() {
         for text in
             ["not TOML", "[server]\nhealth_listen = \"localhost\"\n", "[server.tls]\nclient_auth = 1\n"]
         {

@@ -1,8 +1,8 @@
-//! `log_level` of `[telemetry]`, and `RUST_LOG` over it.
+//! `log_level` of `[telemetry]`, and `RUST_LOG`, which overrides it.
 //!
-//! The key is ours: an error in it keeps the gateway from starting. The variable is often set
-//! for all programs of a cluster: what is not meant for the gateway changes nothing, and what
-//! cannot be read is a warning.
+//! An error in the key prevents the gateway from starting. The variable is often set for all
+//! programs of a cluster, so parts for other programs are ignored, and parts that cannot be parsed
+//! cause a warning.
 
 use super::{
     environment::Environment,
@@ -26,7 +26,7 @@ pub(super) fn key(value: &Value) -> Result<String, Problem> {
         let (target, level) = directive
             .split_once('=')
             .map_or((None, directive), |(target, level)| (Some(target.trim()), level));
-        // The filter would take a word that is not a level for a target.
+        // The filter would interpret an unknown level as a target.
         if target == Some("") || level_in(level).is_none() {
             let nearest = fault::nearest(&level.trim().to_ascii_lowercase(), LEVELS.into_iter());
             return Err(Problem::UnknownName {
@@ -38,8 +38,7 @@ pub(super) fn key(value: &Value) -> Result<String, Problem> {
     Ok(text)
 }
 
-/// Returns the level with what `RUST_LOG` changes of it. Parts that cannot be read are noted as
-/// a warning.
+/// Returns the level with the changes that `RUST_LOG` makes. Warns about parts that cannot be parsed.
 pub(super) fn with_rust_log(level: String, environment: &dyn Environment, section: &Section<'_>) -> String {
     let variable = Variable::read(environment);
     if let Some(warning) = variable.warning() {
@@ -55,7 +54,7 @@ pub(super) fn has_rust_log(environment: &dyn Environment) -> bool {
     variable.level.is_some() || !variable.ours.is_empty()
 }
 
-/// What `RUST_LOG` contains for this program.
+/// The parts of `RUST_LOG` for this program.
 #[derive(Debug, Default)]
 struct Variable {
     /// `LEVEL`: replaces the configured level, directives for single targets included.
@@ -63,7 +62,7 @@ struct Variable {
     /// `ott_gateway=LEVEL` and `ott_gateway::MODULE=LEVEL`.
     ours: Vec<String>,
     parts: usize,
-    unreadable: usize,
+    invalid: usize,
 }
 
 impl Variable {
@@ -74,7 +73,7 @@ impl Variable {
             variable.parts += 1;
             let (target, level) = match part.split_once('=') {
                 Some((target, level)) => (Some(target.trim()), level_in(level)),
-                // A target alone means all of its lines.
+                // A target without a level enables all of its lines.
                 None if is_ours(part) => (Some(part), Some("trace")),
                 None => (None, level_in(part)),
             };
@@ -83,20 +82,20 @@ impl Variable {
                 (Some(target), Some(level)) if is_ours(target) => {
                     variable.ours.push(format!("{target}={level}"));
                 }
-                // Another program's.
+                // For another program.
                 (Some(target), Some(_)) if is_target(target) => {}
-                _ => variable.unreadable += 1,
+                _ => variable.invalid += 1,
             }
         }
         variable
     }
 
     fn warning(&self) -> Option<String> {
-        let Self { parts, unreadable, .. } = self;
-        (*unreadable > 0).then(|| {
+        let Self { parts, invalid, .. } = self;
+        (*invalid > 0).then(|| {
             format!(
-                "{unreadable} of {parts} parts cannot be read and are ignored; LEVEL and \
-                 {OURS}[::MODULE]=LEVEL are read, with off, error, warn, info, debug or trace as LEVEL"
+                "{invalid} of {parts} parts are not valid and are ignored; write LEVEL or \
+                 {OURS}[::MODULE]=LEVEL, where LEVEL is off, error, warn, info, debug or trace"
             )
         })
     }

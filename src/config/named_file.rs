@@ -1,8 +1,7 @@
-//! Checks the files that the configuration names, so that a missing or wrong one is a
-//! fault at start and not at the first call.
+//! Checks the files that the configuration names, so that a missing or invalid one fails at
+//! start and not at the first call.
 //!
-//! The contents are not kept: the part that uses a file reads it, and reads it again when
-//! it changes.
+//! The contents are not kept: the module that uses a file reads it, and rereads it on changes.
 
 use std::path::{Path, PathBuf};
 
@@ -21,16 +20,15 @@ use crate::{
     },
 };
 
-/// A file that must hold the authorities of other servers' certificates in PEM, or those of
-/// client certificates. Warns of those that peers or the gateway refuse.
+/// Reads a file of CA certificates in PEM. Warns about those that peers or the gateway refuse.
 pub(super) fn authorities(section: &mut Section<'_>, key: &'static str) -> Option<PathBuf> {
     let (path, authorities) = checked(section, key, |content| Ok(Authorities::parse(content)?))?;
     warn(section, key, &authorities.warnings(WallClock::system().now()));
     Some(path)
 }
 
-/// A file that must hold the server's certificate chain in PEM, the server's own first. Warns
-/// of what makes clients refuse it.
+/// Reads the server's certificate chain in PEM, leaf first. Warns about problems that make
+/// clients refuse it.
 pub(super) fn certificate_chain(
     section: &mut Section<'_>,
     key: &'static str,
@@ -46,12 +44,12 @@ fn warn(section: &Section<'_>, key: &'static str, warnings: &[Warning]) {
     }
 }
 
-/// A file that must hold a private key in PEM, and that others should not read.
+/// Reads a private key in PEM. Warns if other users can read the file.
 pub(super) fn private_key(section: &mut Section<'_>, key: &'static str) -> Option<(PathBuf, PrivateKey)> {
     checked_secret(section, key, |content| Ok(PrivateKey::parse(content)?))
 }
 
-/// Checks that the private key is that of the server's certificate.
+/// Checks that the private key matches the server's certificate.
 pub(super) fn check_pair(
     section: &Section<'_>,
     key: &'static str,
@@ -63,22 +61,21 @@ pub(super) fn check_pair(
     }
 }
 
-/// A file that must hold a JWT issuer's keys.
+/// Reads a JWT issuer's key set.
 pub(super) fn jwks(section: &mut Section<'_>, key: &'static str) -> Option<PathBuf> {
     let check = |content: &[u8]| check_jwks(content).map_err(|fault| Problem::rule(fault.to_string()));
     let (path, ()) = checked(section, key, check)?;
     Some(path)
 }
 
-/// A file that must hold an HMAC key, and that others should not read.
+/// Reads an HMAC key. Warns if other users can read the file.
 pub(super) fn hmac_key(section: &mut Section<'_>, key: &'static str) -> Option<PathBuf> {
     let check = |content: &[u8]| hmac_key::check(content).map_err(|error| Problem::rule(error.to_string()));
     let (path, ()) = checked_secret(section, key, check)?;
     Some(path)
 }
 
-/// A file that must hold a client secret, and that others should not read. `path` is what
-/// the key's value means.
+/// Checks a client secret file at the resolved `path`. Warns if other users can read it.
 pub(super) fn client_secret(section: &Section<'_>, key: &'static str, path: PathBuf) -> Option<PathBuf> {
     match StoredSecret::read(&path) {
         Ok(file) => {
@@ -97,7 +94,7 @@ pub(super) fn client_secret(section: &Section<'_>, key: &'static str, path: Path
     }
 }
 
-/// Warns of what looks like a mistake in a client secret.
+/// Warns about probable mistakes in a client secret.
 pub(super) fn warn_of_doubts(section: &Section<'_>, key: &'static str, secret: &ClientSecret) {
     for doubt in secret.doubts() {
         section.warning(key, doubt.text());
@@ -142,7 +139,7 @@ impl Problem {
     }
 }
 
-/// The path of a file, and what its contents were parsed to.
+/// Returns the path of a file and its parsed contents.
 fn checked<T>(
     section: &mut Section<'_>,
     key: &'static str,
@@ -151,7 +148,7 @@ fn checked<T>(
     read_and_parse(section, key, parse, Contains::NoSecret)
 }
 
-/// Like [`checked`], for a file that others should not read.
+/// Like [`checked`], and warns if other users can read the file.
 fn checked_secret<T>(
     section: &mut Section<'_>,
     key: &'static str,
@@ -175,7 +172,7 @@ fn read_and_parse<T>(
     Some((path, parsed))
 }
 
-/// Whether a file must not be read by others.
+/// Whether a file contains a secret that other users must not read.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Contains {
     Secret,
@@ -205,7 +202,7 @@ fn warn_of_exposure(section: &Section<'_>, key: &'static str, exposure: Exposure
     }
 }
 
-/// Reads a file of the configuration, or the configuration itself.
+/// Reads a file named in the configuration.
 fn read(path: &Path) -> Result<Contents, Problem> {
     files::read(path, files::MAX_BYTES).map_err(|error| Problem::of_file(path, error))
 }

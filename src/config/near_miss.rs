@@ -1,9 +1,8 @@
-//! Variables of the environment that were meant for the gateway and have no effect.
+//! Warns about misspelled environment variables that have no effect.
 //!
-//! A variable that begins with `OTT_GATEWAY__` sets a key or is refused. Any other spelling of the
-//! program's name, or of a variable as a whole, would be ignored without a word: a single
-//! underscore, lower case, a hyphen, a slip in a letter. Variables that Kubernetes makes for a
-//! service of the gateway's name are not meant for it.
+//! A variable that begins with `OTT_GATEWAY__` sets a key or is refused. Any other spelling would be
+//! silently ignored: a single underscore, lower case, a hyphen, a typo. Variables that Kubernetes
+//! sets for a service with the gateway's name are excluded.
 
 use std::sync::Arc;
 
@@ -14,12 +13,12 @@ use super::{
     variables::KNOWN_VARIABLES,
 };
 
-/// The name of the program, as variables begin.
+/// Name of the program as a prefix of variables, without separators.
 const PROGRAM: &str = "OTTGATEWAY";
-/// Maximum number of letters that differ between a misspelled name and the one that was meant.
+/// Maximum edit distance between a misspelled name and the intended one.
 const MAX_SLIPS: usize = 2;
 
-/// Adds a warning about each variable that was probably meant for the gateway.
+/// Adds a warning about each variable that was probably intended for the gateway.
 pub(super) fn check(environment: &dyn Environment, findings: &Findings) {
     let mut names = environment.names();
     names.sort();
@@ -27,15 +26,15 @@ pub(super) fn check(environment: &dyn Environment, findings: &Findings) {
         if name.starts_with(PREFIX) || is_known(&name) || is_service_link(&name) {
             continue;
         }
-        // Refused already, with the right name.
+        // Already refused, with the correct name.
         if name.strip_prefix(SHORT_PREFIX).is_some_and(|rest| rest.contains(SEPARATOR)) {
             continue;
         }
-        let rule = match (meant(&name), has_name_of_program(&name)) {
-            (Some(meant), _) => format!("has no effect; did you mean {meant}?"),
+        let rule = match (intended(&name), has_name_of_program(&name)) {
+            (Some(intended), _) => format!("has no effect; did you mean {intended}?"),
             (None, true) => format!(
-                "has no effect: variables that set a key are {PREFIX}TABLE{SEPARATOR}KEY, in capitals and with \
-                 two underscores between the parts"
+                "has no effect: a variable that sets a key is named {PREFIX}TABLE{SEPARATOR}KEY, in capitals, \
+                 with two underscores between the parts"
             ),
             (None, false) => continue,
         };
@@ -47,8 +46,8 @@ fn is_known(name: &str) -> bool {
     KNOWN_VARIABLES.iter().any(|(known, _)| *known == name)
 }
 
-/// Whether Kubernetes sets the variable for a service (`NAME_SERVICE_HOST`, `NAME_PORT` and those
-/// in the form of Docker's links).
+/// Returns whether Kubernetes sets the variable for a service (`NAME_SERVICE_HOST`, `NAME_PORT` and
+/// Docker-style links).
 fn is_service_link(name: &str) -> bool {
     if !name.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_') {
         return false;
@@ -67,7 +66,7 @@ fn is_service_link(name: &str) -> bool {
         || name.find("_PORT_").is_some_and(|at| is_port(&name[at + "_PORT_".len()..]))
 }
 
-/// The parts of a name between any characters that are not letters or digits.
+/// Splits a name at all characters that are not letters or digits.
 fn parts(name: &str) -> Vec<String> {
     let parts = name.split(|character: char| !character.is_ascii_alphanumeric());
     parts.filter(|part| !part.is_empty()).map(str::to_ascii_uppercase).collect()
@@ -75,12 +74,12 @@ fn parts(name: &str) -> Vec<String> {
 
 fn has_name_of_program(name: &str) -> bool {
     let parts = parts(name);
-    // The name alone may be another program's, for the gateway's address.
+    // Another program may keep the gateway's address in a variable with just this name.
     (1..=2).any(|count| count < parts.len() && parts[..count].concat() == PROGRAM)
 }
 
-/// Returns the variable that was probably meant by a name, if another one is similar enough.
-pub(super) fn meant(name: &str) -> Option<String> {
+/// Returns the variable that a misspelled name probably refers to, if one is similar enough.
+pub(super) fn intended(name: &str) -> Option<String> {
     let parts = parts(name);
     let mut best: Option<(usize, String)> = None;
     for count in 1..=parts.len().min(2) {
@@ -99,8 +98,8 @@ pub(super) fn meant(name: &str) -> Option<String> {
     best.map(|(_, variable)| variable).filter(|variable| variable != name)
 }
 
-/// The variables that the parts after the program's name may stand for, with the number of letters
-/// that differ.
+/// Returns the variables that the parts after the program's name may refer to, with their edit
+/// distances.
 fn candidates(parts: &[String]) -> Vec<(usize, String)> {
     let mut found = Vec::new();
     for (known, _) in KNOWN_VARIABLES {
@@ -121,7 +120,7 @@ fn candidates(parts: &[String]) -> Vec<(usize, String)> {
         let (before, after) = (squeeze(&path[..at]), squeeze(&path[at + 1..]));
         for start in 1..parts.len() {
             for end in start + 1..=parts.len() {
-                // The end of the name is that of the key, unless the key is the name.
+                // The name extends to the end only if no key follows it.
                 if after.is_empty() != (end == parts.len()) {
                     continue;
                 }
@@ -151,7 +150,7 @@ fn squeezed(text: &str) -> String {
 }
 
 fn distance(one: &str, other: &str) -> usize {
-    // A short word is similar to many others.
+    // A short name is similar to many others.
     if other.len() <= 4 && one != other { usize::MAX } else { strsim::damerau_levenshtein(one, other) }
 }
 
@@ -167,15 +166,15 @@ mod tests {
         let environment = BTreeMap::from([(name.to_owned(), "x".to_owned())]);
         let findings = Findings::default();
         check(&environment, &findings);
-        let ((), warnings) = findings.conclude(Some(())).expect("no fault");
+        let ((), warnings) = findings.conclude(Some(())).expect("no errors");
         warnings.first().map(ToString::to_string)
     }
 
     #[test]
-    fn near_misses_of_each_form_are_warned_about_with_the_right_name() {
+    fn misspelled_variables_cause_a_warning_with_the_correct_name() {
         const LISTEN: &str = "OTT_GATEWAY__SERVER__LISTEN";
         const ID: &str = "OTT_GATEWAY__API_CLIENTS__EU2__CLIENT_ID";
-        for (name, meant) in [
+        for (name, intended) in [
             ("OTT_GATEWAY_SERVER_LISTEN", LISTEN),
             ("OTTGATEWAY__SERVER__LISTEN", LISTEN),
             ("OTTGATEWAY_SERVER_LISTEN", LISTEN),
@@ -201,17 +200,17 @@ mod tests {
             ("OTT_GATEWAY_CONFG", "OTT_GATEWAY_CONFIG"),
             ("ott_gateway_config", "OTT_GATEWAY_CONFIG"),
         ] {
-            let expected = format!("{name}: has no effect; did you mean {meant}?");
+            let expected = format!("{name}: has no effect; did you mean {intended}?");
             assert_eq!(warned(name).as_deref(), Some(expected.as_str()));
         }
         for name in ["OTT_GATEWAY_COLOUR", "ott-gateway-colour", "OTTGATEWAY__X"] {
             let warning = warned(name).expect(name);
-            assert!(warning.contains("has no effect: variables that set a key are"), "{warning}");
+            assert!(warning.contains("has no effect: a variable that sets a key is"), "{warning}");
         }
     }
 
     #[test]
-    fn variables_of_others_are_not_warned_about() {
+    fn unrelated_variables_cause_no_warning() {
         for name in [
             "PATH",
             "OTT_GATEWAY",
@@ -236,15 +235,15 @@ mod tests {
     }
 
     #[test]
-    fn the_right_name_of_a_key_is_no_near_miss() {
+    fn correct_names_cause_no_suggestion() {
         for path in example::keys() {
-            assert_eq!(meant(&variable(&path, "EU2")), None, "{path:?}");
+            assert_eq!(intended(&variable(&path, "EU2")), None, "{path:?}");
         }
     }
 
     proptest! {
         #[test]
-        fn each_key_is_found_however_its_parts_are_separated(
+        fn keys_are_found_with_any_separator(
             path in select(example::keys()),
             separator in "[-_.]{1,3}",
             is_lower in proptest::bool::ANY,
@@ -253,13 +252,13 @@ mod tests {
             let name = right.replace("__", "_").replace('_', &separator);
             let name = if is_lower { name.to_lowercase() } else { name };
             if name != right {
-                prop_assert_eq!(meant(&name), Some(right));
+                prop_assert_eq!(intended(&name), Some(right));
             }
         }
 
         #[test]
         fn any_name_is_checked(name in "\\PC{0,60}|(OTT_GATEWAY_{0,3})?[A-Z_]{0,40}") {
-            prop_assert!(meant(&name).is_none_or(|meant| meant != name));
+            prop_assert!(intended(&name).is_none_or(|intended| intended != name));
             let _ = warned(&name);
         }
     }

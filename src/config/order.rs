@@ -1,9 +1,9 @@
-//! The order in which parts of the file must appear, so that a file that was cut off never allows
-//! more than the whole file, and trusts no other authorities.
+//! Checks the order of keys, so that a truncated file never allows more callers or trusts other
+//! authorities than the whole file.
 //!
-//! The start of a file without an access rule is refused. Keys outside `[access]` that restrict
-//! who counts as identified, or which servers are trusted, must therefore come before the first
-//! rule, or before a key that their own table needs. Keys of a rule are checked in [`access`](super::access).
+//! A file without an access rule is refused. Keys outside `[access]` that restrict callers or
+//! trusted servers must therefore come before the first rule, or before a required key of their own
+//! table. Keys of a rule are checked in [`access`](super::access).
 
 use super::{
     access::USER_KEYS,
@@ -11,18 +11,18 @@ use super::{
     tree::{Node, Table, Value},
 };
 
-/// Keys of a table, or of several tables, that restrict callers or trust.
+/// Keys of one or more tables that restrict callers or trust.
 struct Restricting {
     /// Path of the table; `*` is any name.
     table: &'static [&'static str],
     keys: &'static [&'static str],
-    /// Keys without which the table has no effect or is refused: a file that was cut off before one
-    /// of those may lack the restricting keys too.
+    /// Keys without which the table has no effect or is refused. A file truncated before one of
+    /// these may lack the restricting keys too.
     needed: &'static [&'static str],
-    /// What a file without one of the keys would do.
+    /// Effect of a file without one of the keys, for the error text.
     otherwise: &'static str,
-    /// Whether another order is refused. It is a warning for the collector, which gets no secret of
-    /// the platform or of a caller: naming the endpoint first is the order that people expect.
+    /// Whether another order is an error. It is only a warning for the collector, which receives no
+    /// secrets of the platform or of callers, and whose endpoint people usually set first.
     is_refused: bool,
 }
 
@@ -64,7 +64,7 @@ const RESTRICTING: [Restricting; 4] = [
     },
 ];
 
-/// Reports the restricting keys that are lost first if the file is cut off.
+/// Reports the restricting keys that a truncated file would lose first.
 pub(super) fn check(tree: &Table, findings: &Findings) {
     let Some(first_rule) = end_of_first_rule(tree) else { return };
     for Restricting { table, keys, needed, otherwise, is_refused } in RESTRICTING {
@@ -76,8 +76,8 @@ pub(super) fn check(tree: &Table, findings: &Findings) {
                     let or_before = complete.map_or_else(String::new, |(_, key)| format!(" or before {key}"));
                     let (place, name) = (node.place.clone(), format!("{name}.{key}"));
                     let order = format!(
-                        "come before the first [[access.rules]]{or_before}: without this key, a file that was \
-                         cut off {otherwise}"
+                        "come before the first [[access.rules]]{or_before}: a truncated file without this key \
+                         {otherwise}"
                     );
                     if is_refused {
                         findings.fault(place, name, Problem::rule(format!("must {order}")));
@@ -90,7 +90,7 @@ pub(super) fn check(tree: &Table, findings: &Findings) {
     }
 }
 
-/// The line from which on the first access rule is valid.
+/// Returns the line at which the first access rule becomes valid.
 fn end_of_first_rule(tree: &Table) -> Option<usize> {
     let Value::List(rules) = &node_at(tree, &["access", "rules"])?.value else { return None };
     let Value::Table(rule) = &rules.first()?.value else { return None };
@@ -107,7 +107,7 @@ fn node_at<'a>(tree: &'a Table, path: &[&str]) -> Option<&'a Node> {
     table.get(*last)
 }
 
-/// The tables at a path, with their names.
+/// Returns the tables at a path, with their names.
 fn tables_at<'a>(tree: &'a Table, path: &[&str], name: &str) -> Vec<(String, &'a Table)> {
     let Some((first, rest)) = path.split_first() else { return vec![(name.to_owned(), tree)] };
     let named = |key: &str| if name.is_empty() { key.to_owned() } else { format!("{name}.{key}") };
@@ -118,7 +118,7 @@ fn tables_at<'a>(tree: &'a Table, path: &[&str], name: &str) -> Vec<(String, &'a
         .collect()
 }
 
-/// The table of a node, or the tables of its list, with their names.
+/// Returns the table of a node, or the tables of its list, with their names.
 fn tables<'a>(node: &'a Node, name: &str) -> Vec<(String, &'a Table)> {
     match &node.value {
         Value::Table(table) => vec![(name.to_owned(), table)],

@@ -1,10 +1,9 @@
 //! The variables that every OpenTelemetry SDK reads (OpenTelemetry specification, "Environment
 //! Variable Specification" and "OTLP Exporter Configuration").
 //!
-//! The configuration file takes precedence. They are often set for a whole cluster, for programs
-//! of all kinds, so none of them keeps the gateway from starting: one that cannot be used is
-//! ignored with a warning, as the specification asks for. They are read only if there is a
-//! collector to send traces to.
+//! The configuration file takes precedence. The variables are often set for a whole cluster, so an
+//! invalid one does not prevent the gateway from starting: it is ignored with a warning, as the
+//! specification requires. They are read only if a collector is configured.
 
 use std::{path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
@@ -30,18 +29,18 @@ const MAX_PAIRS: usize = 64;
 /// Maximum length of a resource attribute, in bytes.
 const MAX_ATTRIBUTE_BYTES: usize = 1024;
 
-/// What the configuration file sets.
+/// The trace settings of the configuration file.
 #[derive(Debug, Default)]
 pub(super) struct InFile {
-    /// The collector.
+    /// Collector URL.
     pub(super) endpoint: Option<Url>,
-    /// The authorities of its certificate.
+    /// Authorities of the collector's certificate.
     pub(super) ca_file: Option<PathBuf>,
-    /// Share of the calls that are recorded.
+    /// Share of calls that are recorded.
     pub(super) ratio: Option<f64>,
 }
 
-/// Completes what the file sets by the variables, and returns those that are in effect. Without a
+/// Completes the file's settings with the variables, and returns the variables in effect. Without a
 /// collector there are no traces.
 pub(super) fn complete(
     in_file: InFile,
@@ -59,7 +58,7 @@ struct Reader<'a, 'b> {
     in_effect: Vec<VariableInEffect>,
 }
 
-/// Why a value is ignored: the rule that it breaks, without the value.
+/// The rule that an ignored value breaks, without the value.
 type Rule = &'static str;
 
 impl Reader<'_, '_> {
@@ -95,7 +94,7 @@ impl Reader<'_, '_> {
         Some(settings)
     }
 
-    /// How batches of spans are made and sent.
+    /// Reads how spans are batched and sent.
     fn export(&mut self, settings: &mut Settings) {
         settings.headers = self.signal("HEADERS", headers).unwrap_or_default();
         replace(&mut settings.attempt_timeout, self.signal("TIMEOUT", |text| milliseconds(text, 60_000)));
@@ -113,7 +112,7 @@ impl Reader<'_, '_> {
         queue.batch = queue.batch.min(queue.max_spans);
     }
 
-    /// The limits of a span.
+    /// Reads the limits of a span.
     fn limits(&mut self, settings: &mut Settings) {
         let max_attributes =
             self.of_spans("ATTRIBUTE_COUNT_LIMIT", |text| number(text, 0, 1024, "must be from 0 to 1024"));
@@ -136,7 +135,7 @@ impl Reader<'_, '_> {
         }
     }
 
-    /// The collector, if the variables name one.
+    /// Returns the collector URL, if a variable sets one.
     fn endpoint(&mut self) -> Option<Url> {
         let insecure =
             self.signal_text("INSECURE").is_some_and(|(_, text)| text.eq_ignore_ascii_case("true"));
@@ -145,7 +144,7 @@ impl Reader<'_, '_> {
         let has_scheme = text.contains("://");
         let url = if has_scheme { text.clone() } else { format!("{scheme}://{text}") };
         let Ok(url) = value::plain_url(&Value::Variable(url)) else {
-            self.warn(name, "is not the address of a collector, such as http://collector:4317; ignored");
+            self.warn(name, "is not a collector URL, such as http://collector:4317; ignored");
             return None;
         };
         if !has_scheme {
@@ -154,15 +153,15 @@ impl Reader<'_, '_> {
         if url.port() == Some(4318) {
             self.warn(
                 name,
-                "port 4318 is that of OTLP over HTTP; traces are sent by OTLP over gRPC, usually to 4317",
+                "port 4318 is for OTLP over HTTP; traces are sent by OTLP over gRPC, usually to port 4317",
             );
         }
         self.note(name, &text);
         Some(url)
     }
 
-    /// Whether traces are switched off. There is no such key in the file, so these apply to a
-    /// collector of the file too.
+    /// Returns whether traces are switched off. The file has no key for this, so these variables
+    /// also apply to a collector set in the file.
     fn is_off(&mut self) -> bool {
         if self.read("OTEL_SDK_DISABLED", boolean) == Some(true) {
             return true;
@@ -178,7 +177,7 @@ impl Reader<'_, '_> {
         exporter == Some(false)
     }
 
-    /// Whether the collector is one for gRPC. The file's is by definition.
+    /// Returns whether the collector uses gRPC. One set in the file always does.
     fn speaks_grpc(&mut self, from_file: bool) -> bool {
         let Some((name, text)) = self.signal_text("PROTOCOL") else { return true };
         if text == "grpc" {
@@ -186,12 +185,12 @@ impl Reader<'_, '_> {
             return true;
         }
         if from_file {
-            self.warn(name, "ignored: otlp_endpoint is a collector for OTLP over gRPC");
+            self.warn(name, "ignored: otlp_endpoint is always OTLP over gRPC");
         } else {
             self.warn(
                 name,
                 "traces are off: only grpc is supported; set it to grpc and the endpoint to the collector's \
-                 gRPC port, or name the collector by otlp_endpoint",
+                 gRPC port, or set otlp_endpoint",
             );
         }
         from_file
@@ -210,7 +209,7 @@ impl Reader<'_, '_> {
         propagates
     }
 
-    /// Share of the calls that are recorded, and whether callers may decide.
+    /// Returns the share of calls that are recorded, and whether callers may decide.
     fn sampler(&mut self) -> Option<(f64, bool)> {
         let (follows_callers, fixed) = self.read("OTEL_TRACES_SAMPLER", |text| match text {
             "always_on" => Ok((false, Some(1.0))),
@@ -231,24 +230,24 @@ impl Reader<'_, '_> {
         Some((ratio.unwrap_or(1.0), follows_callers))
     }
 
-    /// Warns of set variables of OpenTelemetry without an effect.
+    /// Warns about OpenTelemetry variables that are set and have no effect.
     fn warn_of_others(&self) {
         let mut names = self.environment.names();
         names.sort();
         for name in names.iter().filter(|name| name.starts_with("OTEL_")) {
             let is_known = KNOWN_VARIABLES.iter().any(|(known, _)| known == name);
             let Some(text) = self.text(name).filter(|_| !is_known) else { continue };
-            // There are no metrics and no logs for a collector, and nothing is compressed.
-            let is_so_anyway = text == "none"
+            // Metrics and logs are never exported, and nothing is compressed.
+            let is_default = text == "none"
                 && (name.ends_with("_COMPRESSION")
                     || matches!(name.as_str(), "OTEL_METRICS_EXPORTER" | "OTEL_LOGS_EXPORTER"));
-            if !is_so_anyway {
+            if !is_default {
                 self.warn(name, "is not supported and has no effect");
             }
         }
     }
 
-    /// A variable of the exporter: the one for traces, or else the general one.
+    /// Reads an exporter variable: the one for traces, or else the general one.
     fn signal<T>(&mut self, part: &str, parse: impl FnOnce(&str) -> Result<T, Rule>) -> Option<T> {
         let (name, text) = self.signal_text(part)?;
         self.parsed(name, &text, parse)
@@ -258,7 +257,7 @@ impl Reader<'_, '_> {
         self.first(&[format!("OTEL_EXPORTER_OTLP_TRACES_{part}"), format!("OTEL_EXPORTER_OTLP_{part}")])
     }
 
-    /// A limit: the one for spans, or else the general one.
+    /// Reads a limit: the one for spans, or else the general one.
     fn of_spans<T>(&mut self, part: &str, parse: impl FnOnce(&str) -> Result<T, Rule>) -> Option<T> {
         let (name, text) = self.first(&[format!("OTEL_SPAN_{part}"), format!("OTEL_{part}")])?;
         self.parsed(name, &text, parse)
@@ -269,7 +268,7 @@ impl Reader<'_, '_> {
         self.parsed(name, &text, parse)
     }
 
-    /// The first of these known variables that is set.
+    /// Returns the first of these known variables that is set.
     fn first(&self, names: &[String]) -> Option<(&'static str, String)> {
         let known = |name: &String| KNOWN_VARIABLES.iter().find(|(known, _)| known == name);
         names.iter().filter_map(known).find_map(|(name, _)| Some((*name, self.text(name)?)))
@@ -293,7 +292,7 @@ impl Reader<'_, '_> {
         }
     }
 
-    /// The value of a variable; an empty one counts as not set (specification).
+    /// Returns the value of a variable. An empty one counts as unset (specification).
     fn text(&self, name: &str) -> Option<String> {
         let text = self.environment.value(name)?.to_string_lossy().trim().to_owned();
         (!text.is_empty()).then_some(text)
@@ -342,7 +341,7 @@ fn number<T: Copy + FromStr + PartialOrd>(text: &str, min: T, max: T, rule: Rule
     text.parse().ok().filter(|number| *number >= min && *number <= max).ok_or(rule)
 }
 
-/// Pairs `name=value`, separated by commas, with percent-encoded values.
+/// Parses comma-separated `name=value` pairs with percent-encoded values.
 fn pairs(text: &str) -> Option<Vec<(String, String)>> {
     let mut pairs = Vec::new();
     for pair in text.split(',').map(str::trim).filter(|pair| !pair.is_empty()) {
@@ -360,12 +359,12 @@ fn attributes(text: &str) -> Result<Vec<(String, String)>, Rule> {
     let is_short = |pairs: &Vec<(String, String)>| {
         pairs.iter().all(|(name, value)| name.len() + value.len() <= MAX_ATTRIBUTE_BYTES)
     };
-    pairs(text).filter(is_short).ok_or("must be a list of NAME=VALUE, separated by commas; ignored")
+    pairs(text).filter(is_short).ok_or("must be a comma-separated list of NAME=VALUE; ignored")
 }
 
-/// The values are secrets: marked as such, and not part of the rule.
+/// Parses headers. The values are secrets: marked as sensitive, and not part of the rule.
 fn headers(text: &str) -> Result<HeaderMap, Rule> {
-    const RULE: Rule = "must be a list of NAME=VALUE with names of headers, separated by commas; ignored";
+    const RULE: Rule = "must be a comma-separated list of HEADER=VALUE; ignored";
     let mut headers = HeaderMap::new();
     for (name, value) in pairs(text).ok_or(RULE)? {
         let name = HeaderName::try_from(name).map_err(|_| RULE)?;
@@ -374,7 +373,7 @@ fn headers(text: &str) -> Result<HeaderMap, Rule> {
             return Err(RULE);
         }
         if is_of_protocol(&name) {
-            return Err("must not set a header of gRPC itself; ignored");
+            return Err("must not set a header that gRPC reserves; ignored");
         }
         value.set_sensitive(true);
         headers.append(name, value);
@@ -382,7 +381,7 @@ fn headers(text: &str) -> Result<HeaderMap, Rule> {
     Ok(headers)
 }
 
-/// Returns whether a header belongs to the protocol and cannot be chosen.
+/// Returns whether gRPC or HTTP/2 reserves a header.
 fn is_of_protocol(name: &HeaderName) -> bool {
     name.as_str().starts_with("grpc-")
         || matches!(

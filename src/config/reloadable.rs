@@ -1,9 +1,8 @@
 //! The part of the configuration that takes effect without a restart: `[access]` and
 //! `[callers.tokens]`.
 //!
-//! It is read from the text of the file and the environment alone. No other file and no other
-//! section can keep it from being read: withdrawing a permission must work on a machine where
-//! something else is broken.
+//! Only the configuration file and the environment are read. Errors in other sections or files do
+//! not prevent a reload: revoking a permission must work on a machine with other problems.
 
 use std::path::Path;
 
@@ -18,12 +17,12 @@ use super::{
 };
 use crate::{access, caller::TokenHashes};
 
-/// The sections that are not part of it.
+/// Sections that are not reloadable.
 const OTHER_SECTIONS: [&str; 5] = ["server", "admin", "api_clients", "audit", "telemetry"];
-/// The tables of `[callers]` that are not part of it.
+/// Tables of `[callers]` that are not reloadable.
 const OTHER_CALLERS: [&str; 2] = ["jwt", "forwarded"];
 
-/// `[access]` and `[callers.tokens]`, checked.
+/// The checked `[access]` and `[callers.tokens]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reloadable {
     /// `[access]`.
@@ -33,16 +32,14 @@ pub struct Reloadable {
 }
 
 impl Reloadable {
-    /// Reads it from the contents of the configuration file and from the environment. Also
-    /// returns its warnings.
+    /// Parses the contents of the configuration file and the environment. Also returns the warnings.
     ///
-    /// Other sections are not checked. Of unknown keys, only those that look like a misspelling
-    /// of `access`, `callers` or `tokens` are refused, because they may hide a rule.
+    /// Other sections are not checked. Unknown keys are refused only if they resemble `access`,
+    /// `callers` or `tokens`, because they may hide a rule.
     ///
     /// # Errors
     ///
-    /// The contents are not TOML, or there are faults in `[access]` or `[callers.tokens]`: all
-    /// of them.
+    /// The contents are not valid TOML, or every error found in `[access]` and `[callers.tokens]`.
     pub fn parse(
         file: &Path,
         contents: &[u8],

@@ -1,4 +1,4 @@
-//! The configuration of the sandbox, which has no file.
+//! The built-in configuration of the sandbox.
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -21,17 +21,17 @@ use crate::{
     telemetry::logging::Format,
 };
 
-/// The name of its API client, which is also the client's id.
+/// Name and client id of its API client.
 const NAME: &str = "sandbox";
 
 impl Config {
-    /// The configuration of the sandbox: the copy of the platform at `platform_url`, the
-    /// API client `sandbox` with that secret, all callers may call, reflection on; admin,
-    /// audit, quotas and the breaker off. Of the environment, `RUST_LOG` is read.
+    /// Returns the configuration of the sandbox: the copy of the platform at `platform_url`, the API
+    /// client `sandbox` with this secret, all callers allowed, reflection on; admin, audit, quotas and
+    /// the breaker off. `RUST_LOG` is the only environment variable read.
     ///
     /// # Errors
     ///
-    /// The URL is not that of a data center.
+    /// The URL is not valid for a data center.
     pub fn sandbox(
         platform_url: &Url,
         listen: SocketAddr,
@@ -40,7 +40,7 @@ impl Config {
     ) -> Result<Self, Faults> {
         let (nothing, findings) = (Table::new(), Findings::default());
         let section = Section::root(&nothing, Place::File(None), &findings);
-        // The output of the sandbox must stay readable beside the log.
+        // The log must not hide the sandbox's output.
         let log_level = log_level::with_rust_log("warn".to_owned(), environment, &section);
         drop(section);
         let refused = |problem| findings.fault(Place::File(None), "", problem);
@@ -81,10 +81,9 @@ impl Config {
 }
 
 fn server(listen: SocketAddr) -> Server {
-    // An address other than loopback was asked for explicitly, and there is nothing in a sandbox to
-    // protect.
+    // A non-loopback address was requested explicitly, and a sandbox has nothing to protect.
     let mut grpc = server::Settings::new(listen, Transport::Plaintext);
-    // There is no load balancer that has to notice the end before Ctrl-C stops it.
+    // There is no load balancer that has to notice the shutdown.
     grpc.drain = DrainTimes { lame_duck: Duration::ZERO, ..grpc.drain };
     Server { grpc, reflection: true, ..Server::default() }
 }

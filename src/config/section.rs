@@ -1,7 +1,7 @@
-//! Reading one table of the configuration, key by key.
+//! Reads one table of the configuration, key by key.
 //!
-//! A key that is asked for is a known key; at the end, every other one is a fault.
-//! The form of each value is defined by the parsers in [`value`](super::value).
+//! A key that is requested is a known key; [`Section::finish`] reports every other one. The
+//! parsers in [`value`](super::value) define the form of each value.
 
 use std::{borrow::Cow, path::PathBuf, sync::Arc};
 
@@ -12,7 +12,7 @@ use super::{
 
 static NOTHING: Table = Table::new();
 
-/// One table while it is read.
+/// A table being read.
 #[derive(Debug)]
 pub(super) struct Section<'a> {
     name: String,
@@ -23,12 +23,12 @@ pub(super) struct Section<'a> {
 }
 
 impl<'a> Section<'a> {
-    /// The whole configuration.
+    /// Returns the root table.
     pub(super) fn root(table: &'a Table, place: Place, findings: &'a Findings) -> Self {
         Self { name: String::new(), table, place, findings, asked: Vec::new() }
     }
 
-    /// The table of that key; an empty one if it is not there.
+    /// Returns the table of a key, or an empty one if it is absent.
     pub(super) fn table(&mut self, key: &'static str) -> Self {
         self.asked.push(key);
         let name = self.name_of(key);
@@ -38,20 +38,20 @@ impl<'a> Section<'a> {
         )
     }
 
-    /// The table of that key, if it is there.
+    /// Returns the table of a key, if present.
     pub(super) fn optional_table(&mut self, key: &'static str) -> Option<Self> {
         self.asked.push(key);
         let node = self.table.get(key)?;
         Some(self.of_node(self.name_of(key), node))
     }
 
-    /// Every key of this table as a table, with its name.
+    /// Returns every key of this table as a table, with its name.
     pub(super) fn tables(&self) -> Vec<(&'a str, Self)> {
         self.table.iter().map(|(key, node)| (key.as_str(), self.of_node(self.name_of(key), node))).collect()
     }
 
-    /// The tables of a `[[list]]`. In findings they are counted from 1, as access rules are in
-    /// logs and by `check-config --explain`.
+    /// Returns the tables of a `[[list]]`. Findings number them from 1, like access rules in logs
+    /// and in `check-config --explain`.
     pub(super) fn list_of_tables(&mut self, key: &'static str) -> Vec<Self> {
         self.asked.push(key);
         let Some(node) = self.table.get(key) else { return Vec::new() };
@@ -75,7 +75,7 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// The value of a key, or nothing if it is absent or faulty (then that is noted).
+    /// Returns the value of a key, or `None` if it is absent or invalid. Reports an invalid one.
     pub(super) fn optional<T>(
         &mut self,
         key: &'static str,
@@ -88,7 +88,7 @@ impl<'a> Section<'a> {
             .ok()
     }
 
-    /// The value of a key that must be there.
+    /// Returns the value of a required key. Reports an absent or invalid one.
     pub(super) fn required<T>(
         &mut self,
         key: &'static str,
@@ -101,8 +101,8 @@ impl<'a> Section<'a> {
         self.optional(key, parse)
     }
 
-    /// A list whose items are checked one by one, with the place of each. Findings count them
-    /// from 1. An empty list is refused, because it could mean all as well as none.
+    /// Returns a list whose items are parsed one by one. Findings number them from 1 and contain the
+    /// place of each. An empty list is refused, because it could mean either all or none.
     pub(super) fn list<T>(
         &mut self,
         key: &'static str,
@@ -137,7 +137,7 @@ impl<'a> Section<'a> {
             }
         };
         if items.is_empty() {
-            let problem = Problem::rule("must not be empty; leave the key out if nothing is to be listed");
+            let problem = Problem::rule("must not be empty; remove the key if there is nothing to list");
             self.findings.fault(node.place.clone(), name, problem);
             return None;
         }
@@ -154,7 +154,7 @@ impl<'a> Section<'a> {
         parsed.into_iter().collect()
     }
 
-    /// One value, or a list of them, under a key that is not known beforehand.
+    /// Returns one value or a list of values, for a key that is not known in advance.
     pub(super) fn one_or_more<T>(
         &self,
         key: &str,
@@ -170,14 +170,14 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// A file path: a relative one in the file starts at the file's own folder, one in
-    /// a variable at the working directory.
+    /// Returns a file path. Relative paths in the file are resolved against the file's folder, those
+    /// in a variable against the working directory.
     pub(super) fn path(&mut self, key: &'static str) -> Option<PathBuf> {
         let text = self.optional(key, super::value::text)?;
         Some(self.resolve(key, &text))
     }
 
-    /// The path that a text under that key means.
+    /// Resolves a path set by that key.
     pub(super) fn resolve(&self, key: &str, text: &str) -> PathBuf {
         match self.place_of(key) {
             Place::Line(file, _) => {
@@ -187,27 +187,27 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// Whether the key is there, faulty or not.
+    /// Returns whether the key is present, valid or not.
     pub(super) fn has(&self, key: &str) -> bool {
         self.table.contains_key(key)
     }
 
-    /// The keys that are there.
+    /// Returns the keys of the table.
     pub(super) fn keys(&self) -> impl Iterator<Item = &'a str> + use<'a> {
         self.table.keys().map(String::as_str)
     }
 
-    /// The raw value of a key that is not known beforehand.
+    /// Returns the raw value of a key, without marking the key as known.
     pub(super) fn node(&self, key: &str) -> Option<&'a Value> {
         self.table.get(key).map(|node| &node.value)
     }
 
-    /// The place of a key, or of its table if it is absent.
+    /// Returns the place of a key, or of its table if it is absent.
     pub(super) fn place_of(&self, key: &str) -> Place {
         self.table.get(key).map_or_else(|| self.place.clone(), |node| node.place.clone())
     }
 
-    /// The line of the file with a key; `None` if the key is absent or set by a variable.
+    /// Returns a key's line in the file, or `None` if the key is absent or set by a variable.
     pub(super) fn line_of(&self, key: &str) -> Option<usize> {
         match &self.table.get(key)?.place {
             Place::Line(_, line) => Some(*line),
@@ -215,37 +215,37 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// The dotted name of a key.
+    /// Returns the dotted name of a key.
     pub(super) fn name_of(&self, key: &str) -> String {
         if self.name.is_empty() { key.to_owned() } else { format!("{}.{key}", self.name) }
     }
 
-    /// Notes a fault at a key.
+    /// Reports an error at a key.
     pub(super) fn fault(&self, key: &str, problem: Problem) {
         self.findings.fault(self.place_of(key), self.name_of(key), problem);
     }
 
-    /// Notes a fault of the table itself.
+    /// Reports an error in the table itself.
     pub(super) fn own_fault(&self, problem: Problem) {
         self.findings.fault(self.place.clone(), self.name.clone(), problem);
     }
 
-    /// Notes a warning about a variable that is not a key.
+    /// Reports a warning about a variable that does not set a key.
     pub(super) fn variable_warning(&self, name: &str, rule: impl Into<Cow<'static, str>>) {
         self.findings.warning(Place::Variable(Arc::from(name)), "", rule);
     }
 
-    /// Notes a warning at a key.
+    /// Reports a warning at a key.
     pub(super) fn warning(&self, key: &str, rule: impl Into<Cow<'static, str>>) {
         self.findings.warning(self.place_of(key), self.name_of(key), rule);
     }
 
-    /// Adds a warning about a place that is not a key.
+    /// Reports a warning about a place that is not a key.
     pub(super) fn warning_at(&self, place: Place, rule: impl Into<Cow<'static, str>>) {
         self.findings.warning(place, "", rule);
     }
 
-    /// Notes every key that nobody asked for.
+    /// Reports every key that was not requested.
     pub(super) fn finish(self) {
         for (key, node) in self.table {
             if !self.asked.contains(&key.as_str()) {
@@ -255,8 +255,8 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// Notes the unknown keys that look like a misspelling of a key that was asked for. For a
-    /// reader of a part of a table, whose `other_keys` are not its concern.
+    /// Reports unknown keys that resemble a requested key. For a reader of only a part of a table,
+    /// which ignores `other_keys`.
     pub(super) fn finish_part(self, other_keys: &[&str]) {
         for (key, node) in self.table {
             if self.asked.contains(&key.as_str()) || other_keys.contains(&key.as_str()) {

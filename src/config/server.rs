@@ -16,34 +16,33 @@ use crate::{
     },
 };
 
-/// `[server]`. What the gRPC server does not need itself is beside its settings.
+/// `[server]`: the settings of the gRPC server, and the other keys of the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Server {
     /// The gRPC server.
     pub grpc: server::Settings,
-    /// `health_listen`: where the health service alone is served without TLS, for
-    /// probes that cannot show a certificate; nowhere.
+    /// `health_listen`: address of a plaintext listener with only the health service, for probes
+    /// that cannot present a certificate; off by default.
     pub health_listen: Option<SocketAddr>,
-    /// `memory_limit`: memory that the process may use, in bytes; from 48 MiB to 1 TiB; none: the
-    /// limit of its control group, or the memory of the machine.
+    /// `memory_limit`: memory that the process may use, in bytes, from 48 MiB to 1 TiB; by default
+    /// the limit of its control group, or the memory of the machine.
     pub memory_limit: Option<u64>,
-    /// `reflection`: whether the reflection service is offered; false.
+    /// `reflection`: whether the reflection service is enabled; off by default.
     pub reflection: bool,
 }
 
-/// The values of `client_auth`. The setting of the server also contains the authorities, which are
-/// another key.
+/// The values of `client_auth`. [`ClientAuth`] also contains the authorities, which are another key.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum ClientAuthWord {
+pub(super) enum ClientAuthMode {
     Require,
     Optional,
     Off,
 }
 
-pub(super) const CLIENT_AUTH: &[(&str, ClientAuthWord)] = &[
-    ("require", ClientAuthWord::Require),
-    ("optional", ClientAuthWord::Optional),
-    ("off", ClientAuthWord::Off),
+pub(super) const CLIENT_AUTH: &[(&str, ClientAuthMode)] = &[
+    ("require", ClientAuthMode::Require),
+    ("optional", ClientAuthMode::Optional),
+    ("off", ClientAuthMode::Off),
 ];
 
 impl Default for Server {
@@ -62,7 +61,7 @@ impl Server {
     pub(super) fn read(mut section: Section<'_>) -> Self {
         let default = Self::default();
         let seconds = Duration::from_secs;
-        // An invalid address conflicts with no other: port 0 is equal to none.
+        // Port 0 conflicts with no other address, so that an invalid one is reported only once.
         let usual = if section.has("listen") {
             SocketAddr::from((Ipv4Addr::LOCALHOST, 0))
         } else {
@@ -136,13 +135,14 @@ impl Server {
         let server::Settings { listen, drain, .. } = &self.grpc;
         let has_tls = section.has("tls");
         if has_tls && plaintext {
-            section.fault("plaintext", Problem::rule("must not be true beside [server.tls]"));
+            section.fault("plaintext", Problem::rule("must not be true if [server.tls] is set"));
         }
         if !has_tls && !plaintext && !listen.ip().is_loopback() {
             section.fault(
                 "listen",
                 Problem::rule(
-                    "is not a loopback address, so it needs [server.tls], or plaintext = true if a mesh encrypts",
+                    "is not a loopback address, so it needs [server.tls], or plaintext = true behind an \
+                     encrypting mesh",
                 ),
             );
         }
@@ -155,16 +155,18 @@ impl Server {
     }
 }
 
-/// A limit of connections or calls.
+/// Reads a limit of connections or calls.
 fn read_number(section: &mut Section<'_>, key: &'static str) -> Option<usize> {
     section.optional(key, value::count(1..=1_000_000)).map(|number| number.get() as usize)
 }
 
-/// A rate that is not unlimited, as the time between two calls: without a limit, anyone could fill
-/// the audit's disk.
+/// Parses a rate other than "unlimited" and returns the time between two calls. Without a limit,
+/// anyone could fill the disk with audit records.
 fn limited_interval(value: &Value) -> Result<Duration, Problem> {
     match value::rate(value)? {
-        Rate::Unlimited => Err(Problem::rule("must not be \"unlimited\": anyone could fill the disk")),
+        Rate::Unlimited => {
+            Err(Problem::rule("must not be \"unlimited\": anyone could fill the disk with audit records"))
+        }
         Rate::PerPeriod { calls, period } => Ok(period / calls.get()),
     }
 }
@@ -185,20 +187,20 @@ fn read_tls(mut section: Section<'_>) -> Option<tls::Settings> {
     }
     let client_ca_file = named_file::authorities(&mut section, "client_ca_file");
     let has_ca = section.has("client_ca_file");
-    let usual = if has_ca { ClientAuthWord::Require } else { ClientAuthWord::Off };
-    let client_auth = section.optional("client_auth", value::word(CLIENT_AUTH)).unwrap_or(usual);
-    if client_auth != ClientAuthWord::Off && !has_ca {
+    let usual = if has_ca { ClientAuthMode::Require } else { ClientAuthMode::Off };
+    let client_auth = section.optional("client_auth", value::one_of(CLIENT_AUTH)).unwrap_or(usual);
+    if client_auth != ClientAuthMode::Off && !has_ca {
         section.fault("client_auth", Problem::rule("needs client_ca_file, unless it is \"off\""));
     }
-    if client_auth == ClientAuthWord::Off && has_ca {
+    if client_auth == ClientAuthMode::Off && has_ca {
         section.warning("client_auth", "is \"off\", so client_ca_file is not used");
     }
     section.finish();
     let client_auth = match (client_auth, client_ca_file) {
-        (ClientAuthWord::Require, Some(ca_file)) => ClientAuth::Require { ca_file },
-        (ClientAuthWord::Optional, Some(ca_file)) => ClientAuth::Optional { ca_file },
-        // Without authorities for client certificates, the others are a fault.
-        (ClientAuthWord::Off, _) | (_, None) => ClientAuth::Off,
+        (ClientAuthMode::Require, Some(ca_file)) => ClientAuth::Require { ca_file },
+        (ClientAuthMode::Optional, Some(ca_file)) => ClientAuth::Optional { ca_file },
+        // Other modes without authorities were reported above.
+        (ClientAuthMode::Off, _) | (_, None) => ClientAuth::Off,
     };
     Some(tls::Settings {
         certificate_file: certificate_file?,

@@ -9,14 +9,14 @@ use crate::telemetry::{logging::Format, tracing};
 /// Logs and traces. Logs go to standard error.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Telemetry {
-    /// `log_format`: "json" or "text"; none: text on a terminal, JSON elsewhere.
+    /// `log_format`: "json" or "text"; by default text on a terminal, JSON elsewhere.
     pub log_format: Option<Format>,
-    /// `log_level`: "off", "error", "warn", "info", "debug" or "trace", and the same for
-    /// single targets, such as `"info,ott_gateway::credential=debug"`; "info". With what the
-    /// variable `RUST_LOG` changes of it.
+    /// `log_level`: "off", "error", "warn", "info", "debug" or "trace", and the same for single
+    /// targets, such as `"info,ott_gateway::credential=debug"`; "info" by default. Includes the
+    /// changes that `RUST_LOG` makes.
     pub log_level: String,
-    /// `otlp_endpoint`, `otlp_ca_file` and `trace_ratio`, and variables of the environment
-    /// (`OTEL_…`): how traces are sent; `None`: there are none.
+    /// `otlp_endpoint`, `otlp_ca_file`, `trace_ratio` and the environment variables `OTEL_…`: how
+    /// traces are sent; `None` if traces are off.
     pub traces: Option<tracing::Settings>,
 }
 
@@ -29,7 +29,7 @@ impl Default for Telemetry {
 }
 
 impl Telemetry {
-    /// Also returns the variables of OpenTelemetry that are in effect.
+    /// Reads the section. Also returns the OpenTelemetry variables in effect.
     pub(super) fn read(
         mut section: Section<'_>,
         environment: &dyn Environment,
@@ -48,7 +48,7 @@ impl Telemetry {
         }
         let (traces, in_effect) = otel::complete(configured, &section, environment);
         let telemetry = Self {
-            log_format: section.optional("log_format", value::word(FORMATS)),
+            log_format: section.optional("log_format", value::one_of(FORMATS)),
             log_level: log_level::with_rust_log(level, environment, &section),
             traces,
         };

@@ -60,9 +60,9 @@ impl Folder {
         Config::load(Some(&path), &self.environment)
     }
 
-    /// The faults as lines, without the folder's random name.
+    /// Returns the errors as lines, without the folder's random name.
     fn faults(&self, text: &str) -> Vec<String> {
-        let faults = self.load(text).expect_err("the configuration is broken");
+        let faults = self.load(text).expect_err("the configuration is not valid");
         let folder = self.folder.path().display().to_string();
         let without = |fault: String| fault.replace(&format!("{folder}/"), "").replace(&folder, "FOLDER");
         faults.iter().map(|fault| without(fault.to_string())).collect()
@@ -79,12 +79,12 @@ callers = [\"anonymous\"]
 users = \"all\"
 ";
 
-/// A working configuration, with one part more; it starts at line 8.
+/// Returns a valid configuration with an additional part, which starts at line 8.
 fn working_and(part: &str) -> String {
     format!("{CLIENT}{RULE}{part}")
 }
 
-/// A configuration with every key.
+/// Returns a configuration with every key.
 fn with_every_key() -> String {
     format!(
         r#"
@@ -165,12 +165,12 @@ trace_ratio = 0.25
     )
 }
 
-/// A folder with what [`with_every_key`] needs.
+/// Returns a folder with the files and variables for [`with_every_key`].
 fn folder_for_every_key() -> Folder {
     let folder = Folder::new().with("LOCAL_SECRET", CANARY);
     let credentials = folder.folder.path().display().to_string();
     folder.with("CREDENTIALS_DIRECTORY", &credentials)
 }
 
-/// A part that is broken, and what is said of it.
+/// An invalid part of a configuration, and the expected errors.
 type Broken = (&'static str, &'static [&'static str]);

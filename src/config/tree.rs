@@ -1,6 +1,4 @@
-//! The values of a configuration, each with its place.
-//!
-//! No key is known here, and nothing is read.
+//! The values of a configuration, each with its place, for any keys.
 
 use std::collections::BTreeMap;
 
@@ -26,12 +24,12 @@ pub(super) enum Value {
     Datetime,
     List(Vec<Node>),
     Table(Table),
-    /// From the environment: converted to the type of its key.
+    /// Text of an environment variable, converted to the type of its key when read.
     Variable(String),
 }
 
 impl Value {
-    /// What it is, for a message.
+    /// Returns the name of the type, for error texts.
     pub(super) const fn type_name(&self) -> &'static str {
         match self {
             Self::Text(_) => "a string",
@@ -46,7 +44,7 @@ impl Value {
     }
 }
 
-/// The keys of the table at that path.
+/// Returns the keys of the table at a path.
 pub(super) fn keys_at<'a>(tree: &'a Table, path: &[&str]) -> Vec<&'a str> {
     let mut table = tree;
     for key in path {

@@ -1,6 +1,6 @@
-//! One parser for each kind of value.
+//! Parsers, one for each kind of value.
 //!
-//! Each returns the rule that a value breaks, never the value. Text of a variable is converted
+//! Errors contain the rule that a value breaks, never the value. The text of a variable is converted
 //! to the type of its key.
 
 use std::{
@@ -25,7 +25,7 @@ use crate::{
     platform::data_center::{DataCenter, Origin},
 };
 
-/// Text that is not empty and has no control characters.
+/// Parses a non-empty text without control characters.
 pub(super) fn text(value: &Value) -> Result<String, Problem> {
     match value {
         Value::Text(text) | Value::Variable(text) => {
@@ -41,7 +41,7 @@ pub(super) fn text(value: &Value) -> Result<String, Problem> {
     }
 }
 
-/// `true` or `false`.
+/// Parses `true` or `false`.
 pub(super) fn boolean(value: &Value) -> Result<bool, Problem> {
     match value {
         Value::Boolean(boolean) => Ok(*boolean),
@@ -50,7 +50,7 @@ pub(super) fn boolean(value: &Value) -> Result<bool, Problem> {
     }
 }
 
-/// A whole number within bounds.
+/// Parses a positive integer within bounds.
 pub(super) fn count(bounds: RangeInclusive<u32>) -> impl Fn(&Value) -> Result<NonZeroU32, Problem> {
     move |value| {
         let number = match value {
@@ -68,7 +68,7 @@ pub(super) fn count(bounds: RangeInclusive<u32>) -> impl Fn(&Value) -> Result<No
     }
 }
 
-/// A share from 0 to 1.
+/// Parses a share from 0 to 1.
 pub(super) fn share(value: &Value) -> Result<f64, Problem> {
     let number = match value {
         Value::Float(number) => Some(*number),
@@ -83,7 +83,7 @@ pub(super) fn share(value: &Value) -> Result<f64, Problem> {
         .ok_or_else(|| Problem::rule("must be a number from 0.0 to 1.0"))
 }
 
-/// A number of bytes with a binary unit, within bounds in MiB.
+/// Parses a size with a binary unit, within bounds in MiB, and returns bytes.
 pub(super) fn mebibytes(bounds: RangeInclusive<u64>) -> impl Fn(&Value) -> Result<u64, Problem> {
     move |value| {
         let (Value::Text(text) | Value::Variable(text)) = value else {
@@ -94,7 +94,7 @@ pub(super) fn mebibytes(bounds: RangeInclusive<u64>) -> impl Fn(&Value) -> Resul
             (_, Some(number)) => (number, 1024),
             (None, None) => ("", 0),
         };
-        // Parsing the number accepts a sign, which has no meaning here.
+        // `parse` would accept a sign.
         let number = number.bytes().all(|byte| byte.is_ascii_digit()).then(|| number.parse::<u64>().ok());
         number
             .flatten()
@@ -110,7 +110,7 @@ pub(super) fn mebibytes(bounds: RangeInclusive<u64>) -> impl Fn(&Value) -> Resul
     }
 }
 
-/// A duration with its unit, within bounds.
+/// Parses a duration with its unit, within bounds.
 pub(super) fn duration(bounds: RangeInclusive<Duration>) -> impl Fn(&Value) -> Result<Duration, Problem> {
     move |value| {
         let text = match value {
@@ -132,21 +132,21 @@ pub(super) fn duration(bounds: RangeInclusive<Duration>) -> impl Fn(&Value) -> R
     }
 }
 
-/// An address to listen on.
+/// Parses a socket address to listen on.
 pub(super) fn address(value: &Value) -> Result<SocketAddr, Problem> {
     text(value)?
         .parse()
         .map_err(|_| Problem::rule("must be an IP address with a port, such as \"127.0.0.1:50051\""))
 }
 
-/// One of a few words.
-pub(super) fn word<T: Copy>(words: &'static [(&'static str, T)]) -> impl Fn(&Value) -> Result<T, Problem> {
+/// Parses one of a fixed set of values.
+pub(super) fn one_of<T: Copy>(values: &'static [(&'static str, T)]) -> impl Fn(&Value) -> Result<T, Problem> {
     move |value| {
         let text = text(value)?;
-        words.iter().find(|(word, _)| *word == text).map(|(_, meaning)| *meaning).ok_or_else(|| {
-            let quoted: Vec<String> = words.iter().map(|(word, _)| format!("\"{word}\"")).collect();
-            let nearest = fault::nearest(&text, words.iter().map(|(word, _)| *word));
-            let hint = nearest.map_or_else(String::new, |word| format!("; did you mean \"{word}\"?"));
+        values.iter().find(|(label, _)| *label == text).map(|(_, value)| *value).ok_or_else(|| {
+            let quoted: Vec<String> = values.iter().map(|(label, _)| format!("\"{label}\"")).collect();
+            let nearest = fault::nearest(&text, values.iter().map(|(label, _)| *label));
+            let hint = nearest.map_or_else(String::new, |label| format!("; did you mean \"{label}\"?"));
             Problem::rule(format!("must be {}{hint}", quoted.join(" or ")))
         })
     }
@@ -158,8 +158,8 @@ impl From<InvalidServerUrl> for Problem {
     }
 }
 
-/// A URL with a host, whose scheme is https, or http if the host is this machine. No
-/// user, no query, no fragment.
+/// Parses a URL with a host. The scheme must be https, or http on loopback. User, query and
+/// fragment are refused.
 pub(super) fn secure_url(value: &Value) -> Result<Url, Problem> {
     let text = text(value)?;
     let url = server_url::parse_secure(&text)?;
@@ -167,17 +167,17 @@ pub(super) fn secure_url(value: &Value) -> Result<Url, Problem> {
     Ok(url)
 }
 
-/// The URL of a data center: as [`secure_url`], but no more than scheme, host and port.
+/// Parses a data center's URL: like [`secure_url`], but only scheme, host and port.
 pub(super) fn data_center(value: &Value) -> Result<DataCenter, Problem> {
     Ok(DataCenter::parse(&text(value)?)?)
 }
 
-/// As [`data_center`], but https only, on loopback too.
+/// Like [`data_center`], but https only, even on loopback.
 pub(super) fn https_origin(value: &Value) -> Result<Origin, Problem> {
     Ok(Origin::parse(&text(value)?)?)
 }
 
-/// A URL with a host, http or https. No user, no query, no fragment.
+/// Parses an http or https URL with a host. User, query and fragment are refused.
 pub(super) fn plain_url(value: &Value) -> Result<Url, Problem> {
     let text = text(value)?;
     let url = server_url::parse(&text)?;
@@ -185,7 +185,7 @@ pub(super) fn plain_url(value: &Value) -> Result<Url, Problem> {
     Ok(url)
 }
 
-/// A proxy's URL.
+/// Parses a proxy's URL.
 pub(super) fn proxy_url(value: &Value) -> Result<ProxyUrl, Problem> {
     let text = text(value)?;
     let url = server_url::parse(&text)?;
@@ -193,20 +193,20 @@ pub(super) fn proxy_url(value: &Value) -> Result<ProxyUrl, Problem> {
     Ok(ProxyUrl::new(url))
 }
 
-/// A rate: `"50/s"`, `"30/min"`, `"100/h"` or `"unlimited"`.
+/// Parses a rate: `"50/s"`, `"30/min"`, `"100/h"` or `"unlimited"`.
 pub(super) fn rate(value: &Value) -> Result<Rate, Problem> {
     text(value)?.parse().map_err(|error: InvalidRate| Problem::rule(error.to_string()))
 }
 
-/// Whether two listeners would want the same port.
+/// Returns whether two listeners need the same port.
 pub(super) fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
-    // An unspecified address takes the port on every address, as do its IPv6 sockets
-    // for IPv4 on most systems.
+    // An unspecified address takes the port on every address. An IPv6 socket also takes it for
+    // IPv4 on most systems.
     let same_host = |a: IpAddr, b: IpAddr| a == b || a.is_unspecified() || b.is_unspecified();
     one.port() != 0 && one.port() == other.port() && same_host(one.ip(), other.ip())
 }
 
-/// The fault of a value of the wrong type.
+/// Returns the error for a value of the wrong type.
 pub(super) const fn wrong_type(expected: &'static str, found: &Value) -> Problem {
     Problem::WrongType { expected, found: found.type_name() }
 }

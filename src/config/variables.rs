@@ -1,10 +1,9 @@
-//! Environment variables that have an effect, besides those that set a key of the configuration.
+//! Environment variables that have an effect and do not set a configuration key.
 //!
-//! [`KNOWN_VARIABLES`] is the one list of them, whether this program reads them or a library
-//! does. `docs/configuration.md` describes exactly these (a test compares), and the log at start
-//! and `check-config` name those that are in effect. Two prefixes are not in it: `OTT_GATEWAY__`
-//! (`environment`), and variables of OpenTelemetry without an effect, which are warned about
-//! (`otel`).
+//! [`KNOWN_VARIABLES`] lists them all, including those that libraries read. `docs/configuration.md`
+//! describes exactly these (a test compares), and `check-config` and the log at start list those in
+//! effect. Not in the list: `OTT_GATEWAY__` variables (`environment`), and OpenTelemetry variables
+//! without an effect (`otel` warns about them).
 
 use std::{
     fmt,
@@ -18,14 +17,13 @@ use super::environment::Environment;
 pub enum VariableKind {
     /// The running gateway. The log shows its value.
     Service,
-    /// The authorities of connections that have no authorities of their own. The log shows its
-    /// value.
+    /// The authorities of connections without a `ca_file`. The log shows its value.
     Authorities,
-    /// Traces, while they are on. The log shows its value.
+    /// Traces, if they are on. The log shows its value.
     Traces,
-    /// Traces, while they are on. Its value is a secret.
+    /// Traces, if they are on. Its value is a secret.
     TracesSecret,
-    /// Only what commands print, or the commands that call a gateway.
+    /// Only commands: their output, or the gateway that they call.
     Commands,
 }
 
@@ -87,15 +85,15 @@ pub const KNOWN_VARIABLES: &[(&str, VariableKind)] = &[
     ("LINES", VariableKind::Commands),
 ];
 
-/// Maximum length of a value that is shown, in characters.
+/// Maximum length of a displayed value, in characters.
 const MAX_SHOWN: usize = 200;
 
-/// A variable that is in effect. Shown as `NAME=value`, or as `NAME` if the value is a secret.
+/// A variable in effect. Displayed as `NAME=value`, or as `NAME` if the value is a secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VariableInEffect {
-    /// Its name.
+    /// Name of the variable.
     pub name: &'static str,
-    /// The beginning of its value; `None` for a secret.
+    /// First 200 characters of its value; `None` for a secret.
     pub value: Option<String>,
 }
 
@@ -126,7 +124,7 @@ pub(super) fn set(environment: &dyn Environment, kind: VariableKind) -> Vec<Vari
         .collect()
 }
 
-/// The files and folders where distributions keep the system's authorities.
+/// Files and folders where distributions keep the system's authorities.
 const SYSTEM_AUTHORITIES: [&str; 13] = [
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/ssl/certs/ca-bundle.crt",
@@ -143,8 +141,8 @@ const SYSTEM_AUTHORITIES: [&str; 13] = [
     "/usr/share/ca-certificates",
 ];
 
-/// Returns whether a value of `SSL_CERT_FILE` or `SSL_CERT_DIR` names only what the system would
-/// use anyway. Images without a distribution set it so.
+/// Returns whether a value of `SSL_CERT_FILE` or `SSL_CERT_DIR` contains only default locations of the
+/// system's authorities. Distroless images set these variables that way.
 pub(super) fn names_system_authorities(value: &str) -> bool {
     let is_system = |path: PathBuf| {
         let same = |known: &str| {
@@ -170,14 +168,14 @@ mod tests {
     }
 
     #[test]
-    fn a_shown_value_is_cut_and_a_secret_is_not_shown() {
+    fn shown_value_is_truncated_and_secret_is_hidden() {
         let shown = |kind| VariableInEffect::new("NAME", kind, &"ä".repeat(500)).to_string();
         assert_eq!(shown(VariableKind::Traces), format!("NAME={}", "ä".repeat(200)));
         assert_eq!(shown(VariableKind::TracesSecret), "NAME");
     }
 
     #[test]
-    fn the_systems_own_authorities_are_recognized() {
+    fn default_locations_of_authorities_are_recognized() {
         for value in
             ["/etc/ssl/certs/ca-certificates.crt", "/etc/ssl/certs", "/etc/ssl/certs:/etc/pki/tls/certs"]
         {

@@ -1,5 +1,5 @@
-//! What a valid configuration probably does not mean: rules that no caller can match, and several
-//! API clients without a default.
+//! Warns about probable mistakes in a valid configuration: rules that no caller can match, and
+//! several API clients without a default.
 
 use wildmatch::WildMatch;
 
@@ -13,13 +13,13 @@ use crate::{
     server::tls::ClientAuth,
 };
 
-/// Adds the warnings about a configuration without faults.
+/// Adds the warnings about a valid configuration.
 pub(super) fn check(tree: &Table, config: &Config, findings: &Findings) {
     check_callers(tree, config, findings);
     check_default(tree, config, findings);
 }
 
-/// Warns of patterns of callers that no caller can have.
+/// Warns about patterns in `callers` that no caller can match.
 fn check_callers(tree: &Table, config: &Config, findings: &Findings) {
     let possible = Callers::of(config);
     let Some(rules) = table_at(tree, "access").and_then(|access| list_at(access, "rules")) else { return };
@@ -35,7 +35,7 @@ fn check_callers(tree: &Table, config: &Config, findings: &Findings) {
     }
 }
 
-/// Warns of several API clients of which none is the default, unless each is declared not to be it.
+/// Warns if there are several API clients and none is the default, unless each sets `default`.
 fn check_default(tree: &Table, config: &Config, findings: &Findings) {
     let clients = &config.api_clients;
     let Some(node) = tree.get("api_clients") else { return };
@@ -46,18 +46,18 @@ fn check_default(tree: &Table, config: &Config, findings: &Findings) {
         findings.warning(
             node.place.clone(),
             "api_clients",
-            "no API client is the default, so that a call must name one, and is refused with API_CLIENT_UNKNOWN \
-             otherwise; set default = true for one of them, or default = false for each",
+            "no API client is the default, so calls that do not name one are refused with API_CLIENT_UNKNOWN; \
+             set default = true for one of them, or default = false for each",
         );
     }
 }
 
-/// The callers that this configuration can identify.
+/// The callers that a configuration can identify.
 struct Callers {
     has_certificates: bool,
-    /// Prefixes of the names by JWTs, one for each issuer.
+    /// Prefixes of the names of callers with JWTs, one for each issuer.
     jwts: Vec<String>,
-    /// The names by bearer tokens.
+    /// Names of callers with bearer tokens.
     tokens: Vec<String>,
     has_anonymous: bool,
 }
@@ -66,35 +66,37 @@ impl Callers {
     fn of(config: &Config) -> Self {
         let (server, callers) = (&config.server, &config.callers);
         let transport = &server.grpc.transport;
-        // Either header contains the name of a certificate.
+        // Both headers contain the name of a certificate.
         let is_forwarded = callers.forwarded.is_some();
         let jwt = |name: Option<&str>| name.map_or("jwt:".to_owned(), |name| format!("jwt:{name}:"));
         Self {
             has_certificates: transport.asks_for_certificates() || is_forwarded,
             jwts: callers.jwt.iter().map(|issuer| jwt(issuer.name.as_deref())).collect(),
             tokens: callers.tokens.keys().map(|name| format!("token:{name}")).collect(),
-            // A proxy also passes on the calls of clients that have proven nothing.
+            // A proxy also forwards calls of unauthenticated clients.
             has_anonymous: !matches!(transport.client_auth(), Some(ClientAuth::Require { .. }))
                 || is_forwarded,
         }
     }
 
-    /// Returns why no caller can have a name that matches.
+    /// Checks that a caller can match a glob.
+    ///
+    /// # Errors
+    ///
+    /// The reason why no caller can match it, with the remedy.
     fn match_any(&self, glob: &str) -> Result<(), &'static str> {
         if glob == ANONYMOUS {
             return if self.has_anonymous {
                 Ok(())
             } else {
-                Err(
-                    "matches no caller: client_auth of [server.tls] requires a certificate, so that no caller is \
-                     anonymous",
-                )
+                Err("matches no caller: client_auth of [server.tls] requires a certificate, so no caller is \
+                     anonymous")
             };
         }
         if !is_possible(glob) {
             return Err(
                 "matches no caller: names are spiffe://DOMAIN/PATH with the domain in lower case, dns:NAME in \
-                 lower case, jwt:SUBJECT, token:NAME or anonymous, of visible ASCII characters",
+                 lower case, jwt:SUBJECT, token:NAME or anonymous, in visible ASCII characters",
             );
         }
         let may_be = |prefix: &str| may_begin_with(glob, prefix);
@@ -112,25 +114,25 @@ impl Callers {
             matches!(kinds, (true, false, false) | (false, true, false) | (false, false, true));
         Err(match kinds {
             _ if !has_any && !is_of_one_kind => {
-                "matches no caller: nothing identifies callers, so that each is anonymous, which no glob matches; \
-                 configure client_auth of [server.tls], [callers.jwt], [callers.tokens] or [callers.forwarded], or \
-                 write \"anonymous\""
+                "matches no caller: no caller authentication is configured, so every caller is anonymous, which \
+                 no glob matches; configure client_auth of [server.tls], [callers.jwt], [callers.tokens] or \
+                 [callers.forwarded], or write \"anonymous\""
             }
             (true, false, false) => {
-                "matches no caller: no certificates are read; set client_ca_file in [server.tls], or configure \
-                 [callers.forwarded]"
+                "matches no caller: client certificates are not requested; set client_ca_file in [server.tls], or \
+                 configure [callers.forwarded]"
             }
             (false, true, false) => "matches no caller: configure the issuer of the JWTs in [callers.jwt]",
             (false, false, true) => "matches no caller: [callers.tokens] has no such name",
             _ => {
-                "matches no caller: no configured proof leads to such a name; configure client_auth of \
-                 [server.tls], [callers.jwt], [callers.tokens] or [callers.forwarded]"
+                "matches no caller: no configured authentication produces a matching name; configure client_auth \
+                 of [server.tls], [callers.jwt], [callers.tokens] or [callers.forwarded]"
             }
         })
     }
 }
 
-/// Whether a caller could have a matching name if every proof were configured.
+/// Returns whether a caller could match if every kind of authentication were configured.
 fn is_possible(glob: &str) -> bool {
     if !glob.contains(['*', '?']) {
         return is_caller_name(glob);
@@ -146,11 +148,10 @@ fn is_possible(glob: &str) -> bool {
     !domain.is_some_and(|domain| has_capitals(domain.split(['*', '?']).next().unwrap_or_default()))
 }
 
-/// Whether a glob matches a text that begins with `prefix` and goes on with at least one character
-/// of any kind.
+/// Returns whether a glob matches any text that consists of `prefix` and at least one more character.
 fn may_begin_with(glob: &str, prefix: &str) -> bool {
     let glob: Vec<char> = glob.chars().collect();
-    // Which positions of the glob may come next. A run of characters may also be empty.
+    // The set of positions of the glob that can come next. A `*` can also match nothing.
     let skip_empty_runs = |next: &mut Vec<bool>| {
         for at in 0..glob.len() {
             if next[at] && glob[at] == '*' {
@@ -205,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pattern_is_matched_only_by_callers_that_can_be_identified() {
+    fn patterns_match_only_callers_that_can_be_identified() {
         let nobody = callers(false, &[], &[], true);
         for glob in [
             "*",
@@ -223,7 +224,7 @@ mod tests {
         ] {
             assert!(nobody.match_any(glob).is_err(), "{glob}");
         }
-        assert!(nobody.match_any("*").unwrap_err().contains("nothing identifies callers"));
+        assert!(nobody.match_any("*").unwrap_err().contains("no caller authentication is configured"));
         assert!(nobody.match_any("spiffe://*").unwrap_err().contains("client_ca_file"));
         assert!(nobody.match_any("jwt:*").unwrap_err().contains("[callers.jwt]"));
         assert_eq!(nobody.match_any("anonymous"), Ok(()));

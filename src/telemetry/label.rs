@@ -1,4 +1,4 @@
-//! Labels of metrics: enums with a fixed set of values. The compiler rejects a misspelled value.
+//! Labels of metrics as enums, so that the compiler rejects a misspelled value.
 
 /// A label of a metric with a fixed set of values.
 pub(super) trait Label: Copy + 'static {
@@ -8,7 +8,7 @@ pub(super) trait Label: Copy + 'static {
     /// Returns the value in metrics.
     fn as_str(self) -> &'static str;
 
-    /// Returns the position among all values.
+    /// Returns the index in [`VALUES`](Self::VALUES).
     fn index(self) -> usize;
 }
 
@@ -31,7 +31,7 @@ macro_rules! labels {
             /// All values, in order.
             $visibility const ALL: [Self; [$(stringify!($variant)),*].len()] = [$(Self::$variant),*];
 
-            /// Returns the value in metrics, and in log lines and records that name it.
+            /// Returns the value in metrics, log lines and records.
             #[must_use]
             $visibility const fn as_str(self) -> &'static str {
                 match self {

@@ -1,8 +1,8 @@
-//! Every metric, with its handle resolved once.
+//! All metrics, with handles that are resolved once.
 //!
-//! A call takes no lock and makes no allocation here. Labels have few values: a name from
-//! the code, an API client or a caller that the configuration names;
-//! never a user, never a token. `docs/metrics.md` describes each.
+//! A call takes no lock and makes no allocation here. The values of labels are constants of the code,
+//! or API clients and callers of the configuration; never users or tokens. `docs/metrics.md`
+//! describes every metric.
 
 mod admin;
 mod api_client;
@@ -69,7 +69,7 @@ use super::threads::Threads;
 #[derive(Clone)]
 pub struct Metrics(Arc<Registered>);
 
-/// What is registered for one gateway, by subject.
+/// The metrics registered for one gateway, by subject.
 struct Registered {
     registry: Registry,
     calls: CallFamilies,
@@ -123,27 +123,27 @@ impl Registered {
             health_calls: HealthFamilies::register(&families),
             registry,
         };
-        // Registered by nobody else in this registry, so this cannot fail.
+        // It is registered only once, so this cannot fail.
         let _ = registered.registry.register(Box::new(ProcessCollector::for_self()));
         registered
     }
 }
 
 impl Metrics {
-    /// Nothing is registered twice: one call for each gateway.
+    /// Registers all metrics in a new registry. Called once per gateway.
     #[must_use]
     pub fn new() -> Self {
         Self(Arc::new(Registered::new(Threads::new())))
     }
 
-    /// Metrics of a gateway whose threads count as blocked after another time than 10 s.
+    /// Creates metrics whose threads count as blocked after `limit` instead of 10 s.
     #[cfg(test)]
     pub(crate) fn with_blocked_after(limit: std::time::Duration) -> Self {
         Self(Arc::new(Registered::new(Threads::for_test(limit))))
     }
 
-    /// The metrics of one API client, resolved once. The last who asks for a name tells
-    /// the life of its token.
+    /// Returns the metrics of one API client. The handle that was created last for a name sets the
+    /// remaining lifetime of its token.
     #[must_use]
     pub fn api_client(&self, name: &str) -> ApiClientMetrics {
         let metrics = self.0.api_clients.resolve(name, self.0.reloads.clone());
@@ -160,7 +160,7 @@ impl Metrics {
         self.0.jwt_key_waits.clone()
     }
 
-    /// Returns the metrics of a memory of callers.
+    /// Returns the metrics of a cache of identified callers.
     #[must_use]
     pub fn caller_memory(&self, memory: CallerMemory) -> CallerMemoryMetrics {
         self.0.caller_memories.get(memory).clone()
@@ -196,7 +196,7 @@ impl Metrics {
         self.0.watches.clone()
     }
 
-    /// All metrics in Prometheus' text format.
+    /// Returns all metrics in the Prometheus text format.
     #[must_use]
     pub fn render(&self) -> String {
         for client in self.0.known_api_clients.lock().unwrap_or_else(PoisonError::into_inner).iter() {

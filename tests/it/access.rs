@@ -140,7 +140,7 @@ async fn rules_that_are_missing_or_match_no_caller_prevent_the_start() {
         ("[access]\nrules = []", "access"),
         ("[[access.rules]]\ncallers = []", "callers"),
         ("[[access.rules]]\ncallers = [\"anon*\"]", "matches no caller"),
-        ("[[access.rules]]\ncallers = [\"*\"]", "must name its users"),
+        ("[[access.rules]]\ncallers = [\"*\"]", "must list its users"),
         ("[[access.rules]]\ncallers = [\"*\"]\nlogin = [\"x\"]", "did you mean \\\"logins\\\"?"),
     ];
     for (rules, fault) in faults {
@@ -537,7 +537,7 @@ async fn explain_reports_which_rule_decides() {
         assert_eq!(code, Some(0), "{stderr}");
         assert_eq!(output.lines().last(), Some(verdict), "{call} --api-client {api_client}: {output}");
         let meant = if api_client.is_empty() {
-            "with API client test (the default; --api-client names another)".to_owned()
+            "with API client test (the default; select another with --api-client)".to_owned()
         } else {
             format!("with API client {api_client}")
         };
@@ -559,9 +559,9 @@ async fn explain_reports_which_rule_decides() {
     assert_eq!(output.lines().last(), Some("ALLOWED by rule 1"));
     // Impossible calls are usage errors.
     for (api_client, call, why) in [
-        ("ther", call, "no API client is called \"ther\"; did you mean \"other\"?"),
+        ("ther", call, "there is no API client \"ther\"; did you mean \"other\"?"),
         ("", "billing IssueOtt x", "CALLER cannot be \"billing\""),
-        ("", "token:d IssueOtt x", "no token in [callers.tokens] is called \"d\""),
+        ("", "token:d IssueOtt x", "[callers.tokens] has no token \"d\""),
         ("", "token:a IssueOtt -", "USER is required"),
         ("", "token:a LoginWithOtt x", "USER must be `-`"),
     ] {

@@ -250,7 +250,7 @@ fn audit_file_accessible_to_others_causes_a_warning() {
     mode(&fine.folder().join("log/audit.jsonl"), 0o640);
     // Only root can give a file away.
     if std::os::unix::fs::chown(fine.folder().join("log/audit.jsonl"), Some(12_345), None).is_ok() {
-        assert!(warnings(&fine).contains("audit.sink: the file belongs to another user"));
+        assert!(warnings(&fine).contains("audit.sink: another user owns the file"));
     }
     for bits in [0o777, 0o752, 0o770] {
         let open = setup();

@@ -1,4 +1,4 @@
-//! Slips of people who call a gateway from the command line, and what they are told to do.
+//! Mistakes on the command line, and the fixes that the errors suggest.
 
 use std::{
     fs,
@@ -51,12 +51,12 @@ async fn a_port_that_is_not_a_gateway_is_recognized() {
     const ALERT: &[u8] = b"\x15\x03\x03\0\x02\x02\x32";
     const HTTP1: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
     const SETTINGS: &[u8] = b"\0\0\0\x04\0\0\0\0\0";
-    for (answer, scheme, told) in [
+    for (answer, scheme, expected) in [
         (ALERT, "http", "speaks TLS; write https://ADDRESS"),
-        (HTTP1, "http", "speaks HTTP/1 (\"HTTP/1.1 400 Bad Request\"); name the port"),
-        (b"SSH-2.0-OpenSSH_9.6\r\n", "http", "speaks neither HTTP/2 nor TLS; name the port"),
+        (HTTP1, "http", "speaks HTTP/1 (\"HTTP/1.1 400 Bad Request\"); use the port"),
+        (b"SSH-2.0-OpenSSH_9.6\r\n", "http", "speaks neither HTTP/2 nor TLS; use the port"),
         (b"", "http", "closes the connection"),
-        (SETTINGS, "http", "the connection broke before an answer arrived"),
+        (SETTINGS, "http", "the connection was lost before a response arrived"),
         (SETTINGS, "https", "speaks HTTP/2 without TLS; write http://ADDRESS"),
         (HTTP1, "https", "speaks HTTP/1 without TLS"),
         (b"SSH-2.0-OpenSSH_9.6\r\n", "https", "does not speak TLS"),
@@ -66,9 +66,9 @@ async fn a_port_that_is_not_a_gateway_is_recognized() {
         let endpoint = format!("{scheme}://{address}");
         let (code, error) = refused(&["issue", "--login", "a", "--endpoint", &endpoint]);
         assert_eq!(code, Some(1), "{error}");
-        let told = told.replace("ADDRESS", &address.to_string());
+        let expected = expected.replace("ADDRESS", &address.to_string());
         assert!(error.starts_with(&format!("error: cannot connect to {endpoint}: ")), "{error}");
-        assert!(error.contains(&told), "{answer:?}: {error}");
+        assert!(error.contains(&expected), "{answer:?}: {error}");
         assert!(!error.contains("retry"), "{error}");
     }
 }
@@ -93,11 +93,13 @@ async fn an_answer_that_is_not_grpc_is_shown_as_such() {
             }
         }
     });
-    for told in ["HTTP 404 (text/html)", "HTTP 200 (application/json)", "HTTP 503 (without a content type)"] {
+    for expected in
+        ["HTTP 404 (text/html)", "HTTP 200 (application/json)", "HTTP 503 (without a content type)"]
+    {
         let endpoint = format!("http://{address}");
         let (code, error) = refused(&["issue", "--login", "a", "--endpoint", &endpoint]);
         assert_eq!(code, Some(1), "{error}");
-        assert!(error.contains(&format!("the answer is {told} and not gRPC")), "{error}");
+        assert!(error.contains(&format!("the response is {expected} and not gRPC")), "{error}");
         assert!(!error.contains("retry"), "{error}");
     }
 }
@@ -126,12 +128,12 @@ async fn a_gateway_with_tls_and_one_without_name_each_others_scheme() {
     assert!(error.contains(&format!("speaks TLS; write https://localhost:{port}")), "{error}");
     let endpoint = format!("https://localhost:{port}");
     let (_, error) = refused(&["issue", "--login", "a", "--endpoint", &endpoint]);
-    assert!(error.contains("name the file of that authority with --ca-file"), "{error}");
+    assert!(error.contains("set the file of that authority with --ca-file"), "{error}");
     let ca = secured.folder().join("ca.crt");
     let ca = ca.to_str().expect("a path");
     let by_address = format!("https://127.0.0.1:{port}");
     let (_, error) = refused(&["issue", "--login", "a", "--endpoint", &by_address, "--ca-file", ca]);
-    assert!(error.contains("write one of these names in --endpoint, or in --server-name"), "{error}");
+    assert!(error.contains("use one of these names in --endpoint or --server-name"), "{error}");
     let (code, error) = refused(&["issue", "--login", "a", "--endpoint", &endpoint, "--ca-file", ca]);
     assert_eq!(code, Some(0), "{error}");
 }
@@ -147,7 +149,7 @@ fn files_that_cannot_be_used_are_refused_with_their_path() {
     write(folder.path(), "empty", "");
     fs::write(folder.path().join("binary"), [0xff, 0, 0x80, 7]).expect("a file");
     let (crt, key, other) = (at("tls.crt"), at("tls.key"), at("other/tls.key"));
-    for (arguments, told) in [
+    for (arguments, expected) in [
         (vec!["--ca-file", &at("tls.key")], "--ca-file: FOLDER/tls.key: the file contains a private key"),
         (vec!["--ca-file", &at("empty")], "--ca-file: FOLDER/empty: the file is empty"),
         (vec!["--ca-file", &at("binary")], "--ca-file: FOLDER/binary: the file"),
@@ -169,14 +171,14 @@ fn files_that_cannot_be_used_are_refused_with_their_path() {
         (vec!["--server-name", "https://localhost"], "--server-name must be a host name"),
         (vec!["--bearer-token-file", &at("empty")], "--bearer-token-file: FOLDER/empty: the file is empty"),
         (vec!["--bearer-token-file", &at("other")], "--bearer-token-file: FOLDER/other: is a directory"),
-        (vec!["--bearer-token-file", "eyJhbGciOi.canary.x"], "--bearer-token-file names no file"),
+        (vec!["--bearer-token-file", "eyJhbGciOi.canary.x"], "cannot read the file of --bearer-token-file"),
     ] {
         let done =
             run(&[&["issue", "--login", "a", "--endpoint", "https://127.0.0.1:1"], &arguments[..]].concat());
         let error = String::from_utf8(done.stderr).expect("text");
         assert_eq!(done.status.code(), Some(2), "{error}");
-        let told = told.replace("FOLDER", folder.path().to_str().expect("a path"));
-        assert!(error.starts_with(&format!("error: {told}")), "{arguments:?}: {error}");
+        let expected = expected.replace("FOLDER", folder.path().to_str().expect("a path"));
+        assert!(error.starts_with(&format!("error: {expected}")), "{arguments:?}: {error}");
         assert!(!error.contains("canary"), "{error}");
     }
 }
@@ -187,16 +189,13 @@ fn a_secret_in_the_wrong_place_is_refused_and_not_repeated() {
     let token = folder.path().join("token");
     write(folder.path(), "token", "Bearer s3cret-canary\n");
     let token = token.to_str().expect("a path");
-    for (arguments, told) in [
-        (vec!["login", "SANDBOX-canary"], "pipe it on standard input"),
-        (vec!["login", "--ott", "SANDBOX-canary"], "pipe it on standard input"),
-        (vec!["login", "--ott=SANDBOX-canary"], "pipe it on standard input"),
-        (vec!["login", "--token", "SANDBOX-canary", "--timeout", "1s"], "pipe it on standard input"),
-        (vec!["login", "--unknown=SANDBOX-canary"], "pipe the token on standard input"),
-        (
-            vec!["issue", "--login", "a", "--bearer-token-file", token],
-            "begins with \"Bearer\"; remove that word",
-        ),
+    for (arguments, expected) in [
+        (vec!["login", "SANDBOX-canary"], "pipe it to standard input"),
+        (vec!["login", "--ott", "SANDBOX-canary"], "pipe it to standard input"),
+        (vec!["login", "--ott=SANDBOX-canary"], "pipe it to standard input"),
+        (vec!["login", "--token", "SANDBOX-canary", "--timeout", "1s"], "pipe it to standard input"),
+        (vec!["login", "--unknown=SANDBOX-canary"], "pipe the token to standard input"),
+        (vec!["issue", "--login", "a", "--bearer-token-file", token], "begins with \"Bearer\"; remove it"),
         (
             vec!["issue", "--login", "a", "--endpoint", "http://me:canary@localhost:1"],
             "write http://localhost:1",
@@ -205,12 +204,12 @@ fn a_secret_in_the_wrong_place_is_refused_and_not_repeated() {
             vec!["issue", "--login", "a", "--endpoint", "127.0.0.1:50051"],
             "write http://127.0.0.1:50051, or https",
         ),
-        (vec!["issue", "someone@example"], "name the user: ott-gateway issue --login"),
+        (vec!["issue", "someone@example"], "specify the user: ott-gateway issue --login"),
     ] {
         let done = run(&arguments);
         let error = String::from_utf8(done.stderr).expect("text");
         assert_eq!(done.status.code(), Some(2), "{error}");
-        assert!(error.contains(told), "{arguments:?}: {error}");
+        assert!(error.contains(expected), "{arguments:?}: {error}");
         assert!(!error.contains("canary"), "{error}");
     }
     let by_variable = Command::new(env!("CARGO_BIN_EXE_ott-gateway"))

@@ -24,7 +24,7 @@ async fn serve_logs_text_on_a_terminal_and_says_where_it_listens() {
         let config = setup.folder().join("config.toml");
         let arguments = ["serve", "--config", config.to_str().expect("a path")];
         let (mut terminal, gateway) = Terminal::start(&arguments, &[]);
-        terminal.wait_for("Ctrl-C stops it.");
+        terminal.wait_for("Press Ctrl-C to stop.");
         terminal.types("\u{3}");
         let status = ended(gateway);
         let shown = terminal.wait_for("gateway stopped").to_owned();

@@ -388,7 +388,7 @@ async fn check_config_online_reports_the_cause_for_each_api_client() {
         ("bad-id", "the platform refuses the API client's credential: HTTP status 400, error invalid_client"),
         ("bad-type", "the platform's token endpoint is failing: the response is not application/json"),
         ("down", "the platform's token endpoint is failing: HTTP status 503"),
-        ("good", "an access token was fetched"),
+        ("good", "access token fetched"),
     ] {
         assert_eq!(result(name), expected);
     }

@@ -200,7 +200,7 @@ fn binary_refuses_a_file_truncated_before_the_users_of_a_rule() {
     let cut = run(text.split("logins = ").next().expect("a part"));
     let stderr = String::from_utf8_lossy(&cut.stderr).into_owned();
     assert_eq!(cut.status.code(), Some(2), "{stderr}");
-    assert!(stderr.contains("list them in logins, external_ids or user_ids"), "{stderr}");
+    assert!(stderr.contains("must list its users in logins, external_ids or user_ids"), "{stderr}");
     assert!(stderr.contains("users = \"all\""), "{stderr}");
 }
 

@@ -82,7 +82,7 @@ async fn with_client_certificates_it_asks_the_health_port_and_names_the_remedy_w
 
     let without = gateway(&upstream, &required);
     let done = healthcheck(&without, &[without.address()], &[], None);
-    let message = "error: server.listen requires a client certificate: set server.health_listen, a port for \
+    let message = "error: server.listen requires a client certificate: set server.health_listen, a listener for \
                    probes without TLS, or use --endpoint with --certificate-file and --private-key-file";
     assert_eq!(outcome(&done), (Some(2), message.to_owned()));
 }
@@ -119,7 +119,7 @@ async fn the_configuration_goes_over_the_variable_and_excludes_other_options() {
     }
     // The port that the system chooses is in no file.
     let done = healthcheck(&gateway, &[], &[], None);
-    let message = "error: the configuration leaves the port to the system (port 0): use --endpoint";
+    let message = "error: the port in the configuration is 0, so the system chooses it: use --endpoint";
     assert_eq!(outcome(&done), (Some(2), message.to_owned()));
     let missing = Command::new(env!("CARGO_BIN_EXE_ott-gateway"))
         .args(["healthcheck", "--config", "/nowhere/gateway.toml"])

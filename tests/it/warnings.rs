@@ -186,9 +186,9 @@ async fn rules_that_no_caller_matches_are_reported_at_start_and_by_check_config(
     let log = gateway.stderr().text();
     let log: Vec<&str> = log.lines().filter(|line| line.contains("configuration warning")).collect();
     let expected = [
-        "access.rules[1].callers[1]: matches no caller: nothing identifies callers",
-        "access.rules[1].callers[3]: matches no caller: no certificates are read",
-        "access.rules[1].callers[4]: matches no caller: no certificates are read",
+        "access.rules[1].callers[1]: matches no caller: no caller authentication is configured",
+        "access.rules[1].callers[3]: matches no caller: client certificates are not requested",
+        "access.rules[1].callers[4]: matches no caller: client certificates are not requested",
         "access.rules[1].callers[5]: matches no caller: configure the issuer",
         "access.rules[1].callers[6]: matches no caller: [callers.tokens] has no such name",
         "api_clients: no API client is the default",

@@ -80,7 +80,7 @@ impl Followed {
     }
 }
 
-/// Time after which a change is in force (`docs/configuration.md`).
+/// Time after which a change takes effect (`docs/configuration.md`).
 const IN_FORCE: Duration = Duration::from_secs(10);
 
 #[tokio::test(start_paused = true)]
@@ -187,7 +187,7 @@ async fn rejected_version_is_retried_until_one_is_in_force() {
 
     followed.put(&config_for(&["dns:a"]));
     sleep(IN_FORCE).await;
-    assert_eq!(followed.counts(), [0, 2, 0], "the file has the version in force again");
+    assert_eq!(followed.counts(), [0, 2, 0], "the file has the current version again");
     followed.put(&config_for(&["dns:b"]));
     sleep(IN_FORCE).await;
     assert!(followed.allows("dns:b") && !followed.allows("dns:a"));

@@ -1,7 +1,7 @@
-//! `check-config --explain`: which access rule would decide a call, and why.
+//! `check-config --explain`: reports which access rule decides a call, and why.
 //!
-//! A call that nobody could make is refused, because the answer must hold for real calls. The
-//! rules themselves are evaluated in `access`.
+//! An impossible call is refused, because the answer must be valid for real calls. `access` evaluates
+//! the rules.
 
 use crate::{
     access::{Explanation, Rules},
@@ -17,50 +17,50 @@ pub(super) struct Question {
     caller: String,
     operation: Operation,
     api_client: Option<String>,
-    /// None for a login, whose request does not name the user.
+    /// `None` for a login, whose request does not contain the user.
     user: Option<Subject>,
 }
 
-/// Why no call can be the one that is asked about.
+/// The reason why a call is impossible.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum NoSuchCall {
     #[error("METHOD must be IssueOtt or LoginWithOtt")]
     Method,
     #[error(
-        "CALLER cannot be {0:?}: names are spiffe://DOMAIN/PATH, dns:NAME in lower case, jwt:SUBJECT or \
-         token:NAME, or are `anonymous`"
+        "CALLER cannot be {0:?}: names are spiffe://DOMAIN/PATH, dns:NAME in lower case, jwt:SUBJECT, \
+         token:NAME or `anonymous`"
     )]
     Caller(String),
-    #[error("no token in [callers.tokens] is called {name:?}{}", hint(.nearest.as_deref()))]
+    #[error("[callers.tokens] has no token {name:?}{}", hint(.nearest.as_deref()))]
     Token { name: String, nearest: Option<String> },
-    #[error("USER is required for IssueOtt: which rule decides depends on it")]
+    #[error("USER is required for IssueOtt: the decision depends on it")]
     NoUser,
-    #[error("USER must be `-` for LoginWithOtt: its request does not name the user")]
+    #[error("USER must be `-` for LoginWithOtt: its request does not contain the user")]
     UserOfLogin,
     #[error("USER {0}")]
     User(String),
     #[error(
-        "USER cannot begin with {prefix:?}: the kinds of user are login:NAME, external_id:ID and user_id:ID{}; \
+        "USER cannot begin with {prefix:?}: write login:NAME, external_id:ID or user_id:ID{}; \
          write login:{shown} if that is the login",
         hint(.nearest.as_deref())
     )]
     UserKind { prefix: String, shown: String, nearest: Option<String> },
-    #[error("--api-client: no API client is called {name:?}{}", hint(.nearest.as_deref()))]
+    #[error("--api-client: there is no API client {name:?}{}", hint(.nearest.as_deref()))]
     ApiClient { name: String, nearest: Option<String> },
 }
 
-/// How such a call would be decided.
+/// The decision on a call.
 pub(super) enum Answer {
     /// The rules decide.
     Decided {
-        /// With which API client.
+        /// API client of the call.
         api_client: String,
-        /// Whether that is the default one, because the call names none.
+        /// Whether the call uses the default API client.
         is_default: bool,
-        /// What they decide.
+        /// The decision and its reason.
         explanation: Explanation,
     },
-    /// It names no API client and none is the default, so that no rule can allow it.
+    /// The call does not name an API client and there is no default, so no rule can allow it.
     NoApiClient,
 }
 
@@ -85,8 +85,8 @@ impl Question {
         Ok(Self { caller: caller.clone(), operation, api_client: api_client.map(str::to_owned), user })
     }
 
-    /// Returns what the rules of that configuration decide.
-    pub(super) fn put_to(&self, rules: &Rules, config: &Config) -> Result<Answer, NoSuchCall> {
+    /// Evaluates the rules of a configuration for the call.
+    pub(super) fn answer(&self, rules: &Rules, config: &Config) -> Result<Answer, NoSuchCall> {
         let tokens = &config.callers.tokens;
         if let Some(name) = self.caller.strip_prefix("token:")
             && !tokens.contains_key(name)
@@ -109,8 +109,8 @@ impl Question {
     }
 }
 
-/// The user of a text. One without a colon is a login; a login with a colon is written with its
-/// kind, so that a misspelled kind is not part of a name.
+/// Parses a user. A text without a colon is a login. A login with a colon needs its kind, so that a
+/// misspelled kind is not taken for a part of the name.
 fn subject(text: &str) -> Result<Subject, NoSuchCall> {
     let (kind, name) = match text.split_once(':') {
         Some(("login", name)) => (SubjectKind::Login, name),
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn user_is_named_by_kind_and_a_name_without_a_colon_is_a_login() {
+    fn user_without_a_kind_is_a_login() {
         let field = |text: &str| {
             let user = read("dns:a", "IssueOtt", text).unwrap().user.unwrap();
             (user.field(), user.as_sent().to_owned())
@@ -154,7 +154,7 @@ mod tests {
         for text in ["email:a@b", "Login:a", "user-id:1", "a:b", ":a", "login :a"] {
             let error = read("dns:a", "IssueOtt", text).unwrap_err();
             assert!(matches!(error, NoSuchCall::UserKind { .. }), "{error}");
-            for part in ["login:NAME, external_id:ID and user_id:ID", &format!("write login:{text} if")] {
+            for part in ["login:NAME, external_id:ID or user_id:ID", &format!("write login:{text} if")] {
                 assert!(error.to_string().contains(part), "{error}");
             }
         }
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_that_nobody_can_make_are_refused() {
+    fn impossible_calls_are_refused() {
         for caller in ["", "portal", "Anonymous", "dns:", "dns:Portal", "spiffe://a", "jwt:", "mail:a", "*"] {
             let refused = read(caller, "IssueOtt", "x").unwrap_err();
             assert_eq!(refused, NoSuchCall::Caller(caller.to_owned()));

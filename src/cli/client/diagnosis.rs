@@ -1,7 +1,7 @@
-//! Why a gateway cannot be reached, with what to do about it.
+//! Diagnoses why a gateway cannot be reached, with a remedy.
 //!
-//! A wrong port or scheme leads to an error of the HTTP or TLS library that does not name it.
-//! What the port has sent does; if it has sent nothing yet, it is asked once more.
+//! For a wrong port or scheme, the errors of the HTTP and TLS libraries do not show the cause. The
+//! bytes that the port sent do. If it sent nothing, it is probed.
 
 use std::error::Error;
 
@@ -16,7 +16,7 @@ use crate::{
     http_client::cause::{Causes, root_cause},
 };
 
-/// The error of a connection, or of a call on it that no gateway has answered.
+/// Returns the failure for an error of a connection, or of a call without a response.
 pub(super) async fn diagnose(
     options: &ClientOptions,
     address: &Address,
@@ -24,9 +24,11 @@ pub(super) async fn diagnose(
     error: &(dyn Error + 'static),
 ) -> Failure {
     let cause = cause(options, address, wire, error).await;
-    let remedy = address.with_default_port().map_or_else(String::new, |meant| {
+    let remedy = address.with_default_port().map_or_else(String::new, |suggestion| {
         let port = address.host_and_port().1;
-        format!("; the endpoint has no port, so that it is {port}: for another one, write {meant}")
+        format!(
+            "; the endpoint has no port, so port {port} is used: for the default port, write {suggestion}"
+        )
     });
     Failure::Connect { endpoint: address.to_string(), cause: format!("{cause}{remedy}") }
 }
@@ -49,7 +51,7 @@ async fn cause(
         if heard == Protocol::Tls {
             return of_tls(options, error, alert);
         }
-        // A server without TLS may close the connection before its own bytes arrive.
+        // A server without TLS may close the connection before its bytes arrive.
         let heard = if heard == Protocol::Silent { probe(&address.host_and_port()).await } else { heard };
         return match heard {
             Protocol::Http2 => {
@@ -58,7 +60,7 @@ async fn cause(
             other => not_tls(&other, error),
         };
     }
-    // A write that failed may have come before a read.
+    // The connection may have failed in a write before anything was read.
     let heard = if heard == Protocol::Silent { probe(&address.host_and_port()).await } else { heard };
     if heard == Protocol::Tls || heard != Protocol::Http2 && speaks_tls(&address.host_and_port()).await {
         return format!("this port speaks TLS; write {}", address.with_other_scheme());
@@ -73,14 +75,14 @@ async fn cause(
     }
 }
 
-/// The answer of a server that speaks HTTP/2, but not gRPC.
+/// Returns the failure for a response of a server that speaks HTTP/2, but not gRPC.
 pub(super) fn foreign(endpoint: &str, response: &ForeignResponse) -> Failure {
     let kind = response.content_type.as_deref().unwrap_or("without a content type");
     Failure::Connect {
         endpoint: endpoint.to_owned(),
         cause: format!(
-            "the answer is HTTP {} ({kind}) and not gRPC; check that this is the port of a gateway's gRPC \
-             listener, and the proxies on the way to it",
+            "the response is HTTP {} ({kind}) and not gRPC; check that this is the port of a gateway's gRPC \
+             listener, and check the proxies in between",
             response.status.as_u16()
         ),
     }
@@ -91,12 +93,12 @@ fn not_connected(error: &(dyn Error + 'static)) -> String {
     let refused = Causes::of(error).filter_map(<dyn Error>::downcast_ref::<std::io::Error>);
     let kinds: Vec<_> = refused.map(std::io::Error::kind).collect();
     if kinds.contains(&std::io::ErrorKind::ConnectionRefused) {
-        return format!("{cause}; start the gateway, or name the address that it listens on with --endpoint");
+        return format!("{cause}; start the gateway, or set the address that it listens on with --endpoint");
     }
     if Causes::of(error).any(|cause| cause.to_string() == "dns error") {
         return format!("{cause}; check the host name");
     }
-    format!("{cause}; check the address, and the firewalls on the way to it")
+    format!("{cause}; check the address and the firewalls in between")
 }
 
 fn of_tls(options: &ClientOptions, error: &(dyn Error + 'static), alert: Option<AlertDescription>) -> String {
@@ -108,10 +110,10 @@ fn of_tls(options: &ClientOptions, error: &(dyn Error + 'static), alert: Option<
     if let Some(certificate) = certificate {
         return match certificate {
             CertificateError::UnknownIssuer if options.ca_file.is_none() => {
-                format!("{cause}; name the file of that authority with --ca-file")
+                format!("{cause}; set the file of that authority with --ca-file")
             }
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-                format!("{cause}; write one of these names in --endpoint, or in --server-name")
+                format!("{cause}; use one of these names in --endpoint or --server-name")
             }
             _ => cause,
         };
@@ -121,12 +123,12 @@ fn of_tls(options: &ClientOptions, error: &(dyn Error + 'static), alert: Option<
     if is_without_http2 || alert == Some(AlertDescription::NoApplicationProtocol) {
         return no_grpc("this port speaks TLS, but not HTTP/2");
     }
-    // In TLS 1.3 a client notices only after its own handshake, from a closed connection or an
-    // alert, that its certificate is required or refused (RFC 8446, 4.4.2.4).
+    // In TLS 1.3 a client learns only after its own handshake, by a closed connection or an alert,
+    // that its certificate is required or refused (RFC 8446, 4.4.2.4).
     if options.certificate_file.is_none() {
         return format!(
-            "the gateway closed the connection before it answered ({cause}): it may require a client \
-             certificate, which --certificate-file and --private-key-file show"
+            "the gateway closed the connection without a response ({cause}): it may require a client \
+             certificate; set --certificate-file and --private-key-file"
         );
     }
     match alert {
@@ -144,12 +146,12 @@ fn not_tls(heard: &Protocol, error: &(dyn Error + 'static)) -> String {
 }
 
 fn no_grpc(what: &str) -> String {
-    format!("{what}; name the port of the gateway's gRPC listener (`listen` of [server])")
+    format!("{what}; use the port of the gateway's gRPC listener (`listen` of [server])")
 }
 
 fn broken(error: &(dyn Error + 'static)) -> String {
     format!(
-        "the connection broke before an answer arrived ({}); what became of the call is not known",
+        "the connection was lost before a response arrived ({}); the outcome of the call is unknown",
         root_cause(error)
     )
 }

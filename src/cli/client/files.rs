@@ -1,7 +1,7 @@
-//! The files that prove who a client is, and whom it trusts.
+//! The files with a client's credentials and trusted authorities.
 //!
-//! Certificates and keys go through the parser that the gateway itself uses. No error contains a
-//! part of a file, nor an argument that may be a token.
+//! Certificates and keys are parsed like those of the gateway. Errors never contain a part of a file,
+//! or an argument that may be a token.
 
 use std::{
     fs,
@@ -20,7 +20,7 @@ use crate::{
 
 /// Maximum size of a file, in bytes.
 const MAX_BYTES: u64 = 1024 * 1024;
-/// Maximum size of a bearer token: servers refuse longer headers.
+/// Maximum size of a bearer token, in bytes. Servers refuse longer headers.
 const MAX_TOKEN_BYTES: usize = 16 * 1024;
 
 /// Reads the certificates of authorities.
@@ -51,8 +51,8 @@ pub(super) fn authorization(path: &Path) -> Result<MetadataValue<Ascii>, Failure
     const ARGUMENT: &str = "--bearer-token-file";
     let content = read(ARGUMENT, path).map_err(|failure| match failure {
         Failure::File { .. } if may_be_token(path) => Failure::Usage(format!(
-            "{ARGUMENT} names no file that can be read; write the token to a file and name that (the argument \
-             is not shown because it may be the token itself)"
+            "cannot read the file of {ARGUMENT}; write the token to a file and use its path (the argument is \
+             not shown, because it may be the token itself)"
         )),
         other => other,
     })?;
@@ -60,18 +60,18 @@ pub(super) fn authorization(path: &Path) -> Result<MetadataValue<Ascii>, Failure
     let token = bearer_token(&content).map_err(refused)?;
     let header = Zeroizing::new(format!("Bearer {token}"));
     let mut value = MetadataValue::try_from(header.as_str())
-        .map_err(|_| refused("the token has a character that a header cannot carry"))?;
+        .map_err(|_| refused("the token contains a character that is not allowed in a header"))?;
     value.set_sensitive(true);
     Ok(value)
 }
 
-/// Whether an argument that names no file may be the token. The path of a file in a folder that
-/// exists is not one.
+/// Returns whether an argument that is not a file may be the token. A path in an existing folder is
+/// not a token.
 fn may_be_token(path: &Path) -> bool {
     !path.parent().is_some_and(|folder| folder != Path::new("") && folder.is_dir())
 }
 
-/// The token in a file: one word, with at most one newline at its end.
+/// Returns the token in a file: one word, with at most one newline at the end.
 fn bearer_token(content: &[u8]) -> Result<&str, &'static str> {
     if content.starts_with(b"\xef\xbb\xbf") {
         return Err("the file begins with a byte order mark; save it as UTF-8 without one");
@@ -88,18 +88,18 @@ fn bearer_token(content: &[u8]) -> Result<&str, &'static str> {
         return Err("the file contains a header; write only the token to it");
     }
     if lower.strip_prefix("bearer").is_some_and(|rest| !rest.starts_with(is_of_token)) {
-        return Err("the file begins with \"Bearer\"; remove that word, so that it contains only the token");
+        return Err("the file begins with \"Bearer\"; remove it, so that the file contains only the token");
     }
     if lower.starts_with("-----begin") {
-        return Err("the file contains PEM; name the file of the token");
+        return Err("the file contains PEM; use the file with the token");
     }
     if lower.starts_with('{') {
         return Err("the file contains JSON; write only the token to it");
     }
     if lower.starts_with("sha256:") {
         return Err(
-            "the file contains the hash of a token, as the gateway's configuration does; name the file of \
-                    the token",
+            "the file contains the hash of a token, which belongs in the gateway's configuration; use the file \
+                    with the token",
         );
     }
     if token.contains(['"', '\'', '`', '\u{201c}', '\u{201d}']) {
@@ -109,10 +109,10 @@ fn bearer_token(content: &[u8]) -> Result<&str, &'static str> {
         return Err("the file has more than one line; write only the token to it");
     }
     if token.contains(|character: char| character.is_whitespace() || character.is_control()) {
-        return Err("the token begins or ends with a blank, or contains one; remove it");
+        return Err("the token contains a blank or a control character; remove it");
     }
     if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err("the token has a character outside of ASCII; copy it again");
+        return Err("the token contains a non-ASCII character; copy it again");
     }
     if token.len() > MAX_TOKEN_BYTES {
         return Err("the token is longer than 16 KiB; check that this is the right file");
@@ -120,17 +120,17 @@ fn bearer_token(content: &[u8]) -> Result<&str, &'static str> {
     Ok(token)
 }
 
-/// Whether a token may contain the character (RFC 6750, 2.1).
+/// Returns whether a token may contain the character (RFC 6750, 2.1).
 fn is_of_token(character: char) -> bool {
     character.is_ascii_alphanumeric() || "-._~+/=".contains(character)
 }
 
-/// Reads a file, which may be a pipe: it is read once.
+/// Reads a file once, because it may be a pipe.
 fn read(argument: &'static str, path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
     let failed = |error: &io::Error| Failure::File { argument, path: absolute(path), kind: error.kind() };
     if path == Path::new("-") {
         return Err(Failure::Usage(format!(
-            "{argument} cannot be standard input; name a file (a file of the name - is ./-)"
+            "{argument} cannot be standard input; use a file (if the file is named -, write ./-)"
         )));
     }
     let mut content = Zeroizing::new(Vec::new());
@@ -151,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bearer_token_is_the_only_word_of_its_file() {
+    fn bearer_token_must_be_the_only_word_of_its_file() {
         for (content, token) in
             [("abc", "abc"), ("abc\n", "abc"), ("a.b-c_~+/=\r\n", "a.b-c_~+/="), ("bearerX", "bearerX")]
         {
@@ -173,7 +173,7 @@ mod tests {
             ("s3cret ", "a blank"),
             ("s3 cret", "a blank"),
             ("s3\u{7}cret", "a blank"),
-            ("s3cr\u{e9}t", "outside of ASCII"),
+            ("s3cr\u{e9}t", "non-ASCII"),
             ("{\"token\": \"s3cret\"}", "JSON"),
             ("-----BEGIN CERTIFICATE-----\ns3cret", "PEM"),
             ("sha256:s3cret", "hash"),

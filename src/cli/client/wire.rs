@@ -1,7 +1,7 @@
-//! What the other end of a connection has sent, to recognize another protocol than gRPC.
+//! Records the first bytes that a server sends, to detect a protocol other than gRPC.
 //!
-//! The errors of the HTTP and TLS libraries for such a port depend on the order of a write and
-//! a read. The first bytes do not, so that they are kept for [`Protocol`].
+//! For another protocol, the errors of the HTTP and TLS libraries depend on the order of writes and
+//! reads. The first bytes do not, so they are kept for [`Protocol`].
 
 use std::{
     io,
@@ -23,7 +23,7 @@ use tower::Service;
 
 type ConnectError = <HttpConnector as Service<Uri>>::Error;
 
-/// Bytes that are kept: enough for the status line of an HTTP/1 response.
+/// Maximum number of bytes kept: enough for the status line of an HTTP/1 response.
 const MAX_KEPT: usize = 256;
 /// Upper bound on each step of [`probe`].
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -34,7 +34,7 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 /// alert.
 const EMPTY_HELLO: &[u8] = b"\x16\x03\x01\0\x04\x01\0\0\0";
 
-/// What was received on a connection. Cheap to clone.
+/// The data received on a connection. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Wire(Arc<Mutex<Seen>>);
 
@@ -52,10 +52,10 @@ pub(super) struct ForeignResponse {
     pub(super) content_type: Option<String>,
 }
 
-/// The protocol of the first bytes that a port has sent.
+/// The protocol of the first bytes that a port sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Protocol {
-    /// It has sent nothing.
+    /// Nothing was sent.
     Silent,
     /// A TLS record.
     Tls,
@@ -89,7 +89,7 @@ impl Wire {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether there was a TCP connection.
+    /// Returns whether a TCP connection was established.
     pub(super) fn is_connected(&self) -> bool {
         self.seen().is_connected
     }
@@ -102,7 +102,7 @@ impl Wire {
         self.seen().foreign.clone()
     }
 
-    /// Connects as the client library does, and keeps what is received.
+    /// Returns a connector like that of the client library, which records received data.
     pub(super) fn connector(
         &self,
         limit: Duration,
@@ -129,12 +129,12 @@ impl Wire {
     }
 }
 
-/// Asks the port for HTTP/2 without TLS, and returns the protocol of its answer.
+/// Sends an HTTP/2 preface without TLS, and returns the protocol of the response.
 pub(super) async fn probe(address: &(String, u16)) -> Protocol {
     answer_to(PREFACE, address).await
 }
 
-/// Returns whether the port answers as a TLS server. Many such ports answer a client without TLS
+/// Returns whether the port responds like a TLS server. Many TLS ports answer a client without TLS
 /// in HTTP/1, or not at all.
 pub(super) async fn speaks_tls(address: &(String, u16)) -> bool {
     answer_to(EMPTY_HELLO, address).await == Protocol::Tls
@@ -148,7 +148,7 @@ async fn answer_to(sent: &[u8], (host, port): &(String, u16)) -> Protocol {
     };
     let Ok(Ok(mut stream)) = timeout(PROBE_TIMEOUT, asked).await else { return Protocol::Silent };
     let mut first = Vec::with_capacity(MAX_KEPT);
-    // A port of another protocol may wait for more. What it has sent by then is enough.
+    // A server with another protocol may wait for more. The bytes sent until the timeout are enough.
     let _ = timeout(PROBE_TIMEOUT, async {
         while first.len() < MAX_KEPT
             && matches!(Protocol::of(&first), Protocol::Silent | Protocol::Other)
@@ -159,7 +159,7 @@ async fn answer_to(sent: &[u8], (host, port): &(String, u16)) -> Protocol {
     Protocol::of(&first)
 }
 
-/// A connection that keeps what it receives first.
+/// A connection that records the first bytes it receives.
 #[derive(Debug)]
 pub(super) struct Recorded<S> {
     stream: S,
@@ -200,7 +200,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Recorded<S> {
     }
 }
 
-/// A channel that notes a response which is not gRPC before the client library interprets it.
+/// A channel that records a non-gRPC response before the client library interprets it.
 #[derive(Clone, Debug)]
 pub(in crate::cli) struct GrpcChannel {
     pub(super) channel: Channel,

@@ -1,4 +1,4 @@
-//! The connection of a probe to the gateway that runs on this machine with a configuration.
+//! The connection of a probe to a gateway on this machine, by its configuration.
 
 use std::{io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
@@ -19,14 +19,14 @@ use super::super::{
 };
 use crate::config::{HealthEndpoint, Process};
 
-/// Connects to the listener that the configuration has for probes, within `timeout`.
+/// Connects to the configured listener for probes within `timeout`.
 pub(super) async fn connect(file: &Path, timeout: Duration) -> Result<Client, Failure> {
     let (address, with_tls) = match HealthEndpoint::load(file, &Process)? {
         HealthEndpoint::Plaintext(address) => (address, false),
         HealthEndpoint::Tls(address) => (address, true),
         HealthEndpoint::CertificateRequired => {
             return Err(Failure::Usage(
-                "server.listen requires a client certificate: set server.health_listen, a port for probes \
+                "server.listen requires a client certificate: set server.health_listen, a listener for probes \
                  without TLS, or use --endpoint with --certificate-file and --private-key-file"
                     .to_owned(),
             ));
@@ -34,12 +34,12 @@ pub(super) async fn connect(file: &Path, timeout: Duration) -> Result<Client, Fa
     };
     if address.port() == 0 {
         return Err(Failure::Usage(
-            "the configuration leaves the port to the system (port 0): use --endpoint".to_owned(),
+            "the port in the configuration is 0, so the system chooses it: use --endpoint".to_owned(),
         ));
     }
     let scheme = if with_tls { "https" } else { "http" };
     let connected = async {
-        // Without "https": TLS is set up by our own connector, not by that of the library.
+        // Without "https", because our own connector sets up TLS.
         let endpoint = Endpoint::from_shared(format!("http://{address}"))?;
         if with_tls {
             let endpoint = endpoint.origin(Uri::try_from(format!("https://{address}"))?);
@@ -73,9 +73,9 @@ async fn secured(address: SocketAddr) -> io::Result<TlsStream<TcpStream>> {
     TlsConnector::from(Arc::new(config)).connect(ServerName::from(address.ip()), stream).await
 }
 
-/// Accepts any certificate, as the kubelet does for its probes: the connection does not leave
-/// the machine, carries no credential, and must not fail when the certificate is for another
-/// name or has expired, since restarting the gateway would not change that.
+/// Accepts any certificate, like the kubelet's probes. The connection does not leave the machine and
+/// carries no credential, and restarting the gateway would not fix a wrong name or an expired
+/// certificate.
 #[derive(Debug)]
 struct AnyCertificate(Arc<CryptoProvider>);
 

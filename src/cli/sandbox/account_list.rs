@@ -2,7 +2,7 @@
 
 use crate::{cli::output::Output, sandbox::Accounts, text::Printable};
 
-/// Prints a line for each account: its names, and what `IssueOtt` does for it.
+/// Prints a line for each account: its names and the result of `IssueOtt`.
 pub(super) fn print(accounts: &Accounts, output: &mut Output) {
     let mut rows = vec![["LOGIN", "USER ID", "EXTERNAL ID", "TENANT", "ISSUEOTT"].map(str::to_owned)];
     for account in accounts.list() {

@@ -1,4 +1,4 @@
-//! Where a sandbox is reached: from this machine, and from where its users are.
+//! The addresses of a sandbox, for clients on this machine and elsewhere.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -6,7 +6,7 @@ use url::Url;
 
 use crate::cli::walk::Addresses;
 
-/// Reads `--public-url`: an origin, http or https.
+/// Parses `--public-url`: an http or https origin.
 pub(super) fn parse(text: &str) -> Result<Url, String> {
     let rule = || "must be a URL without a path, such as http://localhost:8080".to_owned();
     let url = Url::parse(text).map_err(|_| rule())?;
@@ -20,12 +20,12 @@ pub(super) fn parse(text: &str) -> Result<Url, String> {
     if is_origin { Ok(url) } else { Err(rule()) }
 }
 
-/// Returns a URL without the slash at its end, as it is printed.
+/// Returns a URL as text without a trailing slash.
 pub(super) fn without_slash(url: &Url) -> String {
     url.as_str().trim_end_matches('/').to_owned()
 }
 
-/// An address that a client on this machine can connect to: loopback in place of "every address".
+/// Returns an address that a client on this machine can connect to: loopback if it is unspecified.
 pub(super) fn on_this_machine(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -35,8 +35,8 @@ pub(super) fn on_this_machine(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, address.port())
 }
 
-/// The addresses to print. Of a gateway that listens on every address, the host is that of the
-/// public URL: where one of the two is reached, so is the other. Its port is its own.
+/// Returns the addresses to print. A gateway that listens on every address is printed with the host
+/// of the public URL, where it can be reached too, and its own port.
 pub(super) fn shown(gateway: SocketAddr, platform: &str, public_url: Option<&Url>) -> Addresses {
     let host = public_url.and_then(Url::host_str).filter(|_| gateway.ip().is_unspecified());
     Addresses {
@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_public_url_is_an_origin() {
+    fn public_url_must_be_an_origin() {
         for text in [
             "http://localhost:8080",
             "http://localhost:8080/",

@@ -1,5 +1,5 @@
-//! `--ready-file`: the addresses of a sandbox that serves, as JSON, for tests that let the system
-//! choose the ports.
+//! `--ready-file`: the addresses of a running sandbox as JSON, for tests that let the system choose
+//! the ports.
 
 use std::{
     fs, io,
@@ -10,32 +10,32 @@ use serde::Serialize;
 
 use crate::cli::failure::Failure;
 
-/// What a test needs to find a sandbox.
+/// Contents of the file.
 #[derive(Debug, Serialize)]
 pub(super) struct Ready {
     /// Address of the gateway, for this machine.
     pub(super) gateway: String,
-    /// Whether the gateway speaks TLS.
+    /// Whether the gateway uses TLS.
     pub(super) gateway_tls: bool,
     /// URL of the copy of the platform, for this machine.
     pub(super) platform: String,
     /// URL of the copy of the platform in the login URLs of the gateway.
     pub(super) public_url: String,
-    /// Address of metrics and probes, if they are served.
+    /// Address of metrics and probes, if enabled.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) admin: Option<String>,
-    /// The process.
+    /// Id of the process.
     pub(super) pid: u32,
 }
 
-/// A file that is there while the sandbox serves.
+/// A file that exists while the sandbox serves. Removed when dropped.
 #[derive(Debug)]
 pub(super) struct ReadyFile {
     path: PathBuf,
 }
 
 impl ReadyFile {
-    /// Removes the file of an earlier sandbox, which must not be read.
+    /// Removes the file of an earlier sandbox, so that nobody reads it.
     pub(super) fn prepare(path: &Path) -> Result<Self, Failure> {
         match fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(path, &error)),
@@ -43,11 +43,11 @@ impl ReadyFile {
         }
     }
 
-    /// Writes the file. It appears with its whole contents.
+    /// Writes the file atomically.
     pub(super) fn write(&self, ready: &Ready) -> Result<(), Failure> {
         let mut json = serde_json::to_string(ready).map_err(|error| Failure::Failed(error.to_string()))?;
         json.push('\n');
-        // In the same folder, so that renaming it is atomic.
+        // In the same folder, so that the rename is atomic.
         let mut name = self.path.file_name().unwrap_or_default().to_owned();
         name.push(format!(".{}", ready.pid));
         let unfinished = self.path.with_file_name(name);
@@ -67,7 +67,7 @@ impl Drop for ReadyFile {
 }
 
 fn failed(path: &Path, error: &io::Error) -> Failure {
-    Failure::Failed(format!("--ready-file: {} cannot be written ({})", path.display(), error.kind()))
+    Failure::Failed(format!("--ready-file: cannot write {} ({})", path.display(), error.kind()))
 }
 
 #[cfg(test)]
@@ -86,26 +86,26 @@ mod tests {
     }
 
     #[test]
-    fn the_file_is_there_whole_while_the_sandbox_serves() {
+    fn complete_file_exists_while_the_sandbox_serves() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ready.json");
         fs::write(&path, "of an earlier one").unwrap();
         let file = ReadyFile::prepare(&path).unwrap();
-        assert!(!path.exists(), "an earlier one is not read");
+        assert!(!path.exists(), "the file of an earlier sandbox is removed");
         file.write(&ready()).unwrap();
         let read: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
         assert_eq!(read["gateway"], "127.0.0.1:50051");
         assert_eq!(read["public_url"], "http://localhost:8080");
         assert!(read.get("admin").is_none());
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing else is left");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no temporary file remains");
         drop(file);
         assert!(!path.exists());
     }
 
     #[test]
-    fn a_path_that_cannot_be_written_is_named() {
+    fn error_contains_a_path_that_cannot_be_written() {
         let file = ReadyFile::prepare(Path::new("/nowhere/ready.json")).unwrap();
         let error = file.write(&ready()).unwrap_err().to_string();
-        assert!(error.starts_with("--ready-file: /nowhere/ready.json cannot be written"), "{error}");
+        assert!(error.starts_with("--ready-file: cannot write /nowhere/ready.json"), "{error}");
     }
 }

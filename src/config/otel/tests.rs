@@ -12,7 +12,7 @@ use crate::telemetry::tracing::QueueSettings;
 
 const ENDPOINT: (&str, &str) = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4317");
 
-/// What a test compares: the result, the variables in effect, and the warnings.
+/// The settings, the variables in effect, and the warnings.
 struct Read {
     traces: Option<Settings>,
     in_effect: Vec<String>,
@@ -38,7 +38,7 @@ fn read(in_file: InFile, variables: &[(&str, &str)]) -> Read {
     let section = Section::root(&nothing, Place::File(None), &findings);
     let (traces, in_effect) = complete(in_file, &section, &environment(variables));
     drop(section);
-    let (traces, warnings) = findings.conclude(Some(traces)).expect("variables are never faults");
+    let (traces, warnings) = findings.conclude(Some(traces)).expect("variables never cause errors");
     Read {
         traces,
         in_effect: in_effect.iter().map(ToString::to_string).collect(),
@@ -46,7 +46,7 @@ fn read(in_file: InFile, variables: &[(&str, &str)]) -> Read {
     }
 }
 
-/// What there is without any variable but the collector.
+/// Returns the settings if only the collector's variable is set.
 fn default() -> Settings {
     Settings::new(ENDPOINT.1.parse().expect("a URL"))
 }
@@ -61,7 +61,7 @@ fn of_file(variables: &[(&str, &str)]) -> Read {
 }
 
 #[test]
-fn without_a_collector_no_variable_has_an_effect() {
+fn variables_have_no_effect_without_a_collector() {
     let read = read(
         InFile::default(),
         &[("OTEL_SERVICE_NAME", "x"), ("OTEL_BSP_SCHEDULE_DELAY", "never"), ("OTEL_LOGS_EXPORTER", "otlp")],
@@ -70,7 +70,7 @@ fn without_a_collector_no_variable_has_an_effect() {
 }
 
 #[test]
-fn the_collector_is_the_files_then_that_for_traces_then_the_general_one() {
+fn collector_of_the_file_overrides_that_for_traces_and_the_general_one() {
     let endpoint = |read: Read| read.endpoint();
     let specific = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "https://traces:4317");
     assert_eq!(endpoint(of_environment(&[])).as_deref(), Some("http://collector:4317/"));
@@ -81,7 +81,7 @@ fn the_collector_is_the_files_then_that_for_traces_then_the_general_one() {
 }
 
 #[test]
-fn a_collector_without_a_scheme_is_one_with_tls_unless_it_is_declared_insecure() {
+fn collector_without_a_scheme_uses_tls_unless_it_is_insecure() {
     let name = "OTEL_EXPORTER_OTLP_ENDPOINT";
     let insecure = ("OTEL_EXPORTER_OTLP_INSECURE", "TRUE");
     for (variables, expected) in [
@@ -125,7 +125,7 @@ fn traces_can_be_switched_off() {
 }
 
 #[test]
-fn a_protocol_that_is_not_spoken_switches_off_the_environments_collector_only() {
+fn unsupported_protocol_disables_only_a_collector_of_the_environment() {
     let http = ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf");
     let read = of_environment(&[http]);
     assert!(read.traces.is_none());
@@ -137,7 +137,7 @@ fn a_protocol_that_is_not_spoken_switches_off_the_environments_collector_only() 
 }
 
 #[test]
-fn everything_that_is_supported_is_taken_and_named() {
+fn every_supported_variable_takes_effect_and_is_listed() {
     let read = of_environment(&[
         ("OTEL_SERVICE_NAME", "login"),
         ("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment=prod, team=a%2Cb ,service.name=other"),
@@ -180,7 +180,7 @@ fn everything_that_is_supported_is_taken_and_named() {
 }
 
 #[test]
-fn values_that_cannot_be_used_are_ignored_with_a_warning_that_does_not_show_them() {
+fn invalid_values_are_ignored_with_a_warning_that_does_not_contain_them() {
     for name in [
         "OTEL_RESOURCE_ATTRIBUTES",
         "OTEL_EXPORTER_OTLP_HEADERS",
@@ -210,7 +210,7 @@ fn values_that_cannot_be_used_are_ignored_with_a_warning_that_does_not_show_them
 }
 
 #[test]
-fn samplers_set_the_ratio_and_whether_callers_decide() {
+fn sampler_sets_the_ratio_and_whether_callers_decide() {
     for (name, argument, expected) in [
         ("always_on", "0.5", (1.0, false)),
         ("always_off", "", (0.0, false)),
@@ -231,7 +231,7 @@ fn samplers_set_the_ratio_and_whether_callers_decide() {
 }
 
 #[test]
-fn propagators_other_than_trace_context_are_warned_about() {
+fn propagators_other_than_trace_context_cause_a_warning() {
     for (value, propagates, warnings) in [
         ("tracecontext", true, 0),
         ("none", false, 0),
@@ -246,7 +246,7 @@ fn propagators_other_than_trace_context_are_warned_about() {
 }
 
 #[test]
-fn variables_without_an_effect_are_named_unless_they_ask_for_nothing() {
+fn unsupported_variables_cause_a_warning_unless_they_are_none_or_empty() {
     let read = of_environment(&[
         ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip"),
         ("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "none"),
@@ -269,10 +269,10 @@ fn variables_without_an_effect_are_named_unless_they_ask_for_nothing() {
 }
 
 #[test]
-fn the_collectors_authorities_are_the_files_then_the_environments() {
+fn file_overrides_the_collectors_authorities_of_the_environment() {
     let variable = ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/etc/collector/ca.crt");
     assert_eq!(of_file(&[variable]).settings().ca_file, Some(PathBuf::from(variable.1)));
-    assert!(of_environment(&[variable]).settings().ca_file.is_none(), "without TLS there is no certificate");
+    assert!(of_environment(&[variable]).settings().ca_file.is_none(), "there is no certificate without TLS");
     let configured = InFile {
         endpoint: "https://collector:4317".parse().ok(),
         ca_file: Some(PathBuf::from("/file.crt")),
@@ -284,7 +284,7 @@ fn the_collectors_authorities_are_the_files_then_the_environments() {
 }
 
 #[test]
-fn variables_that_replace_the_systems_authorities_are_warned_about() {
+fn variables_that_replace_the_systems_authorities_cause_a_warning() {
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| {
         let path = folder.path().join(name);
@@ -326,7 +326,7 @@ fn variables_that_replace_the_systems_authorities_are_warned_about() {
 
 proptest! {
     #[test]
-    fn no_value_is_a_fault_or_shown_in_a_warning(
+    fn no_value_causes_an_error_or_appears_in_a_warning(
         index in 0..KNOWN_VARIABLES.len(),
         value in "(canary|\\PC{0,30}|[a-z0-9=,%.:/-]{0,60})",
     ) {

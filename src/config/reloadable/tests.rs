@@ -25,11 +25,11 @@ fn parse_with(text: &str, environment: &BTreeMap<String, String>) -> Result<Relo
 }
 
 #[test]
-fn nothing_outside_the_rules_and_the_tokens_can_stop_them() {
+fn errors_outside_rules_and_tokens_are_ignored() {
     let expected = parse(&format!("{TOKENS}{RULES}")).unwrap();
     for broken in [
         "[audit]\nhmac_key_file = \"nothing\"\nsink = 7",
-        "audit = \"a table it is not\"",
+        "audit = \"not a table\"",
         "[server]\nlisten = \"nowhere\"\nlisen = 1",
         "[server.tls]\ncertificate_file = \"nothing\"",
         "[api_clients.eu3]\nclient_secret_file = \"nothing\"",
@@ -59,7 +59,7 @@ fn nothing_outside_the_rules_and_the_tokens_can_stop_them() {
 }
 
 #[test]
-fn faults_of_the_rules_and_the_tokens_refuse_both() {
+fn errors_in_rules_or_tokens_refuse_both() {
     for (text, fault) in [
         (format!("{TOKENS}[access]\n"), "gateway.toml:3: access.rules: is missing"),
         (TOKENS.to_owned(), "gateway.toml: access.rules: is missing"),
@@ -79,7 +79,7 @@ fn faults_of_the_rules_and_the_tokens_refuse_both() {
 }
 
 #[test]
-fn a_misspelled_section_may_hide_a_rule_and_is_refused() {
+fn misspelled_section_is_refused() {
     for (text, fault) in [
         (format!("{TOKENS}{RULES}[[acces.rules]]"), "acces: unknown key; did you mean \"access\"?"),
         (format!("{TOKENS}{RULES}[caller.tokens]"), "caller: unknown key; did you mean \"callers\"?"),
@@ -91,7 +91,7 @@ fn a_misspelled_section_may_hide_a_rule_and_is_refused() {
 }
 
 #[test]
-fn the_environment_sets_tokens_and_the_dry_run() {
+fn environment_sets_tokens_and_the_dry_run() {
     let other = "sha256:ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff";
     let environment = [
         ("OTT_GATEWAY__CALLERS__TOKENS__CI".to_owned(), other.to_owned()),
@@ -103,7 +103,7 @@ fn the_environment_sets_tokens_and_the_dry_run() {
 }
 
 #[test]
-fn it_is_the_same_as_in_a_whole_configuration() {
+fn result_equals_that_of_the_whole_configuration() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("secret"), "secret").unwrap();
     let client = "[api_clients.eu2]\ndata_center_url = \"https://eu2.example\"\nclient_id = \"id\"\n\
@@ -117,7 +117,7 @@ fn it_is_the_same_as_in_a_whole_configuration() {
 
 proptest! {
     #[test]
-    fn no_contents_make_it_panic(contents in prop::collection::vec(any::<u8>(), 0..200)) {
+    fn parsing_never_panics(contents in prop::collection::vec(any::<u8>(), 0..200)) {
         let _ = Reloadable::parse(Path::new("gateway.toml"), &contents, &BTreeMap::new());
     }
 }

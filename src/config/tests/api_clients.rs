@@ -3,14 +3,14 @@
 use super::*;
 
 #[test]
-fn every_fault_of_an_api_client_is_found() {
+fn every_error_of_an_api_client_is_reported() {
     let table: &[Broken] = &[
         (
             "",
             &[
                 "gateway.toml:1: api_clients.eu2.data_center_url: is missing: the data center's URL, such as \"https://eu2-cloud.acronis.com\"",
                 "gateway.toml:1: api_clients.eu2.client_id: is missing: the API client's id",
-                "gateway.toml:1: api_clients.eu2.client_secret_file: is missing: name the file of the secret, or set client_secret_env or client_secret_credential",
+                "gateway.toml:1: api_clients.eu2.client_secret_file: is missing: set it to the file of the secret, or set client_secret_env or client_secret_credential",
             ],
         ),
         (
@@ -46,9 +46,9 @@ fn every_fault_of_an_api_client_is_found() {
         (
             "data_center_url = \"https://eu2\"\nclient_id = \"id\"\nclient_secret_file = \"secret\"\nclient_secret_env = \"UNSET\"\nclient_secret_credential = \"a/b\"",
             &[
-                "gateway.toml:5: api_clients.eu2.client_secret_env: only one source of the secret is allowed, and client_secret_file is set as well; remove one of them",
-                "gateway.toml:5: api_clients.eu2.client_secret_env: no such environment variable is set",
-                "gateway.toml:6: api_clients.eu2.client_secret_credential: only one source of the secret is allowed, and client_secret_file is set as well; remove one of them",
+                "gateway.toml:5: api_clients.eu2.client_secret_env: cannot be combined with client_secret_file; remove one of them",
+                "gateway.toml:5: api_clients.eu2.client_secret_env: this environment variable is not set",
+                "gateway.toml:6: api_clients.eu2.client_secret_credential: cannot be combined with client_secret_file; remove one of them",
                 "gateway.toml:6: api_clients.eu2.client_secret_credential: must be the name of a credential, without a path",
             ],
         ),
@@ -69,7 +69,7 @@ fn every_fault_of_an_api_client_is_found() {
         (
             "data_center_url = \"http://localhost\"\nclient_id = \"id\"\nclient_secret_file = \"secret\"\nproxy_url = \"http://proxy.example\"",
             &[
-                "gateway.toml:5: api_clients.eu2.proxy_url: needs a data center with https: over http the proxy would read every secret",
+                "gateway.toml:5: api_clients.eu2.proxy_url: needs a data_center_url with https: over http the proxy could read every secret",
             ],
         ),
     ];
@@ -80,10 +80,10 @@ fn every_fault_of_an_api_client_is_found() {
     }
 }
 
-/// A newline that `echo` added is no part of a secret, and a secret that cannot be sent is
-/// refused, regardless of its source.
+/// A newline added by `echo` is not part of a secret, and a secret that cannot be sent is refused,
+/// regardless of its source.
 #[test]
-fn all_three_sources_of_a_secret_are_read_by_one_parser() {
+fn secrets_from_all_three_sources_follow_the_same_rules() {
     let folder = Folder::new().with("CREDENTIALS_DIRECTORY", "/nowhere");
     let base = "[api_clients.eu2]\ndata_center_url = \"https://eu2\"\nclient_id = \"id\"\n";
     let sources = ["client_secret_file", "client_secret_env", "client_secret_credential"];
@@ -101,7 +101,7 @@ fn all_three_sources_of_a_secret_are_read_by_one_parser() {
                 Err(faults) => faults.iter().map(|fault| fault.problem.to_string()).collect(),
                 Ok(config) => {
                     let warnings = config.warnings.iter().map(|warning| warning.problem.to_string());
-                    // Those about where the secret is differ.
+                    // Warnings about the source of the secret differ.
                     warnings.filter(|warning| warning.starts_with("the secret ")).collect()
                 }
             }
@@ -155,7 +155,7 @@ fn newline_at_the_end_of_a_variable_is_not_part_of_the_secret() {
 }
 
 #[test]
-fn two_defaults_are_refused_and_none_is_not() {
+fn two_defaults_are_refused_and_no_default_is_accepted() {
     let folder = Folder::new();
     let second = CLIENT.replace("eu2]", "us5]");
     let both = format!("{CLIENT}default = true\n{second}default = true\n{RULE}");
@@ -171,7 +171,7 @@ fn two_defaults_are_refused_and_none_is_not() {
 }
 
 #[test]
-fn api_client_may_come_from_the_environment_alone() {
+fn api_client_can_be_configured_by_the_environment_alone() {
     let config = Folder::new()
         .with("OTT_GATEWAY__API_CLIENTS__US5__DATA_CENTER_URL", "https://us5-cloud.acronis.com")
         .with("OTT_GATEWAY__API_CLIENTS__US5__CLIENT_ID", "id")

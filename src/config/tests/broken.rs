@@ -1,4 +1,4 @@
-//! What each fault of a key is called.
+//! The error text of each problem with a key.
 
 use super::*;
 
@@ -28,7 +28,7 @@ const BROKEN: &[Broken] = &[
     (
         "[server]\nlisten = \"0.0.0.0:50051\"",
         &[
-            "gateway.toml:9: server.listen: is not a loopback address, so it needs [server.tls], or plaintext = true if a mesh encrypts",
+            "gateway.toml:9: server.listen: is not a loopback address, so it needs [server.tls], or plaintext = true behind an encrypting mesh",
         ],
     ),
     (
@@ -86,12 +86,12 @@ const BROKEN: &[Broken] = &[
     ),
     (
         "[callers]\njwt = []",
-        &["gateway.toml:9: callers.jwt: must not be empty; leave the key out if there is no issuer"],
+        &["gateway.toml:9: callers.jwt: must not be empty; remove the key if there is no issuer"],
     ),
     (
         "[[callers.jwt]]\nissuer = \"i\"\naudience = \"a\"\njwks_file = \"jwks.json\"",
         &[
-            "gateway.toml:8: callers.jwt[1].name: is missing: [[callers.jwt]] needs a name, which callers' names begin with: jwt:NAME:SUBJECT",
+            "gateway.toml:8: callers.jwt[1].name: is missing: [[callers.jwt]] needs a name; its callers are named jwt:NAME:SUBJECT",
         ],
     ),
     (
@@ -101,8 +101,8 @@ const BROKEN: &[Broken] = &[
     (
         "[[callers.jwt]]\nname = \"a\"\nissuer = \"i\"\naudience = \"a\"\njwks_file = \"jwks.json\"\n[[callers.jwt]]\nname = \"a\"\nissuer = \"i\"\naudience = \"b\"\njwks_file = \"jwks.json\"",
         &[
-            "gateway.toml:14: callers.jwt[2].name: is the name of another issuer as well; give each its own",
-            "gateway.toml:15: callers.jwt[2].issuer: is the issuer of another table as well; its tokens would identify two callers",
+            "gateway.toml:14: callers.jwt[2].name: another issuer has the same name; give each issuer its own",
+            "gateway.toml:15: callers.jwt[2].issuer: another table has the same issuer; its tokens would identify two callers",
         ],
     ),
     (
@@ -122,20 +122,20 @@ const BROKEN: &[Broken] = &[
     (
         "[callers.tokens]\nbilling = [\"sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08\"]",
         &[
-            "gateway.toml:9: callers.tokens.billing: is the hash of a common word, which anybody can guess; make a token with \"head -c 32 /dev/urandom | base64\"",
+            "gateway.toml:9: callers.tokens.billing: is the hash of a token that is easy to guess; generate one with \"head -c 32 /dev/urandom | base64\"",
         ],
     ),
     (
         "[callers.forwarded]\nheader = \"l5d-client-id\"",
         &[
-            "gateway.toml:8: callers.forwarded.from: is missing: who may send it, such as [\"loopback\"]; the header of any other peer is ignored",
+            "gateway.toml:8: callers.forwarded.from: is missing: the trusted proxies, such as [\"loopback\"]; the header is ignored from any other peer",
         ],
     ),
     (
         "[callers.forwarded]\nheader = \"l5d-client-id\"\nfrom = [\"loopback\",\n\"10.0.0.0/8\",\n\"0.0.0.0\",\n\"spiffe://mesh/*\"]",
         &[
             "gateway.toml:11: callers.forwarded.from[2]: must be \"loopback\", an IP address, a SPIFFE id (\"spiffe://…\") or \"dns:NAME\"",
-            "gateway.toml:12: callers.forwarded.from[3]: must be an address that a peer can connect from",
+            "gateway.toml:12: callers.forwarded.from[3]: must be the address of one peer, not an unspecified or multicast address",
             "gateway.toml:13: callers.forwarded.from[4]: must name one proxy exactly, without wildcards",
         ],
     ),
@@ -146,7 +146,7 @@ const BROKEN: &[Broken] = &[
     (
         "[audit]\nsink = \"stdot\"",
         &[
-            "gateway.toml:9: audit.sink: must be \"stdout\", \"off\", or the path of a file with a \"/\" in it",
+            "gateway.toml:9: audit.sink: must be \"stdout\", \"off\", or the path of a file that contains a \"/\"",
         ],
     ),
     (
@@ -158,7 +158,7 @@ const BROKEN: &[Broken] = &[
 ];
 
 #[test]
-fn every_fault_names_file_line_key_and_rule() {
+fn every_error_contains_file_line_key_and_rule() {
     let folder = Folder::new();
     for (part, expected) in BROKEN {
         assert_eq!(folder.faults(&working_and(part)), *expected, "{part}");
@@ -167,5 +167,5 @@ fn every_fault_names_file_line_key_and_rule() {
         folder.faults(&format!("server = 1\n{}", working_and(""))),
         ["gateway.toml:1: server: must be a table, not an integer"]
     );
-    folder.load(&working_and("")).expect("and without the fault it works");
+    folder.load(&working_and("")).expect("the configuration is valid without the error");
 }

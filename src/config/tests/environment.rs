@@ -1,9 +1,9 @@
-//! Variables of the environment.
+//! Environment variables.
 
 use super::*;
 
 #[test]
-fn environment_goes_over_the_file() {
+fn environment_overrides_the_file() {
     let folder = Folder::new()
         .with("OTT_GATEWAY__SERVER__LISTEN", "127.0.0.1:1234")
         .with("OTT_GATEWAY__SERVER__MAX_IN_FLIGHT", "7")
@@ -20,12 +20,12 @@ fn environment_goes_over_the_file() {
     assert_eq!(config.api_clients.by_name["eu-2"].credential.client_id.as_str(), "other");
     assert_eq!(config.api_clients.by_name["eu-2"].platform.target_origins.len(), 2);
     assert_eq!(config.telemetry.traces.unwrap().sampling.ratio.to_string(), "0.5");
-    assert_eq!(config.variables.len(), 7, "each is named: {:?}", config.variables);
+    assert_eq!(config.variables.len(), 7, "each is listed: {:?}", config.variables);
     assert_eq!(config.variables[0], "OTT_GATEWAY__API_CLIENTS__EU_2__CLIENT_ID");
 }
 
 #[test]
-fn a_variable_sets_the_very_name_before_one_like_it() {
+fn variable_sets_the_key_with_its_exact_name_first() {
     let folder = Folder::new().with("OTT_GATEWAY__CALLERS__TOKENS__A_B", OTHER_TOKEN);
     let text = working_and(&format!("[callers.tokens]\na-b = \"{TOKEN}\"\na_b = \"sha256:{:064}\"", 0));
     let tokens = folder.load(&text).unwrap().callers.tokens;
@@ -51,10 +51,10 @@ fn log_level_comes_from_the_file_or_rust_log() {
 }
 
 #[test]
-fn rust_log_changes_only_what_is_meant_for_the_gateway() {
+fn rust_log_directives_for_other_programs_are_ignored() {
     let file = "[telemetry]\nlog_level = \"debug,ott_gateway::audit=warn\"";
     let configured = "debug,ott_gateway::audit=warn";
-    for (value, level, unreadable) in [
+    for (value, level, invalid) in [
         ("", configured, None),
         (" , ,", configured, None),
         ("off", "off", None),
@@ -77,20 +77,20 @@ fn rust_log_changes_only_what_is_meant_for_the_gateway() {
         assert_eq!(config.telemetry.log_level, level, "{value:?}");
         let warnings: Vec<String> = config.warnings.iter().map(ToString::to_string).collect();
         let of_it: Vec<&String> = warnings.iter().filter(|warning| warning.contains("RUST_LOG")).collect();
-        assert_eq!(of_it.len(), usize::from(unreadable.is_some()), "{value:?}: {warnings:?}");
-        let begins = unreadable.map(|unreadable| format!("RUST_LOG: {unreadable} cannot be read"));
+        assert_eq!(of_it.len(), usize::from(invalid.is_some()), "{value:?}: {warnings:?}");
+        let begins = invalid.map(|invalid| format!("RUST_LOG: {invalid} are not valid"));
         assert!(
             of_it.iter().all(|it| begins.as_ref().is_some_and(|begins| it.starts_with(begins))),
             "{of_it:?}"
         );
         assert!(!warnings.join("").contains(CANARY), "{warnings:?}");
-        let is_named = config.environment.iter().any(|variable| variable.name == "RUST_LOG");
-        assert_eq!(is_named, level != configured, "{value:?}");
+        let is_listed = config.environment.iter().any(|variable| variable.name == "RUST_LOG");
+        assert_eq!(is_listed, level != configured, "{value:?}");
     }
 }
 
 #[test]
-fn fault_of_the_environment_names_the_variable() {
+fn errors_in_the_environment_contain_the_variable() {
     let folder = Folder::new()
         .with("OTT_GATEWAY__SERVER__LISEN", CANARY)
         .with("OTT_GATEWAY__SERVER__MAX_DEADLINE", CANARY)
@@ -117,8 +117,8 @@ fn fault_of_the_environment_names_the_variable() {
 }
 
 #[test]
-fn a_variable_with_a_misspelled_path_is_one_fault_with_the_right_name() {
-    for (name, meant) in [
+fn variable_with_a_misspelled_path_is_one_error_with_the_correct_name() {
+    for (name, intended) in [
         ("OTT_GATEWAY__SERVER_LISTEN", "OTT_GATEWAY__SERVER__LISTEN"),
         ("OTT_GATEWAY__SERVR__LISTEN", "OTT_GATEWAY__SERVER__LISTEN"),
         ("OTT_GATEWAY___SERVER__LISTEN", "OTT_GATEWAY__SERVER__LISTEN"),
@@ -128,6 +128,6 @@ fn a_variable_with_a_misspelled_path_is_one_fault_with_the_right_name() {
     ] {
         let faults = Folder::new().with(name, "canary").faults(&working_and(""));
         assert_eq!(faults.len(), 1, "{faults:?}");
-        assert!(faults[0].ends_with(&format!("unknown key; did you mean \"{meant}\"?")), "{faults:?}");
+        assert!(faults[0].ends_with(&format!("unknown key; did you mean \"{intended}\"?")), "{faults:?}");
     }
 }

@@ -1,10 +1,10 @@
-//! The configuration file, and the files that it names.
+//! Reading the configuration file and the files that it names.
 
 use super::*;
 
-/// Opening a FIFO would block until somebody writes to it.
+/// Opening a FIFO would block until it has a writer.
 #[test]
-fn named_file_that_is_not_a_regular_one_is_refused_without_opening_it() {
+fn files_that_are_not_regular_are_refused_without_opening_them() {
     let folder = Folder::new();
     let fifo = folder.folder.path().join("fifo");
     assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
@@ -27,7 +27,7 @@ fn named_file_that_is_not_a_regular_one_is_refused_without_opening_it() {
 
     let faults = Config::load(Some(&fifo), &BTreeMap::new()).unwrap_err();
     assert!(faults.to_string().contains(not_a_file), "{faults}");
-    folder.load(&working_and("")).expect("and a regular file works");
+    folder.load(&working_and("")).expect("a regular file is accepted");
 }
 
 #[test]
@@ -43,13 +43,13 @@ fn configuration_that_is_not_text_is_refused() {
 }
 
 #[test]
-fn missing_file_is_a_fault() {
+fn missing_configuration_file_is_an_error() {
     let faults = Config::load(Some(Path::new("/nowhere/gateway.toml")), &BTreeMap::new()).unwrap_err();
     assert_eq!(faults.to_string(), "/nowhere/gateway.toml: no such file");
 }
 
 #[test]
-fn syntax_is_told_without_the_text_of_the_line() {
+fn syntax_errors_do_not_show_the_line() {
     let folder = Folder::new();
     let faults = folder.faults(&format!("[server]\nlisten = \"{CANARY}\nx = {CANARY}\n"));
     assert!(faults.iter().all(|fault| fault.starts_with("gateway.toml:")), "{faults:?}");

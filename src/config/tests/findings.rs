@@ -1,14 +1,14 @@
-//! How findings are shown.
+//! Texts of findings.
 
 use super::*;
 
 #[test]
-fn nothing_configured_is_two_faults() {
+fn empty_configuration_has_two_errors() {
     assert_eq!(
         Folder::new().faults(""),
         [
-            "gateway.toml: api_clients: is missing: at least one [api_clients.NAME] is needed",
-            "gateway.toml: access.rules: is missing: without an [[access.rules]] nobody could call; name who may",
+            "gateway.toml: api_clients: is missing: add at least one [api_clients.NAME]",
+            "gateway.toml: access.rules: is missing: add an [[access.rules]]; without one, every call is refused",
         ]
     );
     let faults = Config::load(None, &BTreeMap::new()).unwrap_err();
@@ -17,18 +17,18 @@ fn nothing_configured_is_two_faults() {
 }
 
 #[test]
-fn many_faults_are_shown_as_ten_and_their_number() {
+fn first_ten_of_many_errors_are_displayed_with_their_number() {
     let keys = |count: usize| (0..count).map(|number| format!("[k{number}]\n")).collect::<Vec<_>>().concat();
     let shown = |count| Folder::new().load(&working_and(&keys(count))).expect_err("faults").to_string();
     assert_eq!(shown(10).lines().count(), 10);
     let many = shown(400);
-    assert_eq!(many.lines().next(), Some("400 problems, of which the first 10 are:"));
+    assert_eq!(many.lines().next(), Some("400 problems; the first 10 are:"));
     assert_eq!(many.lines().count(), 11);
-    assert_eq!(Folder::new().faults(&working_and(&keys(400))).len(), 400, "each can be had");
+    assert_eq!(Folder::new().faults(&working_and(&keys(400))).len(), 400, "all are available");
 }
 
 #[test]
-fn a_finding_is_one_printable_line_of_bounded_size() {
+fn finding_is_one_printable_line_of_bounded_size() {
     let long = "k".repeat(100_000);
     for (text, expected) in [
         ("\"a\\u001b[2J\\nforged\" = 1".to_owned(), "a\\u{1b}[2J\\nforged: unknown key"),
@@ -44,8 +44,8 @@ fn a_finding_is_one_printable_line_of_bounded_size() {
 }
 
 #[test]
-fn faults_never_show_a_value() {
-    // The canary under every key there is, and in every file that is named.
+fn errors_never_contain_a_value() {
+    // The canary is the value of every key and the contents of every named file.
     let keys = [
         (
             "server",
@@ -81,7 +81,7 @@ fn faults_never_show_a_value() {
 }
 
 #[test]
-fn a_path_to_nothing_is_shown_unless_it_may_be_a_secret() {
+fn missing_path_is_displayed_unless_it_may_be_a_secret() {
     let folder = Folder::new();
     let fault = |file: &str| {
         let text = working_and("").replace("file = \"secret\"", &format!("file = \"{file}\""));

@@ -1,4 +1,4 @@
-//! What holds for all tables and all files alike.
+//! Rules for all tables and all files.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -53,7 +53,7 @@ fn unknown_keys_of_every_table_are_refused_in_the_environment() {
     }
 }
 
-/// The keys that warnings are about, with this mode of one file.
+/// Returns the keys with warnings if one file has this mode.
 fn warned_about(file: &str, mode: u32) -> Vec<String> {
     let folder = folder_for_every_key();
     let set = |name: &str, mode| {
@@ -64,17 +64,17 @@ fn warned_about(file: &str, mode: u32) -> Vec<String> {
         set(name, 0o600);
     }
     set(file, mode);
-    let keys_of_url = "jwks_url = \"https://issuer.example/jwks\"\njwks_max_age = \"12h\"";
+    let url_keys = "jwks_url = \"https://issuer.example/jwks\"\njwks_max_age = \"12h\"";
     let text = with_every_key();
-    assert!(text.contains(keys_of_url));
-    let text = text.replace(keys_of_url, "jwks_file = \"jwks.json\"");
+    assert!(text.contains(url_keys));
+    let text = text.replace(url_keys, "jwks_file = \"jwks.json\"");
     let warnings = folder.load(&text).unwrap().warnings;
     let of_files = warnings.into_iter().filter(|warning| warning.problem.to_string().contains("every user"));
     of_files.map(|warning| warning.key).collect()
 }
 
 #[test]
-fn secret_files_that_others_can_read_are_warned_about() {
+fn world_readable_secret_files_cause_a_warning() {
     for (file, keys) in [
         ("secret", &["api_clients.eu2.client_secret_file", "api_clients.unit.client_secret_credential"][..]),
         ("tls.key", &["server.tls.private_key_file"]),
@@ -89,7 +89,7 @@ fn secret_files_that_others_can_read_are_warned_about() {
 }
 
 #[test]
-fn files_that_others_can_change_are_warned_about() {
+fn world_writable_files_cause_a_warning() {
     for (file, keys) in [
         (
             "tls.crt",

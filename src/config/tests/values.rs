@@ -1,4 +1,4 @@
-//! Values with a form of their own.
+//! Values with a special format.
 
 use super::*;
 
@@ -48,14 +48,14 @@ fn a_rate_is_a_number_and_a_unit() {
 }
 
 #[test]
-fn one_token_belongs_to_one_caller() {
+fn token_of_two_callers_is_refused() {
     let folder = Folder::new();
     let part =
         format!("[callers.tokens]\na = \"{TOKEN}\"\nb = [\"{OTHER_TOKEN}\", \"{TOKEN}\"]\nc = [\"x\"]");
     assert_eq!(
         folder.faults(&working_and(&part)),
         [
-            "gateway.toml:10: callers.tokens.b: is the same token as that of \"a\"",
+            "gateway.toml:10: callers.tokens.b: \"a\" has the same token; give each caller its own",
             "gateway.toml:11: callers.tokens.c[1]: must be \"sha256:\" and the 64 hexadecimal digits of the \
              token's SHA-256, not the token itself",
         ]
@@ -63,7 +63,7 @@ fn one_token_belongs_to_one_caller() {
 }
 
 #[test]
-fn fingerprint_key_is_named_by_its_file_unless_told() {
+fn id_of_the_fingerprint_key_defaults_to_its_file_name() {
     let folder = Folder::new();
     let id = |text: &str| folder.load(&working_and(text)).unwrap().audit.hmac_key.map(|key| key.id);
     assert_eq!(id("[audit]\nhmac_key_file = \"hmac\"").as_deref(), Some("hmac"));

@@ -1,9 +1,9 @@
-//! What is doubtful, and nevertheless accepted.
+//! Warnings about a valid configuration.
 
 use super::*;
 
 #[test]
-fn doubtful_settings_are_warnings() {
+fn questionable_settings_cause_warnings() {
     use std::os::unix::fs::PermissionsExt;
 
     let folder = Folder::new().with("S", "secret");
@@ -19,19 +19,17 @@ fn doubtful_settings_are_warnings() {
     let dry_run = "[access]\nquota_dry_run = true";
     assert_eq!(
         warnings(&working_and("").replace(RULE, &format!("{dry_run}\n{RULE}"))),
-        ["access.quota_dry_run: is true: quotas only log and count, and refuse nobody"]
+        ["access.quota_dry_run: is true: calls over quota are logged and counted, but not refused"]
     );
     let collector = ["otlp_endpoint = \"https://collector.example:4317\"", "otlp_ca_file = \"tls.crt\""];
     let of_order = |lines: [&str; 2]| -> Vec<String> {
         let warnings = warnings(&working_and(&format!("[telemetry]\n{}", lines.join("\n"))));
-        warnings.into_iter().filter(|warning| warning.contains("cut off")).collect()
+        warnings.into_iter().filter(|warning| warning.contains("truncated")).collect()
     };
     assert_eq!(
         of_order(collector),
-        [
-            "telemetry.otlp_ca_file: should come before the first [[access.rules]] or before otlp_endpoint: without \
-             this key, a file that was cut off would trust the system's authorities"
-        ]
+        ["telemetry.otlp_ca_file: should come before the first [[access.rules]] or before otlp_endpoint: a \
+             truncated file without this key would trust the system's authorities"]
     );
     let [endpoint, authorities] = collector;
     assert_eq!(of_order([authorities, endpoint]), Vec::<String>::new());
@@ -40,8 +38,8 @@ fn doubtful_settings_are_warnings() {
         warnings(&with_variable),
         [
             "api_clients.eu2.client_secret_env: a secret in the environment cannot be rotated without a restart, \
-             and other programs may see it; prefer client_secret_file",
-            "audit.sink: is \"off\": there will be no record of who got which token",
+             and other programs may read it; prefer client_secret_file",
+            "audit.sink: is \"off\": there is no record of who obtained which token",
         ]
     );
     set("jwks.json", 0o666);
@@ -50,7 +48,7 @@ fn doubtful_settings_are_warnings() {
     assert_eq!(
         warnings(&working_and(jwt)),
         [
-            ": every user of this machine can change the file, and so who may do what; chmod it to 0640",
+            ": every user of this machine can change the file and thereby the access rules; chmod it to 0640",
             "callers.jwt.jwks_file: every user of this machine can change the file; chmod it to 0644",
         ]
     );
@@ -87,7 +85,7 @@ fn doubtful_settings_are_warnings() {
 }
 
 #[test]
-fn certificates_that_are_not_valid_now_are_warnings() {
+fn certificates_that_are_not_valid_now_cause_warnings() {
     let folder = Folder::new();
     let key = rcgen::KeyPair::generate().unwrap();
     fs::write(folder.folder.path().join("tls.key"), key.serialize_pem()).unwrap();

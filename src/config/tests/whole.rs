@@ -1,9 +1,9 @@
-//! The whole configuration: its defaults, every key, and what takes a restart.
+//! The whole configuration: defaults, every key, and changes that require a restart.
 
 use super::*;
 
 #[test]
-fn least_configuration_has_the_documented_defaults() {
+fn minimal_configuration_has_the_documented_defaults() {
     let config = Folder::new().load(&working_and("")).unwrap();
     assert_eq!(config.server, Server::default());
     assert_eq!(config.admin.listen, Some("127.0.0.1:9464".parse().unwrap()));
@@ -42,7 +42,7 @@ fn every_key_is_read() {
 }
 
 #[test]
-fn what_waits_for_a_restart_is_named() {
+fn changes_that_require_a_restart_are_listed() {
     let folder = Folder::new();
     let running = folder.load(&working_and("")).unwrap();
     let waiting = |text: &str| folder.load(text).unwrap().waiting_for_a_restart(&running);
@@ -59,7 +59,7 @@ fn what_waits_for_a_restart_is_named() {
 }
 
 #[test]
-fn the_sandbox_is_open_and_quiet() {
+fn sandbox_allows_all_callers_and_logs_little() {
     let listen: SocketAddr = "127.0.0.1:50051".parse().unwrap();
     let platform = Url::parse("http://127.0.0.1:8080").unwrap();
     let config =

@@ -1,4 +1,4 @@
-//! Metrics of requests of the admin port.
+//! Metrics of requests on the admin port.
 
 use prometheus::IntCounter;
 
@@ -6,7 +6,7 @@ use super::family::{Families, Per};
 use crate::telemetry::label::labels;
 
 labels! {
-    /// A page of the admin port, as a label.
+    /// Path of a request on the admin port, as a label.
     pub enum AdminPath {
         /// `/metrics`.
         Metrics = "metrics",
@@ -20,7 +20,7 @@ labels! {
 }
 
 labels! {
-    /// How a request was answered, as a label.
+    /// Result of a request, as a label.
     pub enum AdminResult {
         /// 200.
         Ok = "ok",
@@ -42,7 +42,7 @@ impl AdminMetrics {
         Self {
             requests: families.counter_per_pair(
                 "ott_gateway_admin_requests_total",
-                "Requests of the admin port that were answered.",
+                "Requests on the admin port that were answered.",
                 ["path", "result"],
             ),
         }

@@ -1,4 +1,4 @@
-//! The metrics of one API client: its calls to the platform and its access token.
+//! Metrics of one API client: its calls to the platform and its access token.
 
 use std::{
     array, fmt,
@@ -43,8 +43,8 @@ impl Label for Certainty {
     }
 }
 
-/// The HTTP statuses with a label of their own: those that the platform documents, and those
-/// of proxies. The others have the label of their class.
+/// HTTP statuses with their own label: those that the platform documents, and those of proxies. Others
+/// have the label of their class.
 const STATUSES: [(u16, &str); 28] = [
     (0, "none"),
     (200, "200"),
@@ -76,32 +76,32 @@ const STATUSES: [(u16, &str); 28] = [
     (504, "504"),
 ];
 const CLASSES: [&str; 6] = ["other", "1xx", "2xx", "3xx", "4xx", "5xx"];
-const STATUS_WORDS: usize = STATUSES.len() + CLASSES.len();
+const STATUS_LABELS: usize = STATUSES.len() + CLASSES.len();
 
 /// The state of a breaker, as a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BreakerState {
-    /// Everything passes.
+    /// All requests pass.
     Closed,
     /// Only a probe passes.
     HalfOpen,
-    /// Nothing passes.
+    /// No request passes.
     Open,
 }
 
 labels! {
-    /// How a token request ended.
+    /// Result of a token request, as a label.
     pub enum TokenRefresh {
-        /// There is a new token.
+        /// A token was fetched.
         Fetched = "ok",
         /// The platform refused the API client's id and secret.
         Rejected = "rejected",
-        /// There is none for another reason.
+        /// The request failed for another reason.
         Failed = "failed",
     }
 }
 
-/// The families, from which each API client gets its own.
+/// The families of this module.
 #[derive(Debug)]
 pub(super) struct ApiClientFamilies {
     requests: IntCounterVec,
@@ -121,7 +121,7 @@ pub struct ApiClientMetrics(Arc<Resolved>);
 struct Resolved {
     name: String,
     requests: IntCounterVec,
-    request_cells: Per<Operation, Per<Certainty, [OnceLock<IntCounter>; STATUS_WORDS]>>,
+    request_cells: Per<Operation, Per<Certainty, [OnceLock<IntCounter>; STATUS_LABELS]>>,
     seconds: Per<Operation, Histogram>,
     retries: Per<Operation, IntCounter>,
     breaker: Per<Operation, Gauge>,
@@ -138,17 +138,17 @@ impl ApiClientFamilies {
         Self {
             requests: families.counters(
                 "ott_gateway_platform_requests_total",
-                "Attempts at the platform that ended.",
+                "Finished attempts at the platform.",
                 &["api_client", "operation", "outcome", "http_status"],
             ),
             seconds: families.histograms(
                 "ott_gateway_platform_request_seconds",
-                "How long attempts at the platform took.",
+                "Duration of attempts at the platform.",
                 &["api_client", "operation"],
             ),
             retries: families.counters(
                 "ott_gateway_platform_retries_total",
-                "Attempts at the platform that repeated a failed one, other than with a new access token after a 401.",
+                "Attempts at the platform that repeated a failed one, except those with a new access token after a 401.",
                 &["api_client", "operation"],
             ),
             breaker: families.gauges(
@@ -158,22 +158,22 @@ impl ApiClientFamilies {
             ),
             token_remaining: families.gauges(
                 "ott_gateway_access_token_remaining_seconds",
-                "The life left of the access token in use; 0 if there is none.",
+                "Remaining lifetime of the access token in use; 0 if there is none.",
                 &["api_client"],
             ),
             token_refreshes: families.counters(
                 "ott_gateway_access_token_refreshes_total",
-                "Requests for an access token that ended.",
+                "Finished requests for an access token.",
                 &["api_client", "result"],
             ),
             clock_skew: families.gauges(
                 "ott_gateway_clock_skew_seconds",
-                "How far the platform's clock is ahead of ours.",
+                "Seconds by which the platform's clock is ahead of the gateway's.",
                 &["api_client"],
             ),
             texts_withheld: families.counters(
                 "ott_gateway_platform_texts_withheld_total",
-                "Error responses of the platform of which a text contained a part of a secret and was not passed on.",
+                "Error responses of the platform with a text that was withheld, because it contained a part of a secret.",
                 &["api_client"],
             ),
         }
@@ -206,7 +206,7 @@ impl ApiClientFamilies {
 }
 
 impl ApiClientMetrics {
-    /// One attempt at the platform ended.
+    /// Counts a finished attempt at the platform, and its duration.
     pub fn request(
         &self,
         operation: Operation,
@@ -218,7 +218,7 @@ impl ApiClientMetrics {
         self.0.request_cells.get(operation).get(certainty)[status]
             .get_or_init(|| {
                 let status =
-                    STATUSES.get(status).map_or_else(|| CLASSES[status - STATUSES.len()], |(_, word)| word);
+                    STATUSES.get(status).map_or_else(|| CLASSES[status - STATUSES.len()], |(_, label)| label);
                 self.0.requests.with_label_values(&[
                     &self.0.name,
                     operation.name(),
@@ -230,7 +230,7 @@ impl ApiClientMetrics {
         self.0.seconds.get(operation).observe(took.as_secs_f64());
     }
 
-    /// An attempt is repeated.
+    /// Counts an attempt that repeats a failed one.
     pub fn retry(&self, operation: Operation) {
         self.0.retries.get(operation).inc();
     }
@@ -244,7 +244,7 @@ impl ApiClientMetrics {
         });
     }
 
-    /// A token request ended.
+    /// Counts a finished token request.
     pub fn token_refresh(&self, result: TokenRefresh) {
         self.0.token_refreshes.get(result).inc();
     }
@@ -255,29 +255,28 @@ impl ApiClientMetrics {
         ReloadMetrics::new(&self.0.reloads, Reloaded::ClientSecret, &self.0.name)
     }
 
-    /// The access token in use is valid until then; `None` if there is no token.
+    /// Sets the end of validity of the access token in use; `None` if there is no token.
     pub fn token_valid_until(&self, until: Option<Instant>) {
         *self.0.token_valid_until.lock().unwrap_or_else(PoisonError::into_inner) = until;
     }
 
-    /// Records by how many seconds the platform's clock is ahead of ours.
+    /// Sets the number of seconds by which the platform's clock is ahead of ours.
     pub fn clock_skew(&self, seconds: f64) {
         self.0.clock_skew.set(seconds);
     }
 
-    /// Counts an error response of which a text was not passed on, because it contains a part of
-    /// a secret.
+    /// Counts an error response with a text that was withheld, because it contains a part of a secret.
     pub fn text_withheld(&self) {
         self.0.texts_withheld.inc();
     }
 
-    /// The name of the API client.
+    /// Returns the name of the API client.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.0.name
     }
 
-    /// Computes what depends on the moment of reading.
+    /// Sets the gauges to their current values.
     pub(super) fn refresh(&self) {
         let until = *self.0.token_valid_until.lock().unwrap_or_else(PoisonError::into_inner);
         let left = until.map_or(Duration::ZERO, |until| until.saturating_duration_since(clock::now()));
@@ -286,7 +285,7 @@ impl ApiClientMetrics {
 }
 
 impl Default for ApiClientMetrics {
-    /// For those who have no use for them: nobody reads these.
+    /// Returns metrics that are not exported.
     fn default() -> Self {
         Metrics::new().api_client("default")
     }

@@ -1,4 +1,4 @@
-//! Metrics of the audit log: its records, its queue by class of record, and its sink.
+//! Metrics of the audit log: its records, its queue and its sink.
 
 use std::{
     sync::{
@@ -19,8 +19,8 @@ use crate::telemetry::label::labels;
 labels! {
     /// Class of an audit record, as a label.
     pub enum AuditClass {
-        /// The rules allowed the call, and its work at the platform was begun: a token may have
-        /// been minted or spent.
+        /// The rules allowed the call, and its work at the platform began: a token may have been issued
+        /// or spent.
         Allowed = "allowed",
         /// The call was refused before anything was sent to the platform.
         Refused = "refused",
@@ -28,7 +28,7 @@ labels! {
 }
 
 labels! {
-    /// Where audit records are written, as a label.
+    /// Destination of audit records, as a label.
     pub enum AuditSink {
         /// Standard output.
         Stdout = "stdout",
@@ -38,37 +38,37 @@ labels! {
 }
 
 labels! {
-    /// Whether an audit record was written, as a label.
+    /// Result of writing an audit record, as a label.
     pub enum RecordResult {
         /// It was written in time.
         Ok = "ok",
-        /// It was not, and its call was refused.
+        /// It was not written in time, and its call was refused.
         Failed = "failed",
-        /// It was written after its call had been answered.
+        /// It was written after its call was answered.
         Late = "late",
     }
 }
 
 labels! {
-    /// Something that went wrong with the sink, as a label.
+    /// A failure of the sink, as a label.
     pub enum AuditFault {
         /// A write failed and was repeated while calls waited.
         WriteRepeated = "write_repeated",
-        /// A write failed, after its repetitions. The sink is unavailable.
+        /// A write failed after all repetitions. The sink is unavailable.
         WriteFailed = "write_failed",
         /// A write succeeded, but took 1.25 s or longer. The sink is unavailable.
         WriteSlow = "write_slow",
         /// The file at the path could not be opened, and the previous one is still in use.
         ReopenFailed = "reopen_failed",
-        /// The sink ended in half a line, which was ended before the next record.
+        /// The sink ended in a partial line, which was terminated before the next record.
         HalfLine = "half_line",
-        /// The platform had answered a call, and its answer was withheld because its record could
-        /// not be written.
+        /// A response of the platform was withheld, because the record of the call could not be
+        /// written.
         AnswerWithheld = "answer_withheld",
     }
 }
 
-/// Number of records of one audit log that wait to be written, by class.
+/// Number of pending records of one audit log, by class.
 #[derive(Debug, Default)]
 pub struct AuditPending([AtomicUsize; AuditClass::ALL.len()]);
 
@@ -80,7 +80,7 @@ impl AuditPending {
     }
 }
 
-/// The families, with one member for each class.
+/// The families of this module.
 #[derive(Debug)]
 pub(super) struct AuditFamilies {
     records: LazyCounters<AuditSink, RecordResult>,
@@ -96,7 +96,7 @@ impl AuditFamilies {
     pub(super) fn register(families: &Families<'_>) -> Self {
         let records = families.counters(
             "ott_gateway_audit_records_total",
-            "Audit records, by what became of them.",
+            "Audit records, by result.",
             &["sink", "result"],
         );
         let up = families.gauge("ott_gateway_audit_sink_up", "Whether audit records can be written in time.");
@@ -112,12 +112,12 @@ impl AuditFamilies {
             ),
             pending: families.gauge_per(
                 "ott_gateway_audit_records_pending",
-                "Audit records that wait to be written.",
+                "Audit records waiting to be written.",
                 "class",
             ),
             faults: families.counter_per(
                 "ott_gateway_audit_faults_total",
-                "What went wrong with the audit sink.",
+                "Failures of the audit sink.",
                 "kind",
             ),
             write_seconds: families
@@ -159,7 +159,7 @@ impl AuditFamilies {
 }
 
 impl Metrics {
-    /// Shows the counters of an audit log before its first record.
+    /// Exports the counters of an audit log before its first record.
     pub fn audit_sink(&self, sink: AuditSink) {
         self.0.audit.records.show(sink);
     }
@@ -174,12 +174,12 @@ impl Metrics {
         self.0.audit.count_lost(class, records);
     }
 
-    /// Counts something that went wrong with the audit sink.
+    /// Counts a failure of the audit sink.
     pub fn audit_fault(&self, fault: AuditFault) {
         self.0.audit.count_fault(fault);
     }
 
-    /// Records how long a write to the audit sink took, with its sync and its repetitions.
+    /// Records the duration of a write to the audit sink, including its sync and repetitions.
     pub fn audit_write(&self, took: Duration) {
         self.0.audit.observe_write(took);
     }
@@ -189,8 +189,7 @@ impl Metrics {
         self.0.audit.set_up(up);
     }
 
-    /// Returns the counts of waiting records for a new audit log. They are exported as
-    /// gauges from now on.
+    /// Returns the counts of pending records for a new audit log. They are exported from now on.
     #[must_use]
     pub fn audit_pending(&self) -> Arc<AuditPending> {
         self.0.audit.follow()

@@ -1,4 +1,4 @@
-//! Metrics of the memories of callers that were identified before.
+//! Metrics of the caches of identified callers.
 
 use prometheus::{IntCounter, IntGauge};
 
@@ -6,26 +6,26 @@ use super::family::{Families, Per};
 use crate::telemetry::label::labels;
 
 labels! {
-    /// A memory of callers by what identified them, as a label.
+    /// A cache of identified callers, as a label.
     pub enum CallerMemory {
-        /// Callers by the JWTs that were verified.
+        /// Callers by verified JWT.
         Jwt = "jwt",
-        /// Callers by the headers of proxies that were parsed, on each connection.
+        /// Callers by parsed header of a proxy, for each connection.
         Forwarded = "forwarded",
     }
 }
 
 labels! {
-    /// Whether a caller was remembered, as a label.
+    /// Result of a cache lookup, as a label.
     enum Lookup {
-        /// It was.
+        /// The caller was cached.
         Hit = "hit",
-        /// It was not.
+        /// The caller was not cached.
         Miss = "miss",
     }
 }
 
-/// Metrics of one memory. Cheap to clone.
+/// Metrics of one cache. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct CallerMemoryMetrics {
     entries: IntGauge,
@@ -34,21 +34,21 @@ pub struct CallerMemoryMetrics {
 }
 
 impl CallerMemoryMetrics {
-    /// Registers those of all memories.
+    /// Registers the metrics of all caches.
     pub(super) fn register(families: &Families<'_>) -> Per<CallerMemory, Self> {
         let entries: Per<CallerMemory, IntGauge> = families.int_gauge_per(
             "ott_gateway_caller_memory_entries",
-            "Credentials whose callers are remembered.",
+            "Credentials whose callers are cached.",
             "memory",
         );
         let lookups: Per<CallerMemory, Per<Lookup, IntCounter>> = families.counter_per_pair(
             "ott_gateway_caller_memory_lookups_total",
-            "Calls with a valid credential, by whether its caller was remembered.",
+            "Cache lookups for calls with a valid credential.",
             ["memory", "result"],
         );
         let displaced: Per<CallerMemory, IntCounter> = families.counter_per(
             "ott_gateway_caller_memory_displaced_total",
-            "Valid credentials that were forgotten to make room for others.",
+            "Valid credentials that were evicted to make room for others.",
             "memory",
         );
         Per::new(|memory| Self {
@@ -58,27 +58,27 @@ impl CallerMemoryMetrics {
         })
     }
 
-    /// Counts a credential whose caller was remembered.
+    /// Counts a credential whose caller was cached.
     pub fn hit(&self) {
         self.lookups.get(Lookup::Hit).inc();
     }
 
-    /// Counts a valid credential whose caller was not remembered.
+    /// Counts a valid credential whose caller was not cached.
     pub fn miss(&self) {
         self.lookups.get(Lookup::Miss).inc();
     }
 
-    /// Counts a valid credential that was forgotten to make room for another one.
+    /// Counts a valid credential that was evicted to make room for another one.
     pub fn displaced(&self) {
         self.displaced.inc();
     }
 
-    /// Counts a remembered credential.
+    /// Adds a cached credential to the number of entries.
     pub fn added(&self) {
         self.entries.inc();
     }
 
-    /// Counts remembered credentials that are forgotten.
+    /// Subtracts removed credentials from the number of entries.
     pub fn removed(&self, entries: usize) {
         self.entries.sub(i64::try_from(entries).unwrap_or(i64::MAX));
     }

@@ -1,6 +1,6 @@
-//! Metrics of what callers may do: access rules and quotas.
+//! Metrics of callers: calls, access rules and quotas.
 //!
-//! Only the callers that the access rules name in full have metrics of their own.
+//! Only callers that the access rules name in full have their own metrics.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -14,9 +14,9 @@ use super::{
 };
 use crate::telemetry::label::labels;
 
-/// Maximum number of callers with metrics of their own; the others are counted as one.
+/// Maximum number of callers with their own metrics. All others share one.
 pub(super) const MAX_CALLERS: usize = 1000;
-/// The label of all callers that the rules do not name.
+/// Label of all other callers.
 const OTHER: &str = "other";
 
 labels! {
@@ -34,7 +34,7 @@ labels! {
 }
 
 labels! {
-    /// Whose bucket of a quota it is, as a label.
+    /// Scope of a quota bucket, as a label.
     pub enum QuotaBucket {
         /// All calls of one caller.
         Caller = "caller",
@@ -72,12 +72,12 @@ impl CallerFamilies {
         );
         let quota_exceeded = families.counters(
             "ott_gateway_quota_exceeded_total",
-            "Calls over the caller's quota: refused, or let pass in a dry run.",
+            "Calls over the caller's quota: refused, or allowed in a dry run.",
             &["caller"],
         );
         let without_deadline = families.counters(
             "ott_gateway_calls_without_deadline_total",
-            "Calls without a deadline of their own.",
+            "Calls that set no deadline.",
             &["caller"],
         );
         Self {
@@ -87,7 +87,7 @@ impl CallerFamilies {
             without_deadline,
             quota_buckets: families.int_gauge_per(
                 "ott_gateway_quota_buckets",
-                "Callers, and users of callers, of which quotas remember something.",
+                "Callers, and users of callers, with quota state.",
                 "per",
             ),
             quota_shared: families.counter_per(
@@ -117,7 +117,7 @@ impl CallerCounters {
         caller: &str,
     ) -> Self {
         let calls = ByCode::of_caller(calls.clone(), caller);
-        // The rest with the first call that ends so: there may be many callers.
+        // Other codes are added on their first use, because there may be many callers.
         for method in [Method::IssueOtt, Method::LoginWithOtt] {
             calls.counter(method, Code::Ok);
         }
@@ -130,8 +130,8 @@ impl CallerCounters {
 }
 
 impl Metrics {
-    /// The callers that the rules name literally; only these get metrics of their own.
-    /// What was counted before stays.
+    /// Sets the callers that the rules name in full, which have their own metrics. Existing counts are
+    /// kept.
     pub fn set_callers(&self, callers: impl IntoIterator<Item = impl AsRef<str>>) {
         let callers = callers
             .into_iter()
@@ -141,12 +141,12 @@ impl Metrics {
         self.0.callers.named.store(Arc::new(callers));
     }
 
-    /// A call of that caller was answered.
+    /// Counts a call of a caller that was answered.
     pub fn caller_call(&self, caller: &str, method: Method, code: Code) {
         self.with_caller(caller, |counters| counters.calls.counter(method, code).inc());
     }
 
-    /// A caller set no deadline.
+    /// Counts a call without a deadline.
     pub fn without_deadline(&self, caller: &str) {
         self.with_caller(caller, |counters| counters.without_deadline.inc());
     }
@@ -156,12 +156,12 @@ impl Metrics {
         self.0.callers.access_denied.get(reason).inc();
     }
 
-    /// A caller used up its quota; in a dry run its call passes all the same.
+    /// Counts a call over the caller's quota, which is allowed in a dry run.
     pub fn quota_exceeded(&self, caller: &str) {
         self.with_caller(caller, |counters| counters.quota_exceeded.inc());
     }
 
-    /// Adds to the number of buckets that quotas remember.
+    /// Changes the number of quota buckets.
     pub fn quota_buckets(&self, bucket: QuotaBucket, change: i64) {
         self.0.callers.quota_buckets.get(bucket).add(change);
     }

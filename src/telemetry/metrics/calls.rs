@@ -1,4 +1,4 @@
-//! Metrics of calls, whoever sends them.
+//! Metrics of calls, regardless of the caller.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -35,7 +35,7 @@ labels! {
 }
 
 impl Method {
-    /// `grpc_type`, `grpc_service`, `grpc_method`.
+    /// Returns the values of `grpc_type`, `grpc_service` and `grpc_method`.
     pub(super) const fn labels(self) -> [&'static str; 3] {
         let service = match self {
             Self::IssueOtt | Self::LoginWithOtt => names::SERVICE,
@@ -82,13 +82,13 @@ labels! {
 }
 
 labels! {
-    /// What refused calls without records of their own are counted by, as a label.
+    /// Key by which refused calls without their own records are counted, as a label.
     pub enum CountedBy {
-        /// The address of the peer: calls of callers that are not identified.
+        /// The peer address, for callers that are not identified.
         Peer = "peer",
         /// The identified caller.
         Caller = "caller",
-        /// Nothing: calls of more peers or callers than are counted separately.
+        /// None, if more peers or callers are refused than are counted separately.
         Others = "others",
     }
 }
@@ -133,7 +133,7 @@ impl CallFamilies {
             handled,
             handling_seconds: per_method(&families.histograms(
                 "grpc_server_handling_seconds",
-                "From the arrival of a call to its end.",
+                "Time from the arrival of a call to its end.",
                 &METHOD_LABELS,
             )),
             errors: families.counter_per_pair(
@@ -143,14 +143,14 @@ impl CallFamilies {
             ),
             calls_in_flight: families.gauge(
                 "ott_gateway_calls_in_flight",
-                "Calls that are being worked on, those included whose caller has gone.",
+                "Calls in flight, including those whose caller has disconnected.",
             ),
             in_flight: Mutex::default(),
             response_memory_bytes: families
                 .gauge("ott_gateway_response_memory_bytes", "Memory for responses to logins, in bytes."),
             response_memory_reserved_bytes: families.gauge(
                 "ott_gateway_response_memory_reserved_bytes",
-                "The part of it that is reserved by calls, in bytes.",
+                "Memory for responses to logins that calls have reserved, in bytes.",
             ),
             response_memory: Mutex::default(),
             calls_awaiting_body: families.gauge(
@@ -160,19 +160,19 @@ impl CallFamilies {
             awaited_bodies: Mutex::default(),
             shed: families.counter_per(
                 "ott_gateway_calls_shed_total",
-                "Calls that were refused because a limit is reached.",
+                "Calls that were refused because a limit was reached.",
                 "limit",
             ),
             summarized: families.counter_per(
                 "ott_gateway_refused_calls_summarized_total",
-                "Refused calls that have no audit record and no log line of their own.",
+                "Refused calls without their own audit record and log line.",
                 "counted_by",
             ),
             panics: families.counter("ott_gateway_panics_total", "Panics while a call was handled."),
         }
     }
 
-    /// Computes what depends on the moment of reading.
+    /// Sets the gauges to their current values.
     pub(super) fn refresh(&self) {
         let in_flight = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
         self.calls_in_flight.set(sum(in_flight.iter().map(InFlightLimit::count)));
@@ -191,7 +191,7 @@ fn sum(counts: impl Iterator<Item = usize>) -> f64 {
 }
 
 impl Metrics {
-    /// A call arrived.
+    /// Counts a call that arrived.
     pub fn call_started(&self, method: Method) {
         self.0.calls.started.get(method).inc();
     }
@@ -207,33 +207,32 @@ impl Metrics {
         self.0.calls.errors.get(method).get(reason).inc();
     }
 
-    /// Shows how many calls of a server are in flight, from now on.
+    /// Exports the number of a server's calls in flight from now on.
     pub fn follow_in_flight(&self, calls: InFlightLimit) {
         self.0.calls.in_flight.lock().unwrap_or_else(PoisonError::into_inner).push(calls);
     }
 
-    /// Shows how much of the memory for responses, of `total` bytes, is reserved, from now
-    /// on.
+    /// Exports the size of the memory for responses, `total` bytes, and the reserved part from now on.
     pub fn follow_response_memory(&self, total: usize, memory: ResponseMemory) {
         *self.0.calls.response_memory.lock().unwrap_or_else(PoisonError::into_inner) = Some((total, memory));
     }
 
-    /// Shows how many calls of a server wait for their body, from now on.
+    /// Exports the number of a server's calls that wait for their body from now on.
     pub fn follow_awaited_bodies(&self, bodies: BodyLimit) {
         self.0.calls.awaited_bodies.lock().unwrap_or_else(PoisonError::into_inner).push(bodies);
     }
 
-    /// Counts a call that was refused because a limit is reached.
+    /// Counts a call that was refused because a limit was reached.
     pub fn call_shed(&self, limit: CallLimit) {
         self.0.calls.shed.get(limit).inc();
     }
 
-    /// Counts a refused call that has no audit record and no log line of its own.
+    /// Counts a refused call without its own audit record and log line.
     pub fn refused_call_summarized(&self, counted_by: CountedBy) {
         self.0.calls.summarized.get(counted_by).inc();
     }
 
-    /// A handler panicked.
+    /// Counts a panic of a handler.
     pub fn panic(&self) {
         self.0.calls.panics.inc();
     }

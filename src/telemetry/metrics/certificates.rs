@@ -1,4 +1,4 @@
-//! Metrics of the certificates of the listener.
+//! Metrics of the listener's certificates.
 
 use prometheus::IntGaugeVec;
 
@@ -6,16 +6,16 @@ use super::{Metrics, family::Families};
 use crate::{clock, telemetry::label::labels, validity::Validity};
 
 labels! {
-    /// Which certificates of the listener, as a label.
+    /// Kind of the listener's certificates, as a label.
     pub enum Certificate {
-        /// The server's own, with its chain.
+        /// The server's certificate chain.
         Server = "server",
-        /// Those of the authorities of client certificates.
+        /// The authorities of client certificates.
         ClientCa = "client_ca",
     }
 }
 
-/// The families of this module. A certificate is shown once there is one.
+/// The families of this module. Only configured certificates are exported.
 pub(super) struct CertificateFamilies {
     not_before: IntGaugeVec,
     not_after: IntGaugeVec,
@@ -26,12 +26,12 @@ impl CertificateFamilies {
         Self {
             not_before: families.int_gauges(
                 "ott_gateway_certificate_not_before_timestamp_seconds",
-                "From when the certificate in use that ends next is valid.",
+                "Start of validity of the certificate in use that expires next.",
                 &["certificate"],
             ),
             not_after: families.int_gauges(
                 "ott_gateway_certificate_not_after_timestamp_seconds",
-                "When the certificate in use that ends next expires.",
+                "Expiry of the certificate in use that expires next.",
                 &["certificate"],
             ),
         }
@@ -39,7 +39,7 @@ impl CertificateFamilies {
 }
 
 impl Metrics {
-    /// Shows the certificate in use that ends next.
+    /// Sets the validity of the certificate in use that expires next.
     pub fn certificate(&self, certificate: Certificate, validity: Validity) {
         let seconds = |time| i64::try_from(clock::unix_seconds(time)).unwrap_or(i64::MAX);
         for (family, time) in [

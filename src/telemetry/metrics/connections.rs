@@ -1,4 +1,4 @@
-//! Metrics of the connections of callers.
+//! Metrics of callers' connections.
 
 use prometheus::{Gauge, IntCounter};
 
@@ -11,17 +11,17 @@ use crate::telemetry::label::labels;
 labels! {
     /// The state of a connection, as a label.
     pub enum ConnectionState {
-        /// Accepted, and not yet through its TLS handshake and its HTTP/2 preface.
+        /// Accepted; the TLS handshake and the HTTP/2 preface are not complete.
         Handshake = "handshake",
         /// Open for calls.
         Open = "open",
-        /// Sent a GOAWAY; calls in flight go on.
+        /// GOAWAY sent; calls in flight continue.
         Draining = "draining",
     }
 }
 
 labels! {
-    /// Why a connection was closed as it was accepted, as a label.
+    /// Why a connection was closed immediately after it was accepted, as a label.
     pub enum ConnectionRefusal {
         /// All `max_connections` belong to identified callers.
         TotalLimit = "total_limit",
@@ -37,32 +37,32 @@ labels! {
         Peer = "peer",
         /// Its only request was answered, on the admin port.
         Answered = "answered",
-        /// It broke: a reset, a violation of HTTP/2, or an unanswered ping.
+        /// It failed: a reset, an HTTP/2 violation, or an unanswered ping.
         Broken = "broken",
         /// The TLS handshake or the HTTP/2 preface failed or took too long.
         Handshake = "handshake",
-        /// It carried no call for the idle timeout.
+        /// It had no call for the idle timeout.
         Idle = "idle",
-        /// It carried no identified call in time.
+        /// It had no identified call in time.
         Unidentified = "unidentified",
-        /// It made room for another connection, because there were `max_connections`.
+        /// It was closed for another connection, because `max_connections` was reached.
         Evicted = "evicted",
-        /// It made room for another connection of the same peer, which had
-        /// `max_connections_per_peer`.
+        /// It was closed for another connection of the same peer, because `max_connections_per_peer` was
+        /// reached.
         PeerLimit = "peer_limit",
-        /// Its peer did not accept a response within two seconds, and other calls waited for the memory
-        /// that the response took.
+        /// Its peer did not read a response within two seconds while other calls waited for the
+        /// response's memory.
         Unread = "unread",
         /// It reached its maximum age.
         Age = "age",
         /// The authority of the peer's certificate was withdrawn.
         Untrusted = "untrusted",
-        /// The server drains.
+        /// The server was draining.
         Drain = "drain",
     }
 }
 
-/// One that is counted in a gauge until it is dropped.
+/// Guard that increments a gauge until it is dropped.
 #[derive(Debug)]
 pub struct Counted(Gauge);
 
@@ -92,12 +92,12 @@ impl ConnectionFamilies {
             in_state: families.gauge_per("ott_gateway_connections", "Connections of callers.", "state"),
             refused: families.counter_per(
                 "ott_gateway_connections_refused_total",
-                "Connections that were closed as they were accepted because there are too many.",
+                "Connections that were closed immediately after they were accepted, because of a limit.",
                 "reason",
             ),
             ended: families.counter_per(
                 "ott_gateway_connections_ended_total",
-                "Connections that ended, by the reason.",
+                "Connections that ended, by reason.",
                 "reason",
             ),
         }
@@ -105,13 +105,13 @@ impl ConnectionFamilies {
 }
 
 impl Metrics {
-    /// A connection is in that state until what is returned is dropped.
+    /// Counts a connection in a state until the returned value is dropped.
     #[must_use = "the connection counts until this is dropped"]
     pub fn connection(&self, state: ConnectionState) -> Counted {
         Counted::new(self.0.connections.in_state.get(state))
     }
 
-    /// Counts a connection that was closed as it was accepted.
+    /// Counts a connection that was closed immediately after it was accepted.
     pub fn connection_refused(&self, refusal: ConnectionRefusal) {
         self.0.connections.refused.get(refusal).inc();
     }

@@ -1,11 +1,9 @@
 //! Families of metrics whose members are resolved at most once.
 //!
-//! After the first time, counting takes no lock and makes no allocation: it is one access to an
-//! array, at the index of a label, and one atomic addition. The metrics themselves are defined
-//! elsewhere.
+//! After the first time, counting takes no lock and makes no allocation: it is one array access at the
+//! index of a label, and one atomic addition. The metrics are defined elsewhere.
 //!
-//! Two other crates have label enums, and were tried instead (one thread, release build, 13
-//! buckets):
+//! Two other crates have label enums and were measured (one thread, release build, 13 buckets):
 //!
 //! | | a counter by two labels | an observation of a histogram |
 //! |---|---|---|
@@ -14,11 +12,10 @@
 //! | `measured` 0.0.25, dense family | 13 ns | 55 ns |
 //! | `prometheus-client` 0.26, `Family` | 60 ns | 33 ns |
 //!
-//! `prometheus-client` finds a member in a hash map under a lock, and each of its histograms is
-//! behind a mutex, which all workers would share. `measured` is as fast for enums, but finds the
-//! members of other labels (API clients, callers) in a map under locks, takes a lock for each
-//! observation, and has no metrics of the process. Either would replace only [`Per`] and
-//! [`LazyCounters`].
+//! `prometheus-client` looks a member up in a hash map under a lock, and all workers would share the
+//! mutex of each histogram. `measured` is as fast for enums, but looks up members by other labels (API
+//! clients, callers) in a map under locks, takes a lock for each observation, and has no process
+//! metrics. Either would replace only [`Per`] and [`LazyCounters`].
 
 use std::{
     marker::PhantomData,
@@ -35,14 +32,14 @@ use tonic::Code;
 use super::Method;
 use crate::telemetry::{label::Label, names};
 
-/// Upper bounds in seconds, from a warm call to the longest deadline.
+/// Upper bounds of histogram buckets in seconds, from a fast call to the maximum deadline.
 const BUCKETS: [f64; 13] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
-/// The labels of `grpc_server_*`, but for the code.
+/// Labels of `grpc_server_*`, except the code.
 pub(super) const METHOD_LABELS: [&str; 3] = ["grpc_type", "grpc_service", "grpc_method"];
 
-/// Makes the families of one registry. Names and labels are constants, and a test
-/// registers all of them.
+/// Creates the families of one registry. Names and labels are constants, and a test registers all of
+/// them.
 pub(super) struct Families<'a>(pub(super) &'a Registry);
 
 impl Families<'_> {
@@ -74,13 +71,14 @@ impl Families<'_> {
         self.add(Histogram::with_opts(HistogramOpts::new(name, help).buckets(BUCKETS.to_vec())))
     }
 
-    /// A counter for each value of a label. All are shown before their first event, so that an alert
-    /// on their increase does not miss it.
+    /// Registers a counter for each value of a label. All are exported before their first event, so that
+    /// an alert on their increase does not miss it.
     pub(super) fn counter_per<L: Label>(&self, name: &str, help: &str, label: &str) -> Per<L, IntCounter> {
         Per::of(&self.counters(name, help, &[label]))
     }
 
-    /// A counter for each pair of values of two labels. All are shown before their first event.
+    /// Registers a counter for each pair of values of two labels. All are exported before their first
+    /// event.
     pub(super) fn counter_per_pair<A: Label, B: Label>(
         &self,
         name: &str,
@@ -91,22 +89,22 @@ impl Families<'_> {
         Per::new(|one: A| Per::new(|other: B| family.with_label_values(&[one.as_str(), other.as_str()])))
     }
 
-    /// A gauge for each value of a label.
+    /// Registers a gauge for each value of a label.
     pub(super) fn gauge_per<L: Label>(&self, name: &str, help: &str, label: &str) -> Per<L, Gauge> {
         Per::of(&self.gauges(name, help, &[label]))
     }
 
-    /// A gauge of whole numbers for each value of a label.
+    /// Registers an integer gauge for each value of a label.
     pub(super) fn int_gauge_per<L: Label>(&self, name: &str, help: &str, label: &str) -> Per<L, IntGauge> {
         Per::of(&self.int_gauges(name, help, &[label]))
     }
 
-    /// A histogram for each value of a label.
+    /// Registers a histogram for each value of a label.
     pub(super) fn histogram_per<L: Label>(&self, name: &str, help: &str, label: &str) -> Per<L, Histogram> {
         Per::of(&self.histograms(name, help, &[label]))
     }
 
-    #[expect(clippy::expect_used, reason = "at start-up, over constants that a test has tried")]
+    #[expect(clippy::expect_used, reason = "at start-up, for constants that a test covers")]
     fn add<C: Collector + Clone + 'static>(&self, family: prometheus::Result<C>) -> C {
         let family = family.expect("a valid name");
         self.0.register(Box::new(family.clone())).expect("registered once");
@@ -132,7 +130,7 @@ impl<L: Label, M> Per<L, M> {
         Self { members: L::VALUES.iter().copied().map(member).collect(), label: PhantomData }
     }
 
-    /// The members of a family whose only label is this one.
+    /// Resolves the members of a family with this single label.
     pub(super) fn of<B: MetricVecBuilder<M = M>>(family: &MetricVec<B>) -> Self
     where
         M: prometheus::core::Metric,
@@ -145,7 +143,7 @@ impl<L: Label, M> Per<L, M> {
     }
 }
 
-/// A counter for each pair of values of two labels, each shown from its first event on.
+/// Counters for each pair of values of two labels, each exported from its first event.
 #[derive(Debug)]
 pub(super) struct LazyCounters<A, B> {
     family: IntCounterVec,
@@ -162,8 +160,7 @@ impl<A: Label, B: Label> LazyCounters<A, B> {
         member.get_or_init(|| self.family.with_label_values(&[one.as_str(), other.as_str()]))
     }
 
-    /// Shows the counters of one value before their first event, so that their rates have a
-    /// beginning.
+    /// Exports the counters of one value before their first event, so that rates include it.
     pub(super) fn show(&self, one: A) {
         for other in B::VALUES {
             self.get(one, *other);
@@ -180,12 +177,12 @@ pub(super) struct ByCode {
 }
 
 impl ByCode {
-    /// For `grpc_server_handled_total`: type, service, method, code.
+    /// Creates the counters of `grpc_server_handled_total`, by type, service, method and code.
     pub(super) fn of_server(family: IntCounterVec) -> Self {
         Self { family, first_label: None, cells: no_cells() }
     }
 
-    /// For one caller: caller, method, code.
+    /// Creates the counters of one caller, by caller, method and code.
     pub(super) fn of_caller(family: IntCounterVec, caller: &str) -> Self {
         Self { family, first_label: Some(caller.to_owned()), cells: no_cells() }
     }
@@ -208,7 +205,7 @@ fn no_cells() -> Per<Method, [OnceLock<IntCounter>; names::CODES]> {
     Per::new(|_| std::array::from_fn(|_| OnceLock::new()))
 }
 
-/// One member for each method, under [`METHOD_LABELS`].
+/// Resolves a member for each method, by [`METHOD_LABELS`].
 pub(super) fn per_method<B: MetricVecBuilder>(family: &MetricVec<B>) -> Per<Method, B::M> {
     Per::new(|method: Method| family.with_label_values(&method.labels()))
 }

@@ -1,6 +1,6 @@
 //! Metrics of health calls.
 //!
-//! A handle of its own, so that the health stack is not given the metrics of calls.
+//! A separate handle, so that the health stack has no access to the metrics of calls.
 
 use prometheus::IntCounter;
 
@@ -12,7 +12,7 @@ labels! {
     pub enum HealthPort {
         /// The port of the gateway's calls.
         Main = "main",
-        /// The port that serves health alone.
+        /// The port that serves only health.
         Health = "health",
     }
 }
@@ -22,7 +22,7 @@ labels! {
     pub enum HealthRefusal {
         /// It was not a gRPC request.
         NotGrpc = "not_grpc",
-        /// It asked for anything but health, or for a `Watch` beyond the limits.
+        /// It called another service, or opened a `Watch` beyond the limits.
         Unimplemented = "unimplemented",
         /// Its message was malformed, missing or not complete in time.
         NoMessage = "no_message",

@@ -1,4 +1,4 @@
-//! Metrics of calls whose JWT names a key that is not known.
+//! Metrics of calls whose JWT has an unknown key id.
 
 use prometheus::IntCounter;
 
@@ -6,19 +6,19 @@ use super::family::{Families, Per};
 use crate::telemetry::label::labels;
 
 labels! {
-    /// How a call that lacked a JWT key ended its wait for newer keys, as a label.
+    /// Result of a call's wait for a missing JWT key, as a label.
     pub enum KeyWait {
         /// The keys were fetched while the call waited.
         Fetched = "fetched",
         /// The fetch failed while the call waited.
         Failed = "failed",
-        /// The fetch took longer than a call waits.
+        /// The fetch took longer than the maximum wait.
         TimedOut = "timed_out",
-        /// The call did not wait, because the last fetch had failed.
+        /// The call did not wait, because the last fetch failed.
         IssuerFailing = "issuer_failing",
-        /// The call did not wait, because too many calls did.
+        /// The call did not wait, because too many calls were waiting.
         TotalLimit = "total_limit",
-        /// The call did not wait, because too many calls from its network did.
+        /// The call did not wait, because too many calls from its network were waiting.
         PeerLimit = "peer_limit",
     }
 }
@@ -34,7 +34,7 @@ impl KeyWaitMetrics {
         Self {
             waits: families.counter_per(
                 "ott_gateway_jwt_key_waits_total",
-                "Calls whose JWT names an unknown key, by the result of waiting for newer keys.",
+                "Calls whose JWT has an unknown key id, by the result of waiting for the key.",
                 "result",
             ),
         }

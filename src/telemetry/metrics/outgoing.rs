@@ -1,4 +1,4 @@
-//! Metrics of outgoing connections: name lookups, and resources that this machine lacked.
+//! Metrics of outgoing connections: name lookups, and missing resources of this machine.
 
 use std::{
     collections::HashMap,
@@ -15,26 +15,26 @@ use crate::{
 };
 
 labels! {
-    /// What a name lookup asks for, as a label.
+    /// Query of a name lookup, as a label.
     pub enum LookupQuery {
         /// The IPv4 addresses of the absolute name.
         Ipv4 = "ipv4",
         /// The IPv6 addresses of the absolute name.
         Ipv6 = "ipv6",
-        /// The addresses that the system gives for the name as it is configured: from its hosts
-        /// file, or through its search list.
+        /// The system's addresses for the name as configured: from the hosts file or through the search
+        /// list.
         AsConfigured = "as_configured",
     }
 }
 
 labels! {
-    /// How a query of a name lookup ended, as a label.
+    /// Result of a query of a name lookup, as a label.
     pub enum LookupResult {
-        /// With addresses.
+        /// Addresses were found.
         Ok = "ok",
-        /// There is no such name.
+        /// The name does not exist.
         NoSuchName = "no_such_name",
-        /// The name has no address of the kind that was asked for.
+        /// The name has no address of the requested kind.
         NoAddress = "no_address",
         /// The system's hosts file lists the name, so the name servers are not asked.
         InHostsFile = "in_hosts_file",
@@ -50,8 +50,7 @@ labels! {
 }
 
 labels! {
-    /// A resource of this machine or process that was missing for an outgoing connection, as a
-    /// label.
+    /// A missing resource of this machine or process for an outgoing connection, as a label.
     pub enum LocalResource {
         /// File descriptors, of the process or the system.
         Descriptors = "descriptors",
@@ -72,7 +71,7 @@ pub struct OutgoingMetrics {
     lookups: Per<LookupQuery, Per<LookupResult, IntCounter>>,
     seconds: Per<LookupQuery, Histogram>,
     age: GaugeVec,
-    /// When the addresses of each host were last confirmed. Hosts come from the configuration.
+    /// Time of the last confirmation of each host's addresses. Hosts come from the configuration.
     confirmed: Arc<Mutex<HashMap<Box<str>, Instant>>>,
     exhausted: Per<LocalResource, IntCounter>,
 }
@@ -82,7 +81,7 @@ impl OutgoingMetrics {
         Self {
             lookups: families.counter_per_pair(
                 "ott_gateway_name_lookups_total",
-                "Queries of name lookups that ended, by result.",
+                "Finished queries of name lookups, by result.",
                 ["query", "result"],
             ),
             seconds: families.histogram_per(
@@ -104,32 +103,32 @@ impl OutgoingMetrics {
         }
     }
 
-    /// Counts a query of a name lookup that ended.
+    /// Counts a finished query of a name lookup, and its duration.
     pub fn lookup(&self, query: LookupQuery, result: LookupResult, took: Duration) {
         self.lookups.get(query).get(result).inc();
         self.seconds.get(query).observe(took.as_secs_f64());
     }
 
-    /// Records that a lookup has just confirmed the addresses of a host.
+    /// Records that a lookup confirmed the addresses of a host now.
     pub fn addresses_confirmed(&self, host: &str) {
         let mut confirmed = self.confirmed.lock().unwrap_or_else(PoisonError::into_inner);
         confirmed.insert(Box::from(host), clock::now());
     }
 
-    /// Stops showing the age of a host's addresses.
+    /// Stops exporting the age of a host's addresses.
     pub fn host_forgotten(&self, host: &str) {
         let mut confirmed = self.confirmed.lock().unwrap_or_else(PoisonError::into_inner);
         confirmed.remove(host);
-        // Fails if it was never shown.
+        // Fails if it was never exported.
         let _ = self.age.remove_label_values(&[host]);
     }
 
-    /// Counts an outgoing connection, or a name lookup, that failed for lack of a resource.
+    /// Counts an outgoing connection or a name lookup that failed because a resource was missing.
     pub fn exhausted(&self, resource: LocalResource) {
         self.exhausted.get(resource).inc();
     }
 
-    /// Computes what depends on the moment of reading.
+    /// Sets the gauges to their current values.
     pub(super) fn refresh(&self) {
         let confirmed = self.confirmed.lock().unwrap_or_else(PoisonError::into_inner);
         for (host, at) in &*confirmed {
@@ -141,7 +140,7 @@ impl OutgoingMetrics {
 
 #[cfg(test)]
 impl Default for OutgoingMetrics {
-    /// Metrics that are not exported.
+    /// Returns metrics that are not exported.
     fn default() -> Self {
         super::Metrics::new().outgoing()
     }

@@ -1,7 +1,7 @@
-//! What peers did below the level of a call: TLS handshakes, HTTP/2 streams and errors.
+//! Metrics of peers below the level of calls: TLS handshakes, HTTP/2 streams and errors.
 //!
-//! Nobody has proven who they are at that level, so no label names a peer. The log does, with
-//! limited lines.
+//! Peers are not authenticated at this level, so no label contains a peer. The log contains them, in a
+//! limited number of lines.
 
 use prometheus::IntCounter;
 
@@ -22,7 +22,7 @@ labels! {
         Incompatible = "incompatible",
         /// The client sent something other than TLS.
         NotTls = "not_tls",
-        /// A client certificate is required, and none was sent.
+        /// A required client certificate was not sent.
         NoCertificate = "no_certificate",
         /// The client certificate has expired.
         CertificateExpired = "certificate_expired",
@@ -34,7 +34,7 @@ labels! {
         BadCertificate = "bad_certificate",
         /// The client sent an alert, for example because it does not trust our certificate.
         RejectedByClient = "rejected_by_client",
-        /// The connection broke.
+        /// The connection was lost.
         Disconnected = "disconnected",
         /// The client violated the TLS protocol.
         ProtocolError = "protocol_error",
@@ -42,7 +42,7 @@ labels! {
 }
 
 impl TlsFailure {
-    /// The label of `ott_gateway_tls_handshakes_total`.
+    /// Returns the label of `ott_gateway_tls_handshakes_total`.
     const fn result(self) -> HandshakeResult {
         match self {
             Self::Timeout => HandshakeResult::Timeout,
@@ -53,7 +53,7 @@ impl TlsFailure {
 }
 
 labels! {
-    /// How a TLS handshake ended, as a label.
+    /// Result of a TLS handshake, as a label.
     enum HandshakeResult {
         /// It was completed.
         Ok = "ok",
@@ -67,7 +67,7 @@ labels! {
 }
 
 labels! {
-    /// What was rejected, as a label.
+    /// Scope of a rejection, as a label.
     enum Scope {
         /// A stream.
         Stream = "stream",
@@ -106,7 +106,7 @@ labels! {
 }
 
 impl Http2Error {
-    /// The reason for an error code of HTTP/2.
+    /// Converts an HTTP/2 error code.
     #[must_use]
     pub fn from_code(code: h2::Reason) -> Self {
         match code {
@@ -142,17 +142,17 @@ impl PeerFamilies {
         let resets = families.counter("ott_gateway_http2_stream_resets_total", "Streams that callers reset.");
         let control_frames = families.counter(
             "ott_gateway_http2_control_frames_total",
-            "SETTINGS and PING frames of callers that demanded an acknowledgement.",
+            "SETTINGS and PING frames of callers that require an acknowledgement.",
         );
         Self {
             handshakes: families.counter_per(
                 "ott_gateway_tls_handshakes_total",
-                "TLS handshakes of callers that ended.",
+                "Finished TLS handshakes of callers, by result.",
                 "result",
             ),
             handshake_failures: families.counter_per(
                 "ott_gateway_tls_handshake_failures_total",
-                "TLS handshakes of callers that failed, by reason.",
+                "Failed TLS handshakes of callers, by reason.",
                 "reason",
             ),
             paused,
@@ -160,7 +160,7 @@ impl PeerFamilies {
             control_frames,
             rejected: families.counter_per_pair(
                 "ott_gateway_http2_errors_total",
-                "Streams and connections that were ended because of an error of the caller, by reason.",
+                "Streams and connections that were closed because of an error of the caller, by reason.",
                 ["scope", "reason"],
             ),
         }
@@ -168,12 +168,12 @@ impl PeerFamilies {
 }
 
 impl Metrics {
-    /// Counts a TLS handshake that was completed.
+    /// Counts a completed TLS handshake.
     pub fn tls_handshake_completed(&self) {
         self.0.peers.handshakes.get(HandshakeResult::Ok).inc();
     }
 
-    /// Counts a TLS handshake that failed.
+    /// Counts a failed TLS handshake.
     pub fn tls_handshake_failed(&self, failure: TlsFailure) {
         self.0.peers.handshakes.get(failure.result()).inc();
         self.0.peers.handshake_failures.get(failure).inc();
@@ -189,7 +189,7 @@ impl Metrics {
         self.0.peers.resets.inc();
     }
 
-    /// Counts a frame that demanded an acknowledgement.
+    /// Counts a frame that requires an acknowledgement.
     pub fn http2_control_frame(&self) {
         self.0.peers.control_frames.inc();
     }
@@ -199,7 +199,7 @@ impl Metrics {
         self.0.peers.rejected.get(Scope::Stream).get(error).inc();
     }
 
-    /// Counts a connection that was ended because of an error of the caller.
+    /// Counts a connection that was closed because of an error of the caller.
     pub fn http2_connection_rejected(&self, error: Http2Error) {
         self.0.peers.rejected.get(Scope::Connection).get(error).inc();
     }

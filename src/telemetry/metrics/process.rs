@@ -15,7 +15,7 @@ use crate::telemetry::{
 };
 
 labels! {
-    /// A limit that is lowered if the process may not open as many files as it takes, as a label.
+    /// A limit that is lowered if it exceeds the limit of open files, as a label.
     pub enum EffectiveLimit {
         /// `max_connections`.
         Connections = "connections",
@@ -51,7 +51,7 @@ impl ProcessFamilies {
         Self {
             event_loop_lag: families.histogram(
                 "ott_gateway_event_loop_lag_seconds",
-                "How much later than due the workers get to something, measured four times a second while they have something to do.",
+                "Delay of timers on the workers, measured four times a second while they are busy.",
             ),
             threads,
             thread_up: families.gauges(
@@ -67,7 +67,7 @@ impl ProcessFamilies {
             ),
             limits: families.int_gauges(
                 "ott_gateway_limit",
-                "Limits in effect, which depend on the limit of open files.",
+                "Effective limits, which depend on the limit of open files.",
                 &["limit"],
             ),
             limits_lowered: families.gauge(
@@ -80,14 +80,14 @@ impl ProcessFamilies {
             ),
             log_lines_suppressed: families.counter(
                 "ott_gateway_log_lines_suppressed_total",
-                "Log lines that were left out because the same one had just been written often.",
+                "Log lines that were suppressed as repetitions.",
             ),
         }
     }
 
-    /// Computes what depends on the moment of reading.
+    /// Sets the gauges to their current values.
     pub(super) fn refresh(&self) {
-        // A thread that has ended as intended is no longer shown.
+        // A thread that stopped as intended is no longer exported.
         self.thread_up.reset();
         for (thread, condition) in self.threads.conditions() {
             let up = if condition.is_failure() { 0.0 } else { 1.0 };
@@ -103,24 +103,24 @@ impl ProcessFamilies {
 }
 
 impl Metrics {
-    /// Records how late a timer of a worker was.
+    /// Records the delay of a worker's timer.
     pub fn event_loop_lag(&self, lag: Duration) {
         self.0.process.event_loop_lag.observe(lag.as_secs_f64());
     }
 
-    /// Returns the heartbeats of threads, which the metrics show.
+    /// Returns the heartbeats of threads, which are exported.
     #[must_use]
     pub fn threads(&self) -> &Threads {
         &self.0.process.threads
     }
 
-    /// Returns the background tasks, which the metrics show.
+    /// Returns the background tasks, which are exported.
     #[must_use]
     pub fn duties(&self) -> &Duties {
         &self.0.process.duties
     }
 
-    /// Sets a limit in effect.
+    /// Sets an effective limit.
     pub fn limit(&self, limit: EffectiveLimit, value: u32) {
         self.0.process.limits.with_label_values(&[limit.as_str()]).set(value.into());
     }
@@ -130,7 +130,7 @@ impl Metrics {
         self.0.process.limits_lowered.set(f64::from(u8::from(lowered)));
     }
 
-    /// How many log lines have been dropped and suppressed in this process so far.
+    /// Sets the total number of log lines that this process dropped and suppressed.
     pub fn set_log_lines(&self, dropped: u64, suppressed: u64) {
         for (counter, now) in
             [(&self.0.process.log_lines_dropped, dropped), (&self.0.process.log_lines_suppressed, suppressed)]

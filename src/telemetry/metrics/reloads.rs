@@ -1,6 +1,6 @@
-//! What became of new versions of files: rules, certificates, secrets, keys.
+//! Metrics of reloads of files: rules, certificates, secrets and keys.
 //!
-//! Files change rarely, so a lock is cheap enough. `files` follows them.
+//! Files change rarely, so a lock is cheap enough. `files` watches them.
 
 use std::{
     collections::BTreeSet,
@@ -25,7 +25,7 @@ use crate::{
 pub(super) struct Reloads(Arc<Inner>);
 
 labels! {
-    /// What is reloaded: the label `what`.
+    /// Kind of reloaded files, as the label `what`.
     pub enum Reloaded {
         /// Access rules and bearer tokens, from the configuration file.
         Rules = "rules",
@@ -43,21 +43,21 @@ labels! {
 }
 
 labels! {
-    /// What became of a new version, as a label.
+    /// Result of a reload, as a label.
     enum ReloadResult {
-        /// It was taken over.
+        /// The new version is in use.
         Ok = "ok",
-        /// It was refused.
+        /// The new version was refused.
         Failed = "failed",
     }
 }
 
-/// The reloads of one file, or of files that are read together. Cheap to clone.
+/// Metrics of the reloads of one file, or of files that are read together. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct ReloadMetrics {
     reloads: Reloads,
     what: Reloaded,
-    /// The API client or issuer that the file belongs to; empty if there is only one such file.
+    /// API client or issuer that the file belongs to; empty if there is only one file of this kind.
     owner: Arc<str>,
 }
 
@@ -88,23 +88,23 @@ impl Outcomes for ReloadMetrics {
     }
 }
 
-/// The keys of one JWT issuer.
+/// Metrics of the keys of one JWT issuer.
 #[derive(Clone, Debug)]
 pub struct JwksMetrics {
-    /// Its reloads.
+    /// Reloads of the keys.
     pub reloads: ReloadMetrics,
     pub(super) expired: IntGaugeVec,
     pub(super) issuer: Arc<str>,
 }
 
 impl JwksMetrics {
-    /// The issuer, as metrics label it.
+    /// Returns the label of the issuer.
     #[must_use]
     pub fn issuer(&self) -> &str {
         &self.issuer
     }
 
-    /// Shows whether the keys are too old to prove anything.
+    /// Sets whether the keys are too old to be accepted.
     pub fn expired(&self, expired: bool) {
         self.expired.with_label_values(&[&*self.issuer]).set(i64::from(expired));
     }
@@ -115,7 +115,7 @@ struct Inner {
     total: LazyCounters<Reloaded, ReloadResult>,
     last_success: GaugeVec,
     failing: GaugeVec,
-    /// What is failing, and its owner.
+    /// Kind and owner of each failing file.
     failing_now: Mutex<BTreeSet<(Reloaded, Arc<str>)>>,
 }
 
@@ -124,17 +124,17 @@ impl Reloads {
         Self(Arc::new(Inner {
             total: LazyCounters::new(families.counters(
                 "ott_gateway_reloads_total",
-                "New versions of files that were taken over or refused.",
+                "New versions of files, by result.",
                 &["what", "result"],
             )),
             last_success: families.gauges(
                 "ott_gateway_reload_last_success_timestamp_seconds",
-                "When a version was last taken over, in seconds since 1970.",
+                "Time of the last successful load, in seconds since 1970.",
                 &["what"],
             ),
             failing: families.gauges(
                 "ott_gateway_reload_failing",
-                "Files whose newest version was refused or cannot be read, so that the last good one is still in use.",
+                "Files whose newest version was refused or cannot be read; the last valid one is still in use.",
                 &["what"],
             ),
             failing_now: Mutex::default(),
@@ -143,7 +143,7 @@ impl Reloads {
 
     fn succeeded(&self, what: Reloaded) {
         let now = clock::unix_seconds(WallClock::system().now());
-        // Whole seconds of this era are exact in a float.
+        // A float represents whole seconds since 1970 exactly.
         self.0.last_success.with_label_values(&[what.as_str()]).set(Duration::from_secs(now).as_secs_f64());
     }
 
@@ -164,14 +164,14 @@ impl Reloads {
 }
 
 impl Metrics {
-    /// Returns the metrics of a file that is reloaded. `owner`: the API client or issuer that it
-    /// belongs to; empty if there is only one such file.
+    /// Returns the metrics of a reloaded file. `owner` is the API client or issuer that it belongs to,
+    /// or empty if there is only one file of this kind.
     #[must_use]
     pub fn reloads(&self, what: Reloaded, owner: &str) -> ReloadMetrics {
         ReloadMetrics::new(&self.0.reloads, what, owner)
     }
 
-    /// The metrics of the keys of one JWT issuer.
+    /// Returns the metrics of the keys of one JWT issuer.
     #[must_use]
     pub fn jwt_issuer(&self, name: &str) -> JwksMetrics {
         JwksMetrics {

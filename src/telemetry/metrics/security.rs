@@ -1,4 +1,4 @@
-//! Metrics of what a security team watches.
+//! Metrics of security events.
 
 use prometheus::{IntCounter, IntCounterVec};
 
@@ -33,11 +33,11 @@ labels! {
 }
 
 labels! {
-    /// How the attempt ended to log out a session that no caller received, as a label.
+    /// Result of logging out a session that no caller received, as a label.
     pub enum Logout {
-        /// The platform has ended the session.
+        /// The platform ended the session.
         Succeeded = "logged_out",
-        /// The platform refused, or did not answer: the session may be alive.
+        /// The platform refused or did not respond: the session may still exist.
         Failed = "logout_failed",
     }
 }
@@ -54,12 +54,12 @@ impl SecurityFamilies {
         Self {
             events: families.counter_per(
                 "ott_gateway_security_events_total",
-                "Events that a security team wants to see.",
+                "Events that may be attacks.",
                 "kind",
             ),
             spoofed_identity_headers: families.counter(
                 "ott_gateway_spoofed_identity_headers_total",
-                "Identity headers that came from a peer that may not send them, and were ignored.",
+                "Identity headers from untrusted peers, which were ignored.",
             ),
             undelivered_sessions: families.counters(
                 "ott_gateway_undelivered_sessions_total",
@@ -69,7 +69,7 @@ impl SecurityFamilies {
         }
     }
 
-    /// Shows the counters of an API client before their first event.
+    /// Exports the counters of an API client before their first event.
     pub(super) fn show(&self, api_client: &str) {
         for logout in Logout::ALL {
             self.undelivered_sessions.with_label_values(&[api_client, logout.as_str()]);
@@ -78,7 +78,7 @@ impl SecurityFamilies {
 }
 
 impl Metrics {
-    /// Counts an identity header from a peer that may not send it.
+    /// Counts an identity header from an untrusted peer.
     pub fn spoofed_identity_header(&self) {
         self.0.security.spoofed_identity_headers.inc();
     }

@@ -1,4 +1,4 @@
-//! What is counted, and that it is documented.
+//! Counts, and their documentation.
 
 use std::{
     collections::BTreeMap,
@@ -26,7 +26,7 @@ use crate::{
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 
-/// One gateway on which everything has happened once.
+/// Returns metrics with at least one event of every kind.
 fn busy() -> Metrics {
     let metrics = Metrics::new();
     metrics.set_callers(["spiffe://mesh/shop", "anonymous"]);
@@ -68,7 +68,7 @@ fn busy() -> Metrics {
     let duty = metrics.duties().register(Duty::AccessToken, Some("eu2"));
     duty.started();
     metrics.limit(EffectiveLimit::Connections, 1024);
-    // Shows what is read only then.
+    // Exports the metrics that are computed on reading.
     let _ = metrics.render();
     metrics
 }
@@ -78,7 +78,7 @@ fn has(metrics: &Metrics, line: &str) -> bool {
 }
 
 #[test]
-fn calls_are_counted_under_the_names_that_dashboards_expect() {
+fn calls_are_counted_under_the_usual_names_of_grpc_metrics() {
     let metrics = busy();
     let labels = r#"grpc_method="IssueOtt",grpc_service="ott.v1.OttService",grpc_type="unary""#;
     for line in [
@@ -97,7 +97,7 @@ fn calls_are_counted_under_the_names_that_dashboards_expect() {
 }
 
 #[test]
-fn undelivered_sessions_are_shown_from_the_start() {
+fn undelivered_sessions_are_exported_from_the_start() {
     let metrics = Metrics::new();
     let line = |outcome: &str, count: u32| {
         format!(r#"ott_gateway_undelivered_sessions_total{{api_client="eu2",outcome="{outcome}"}} {count}"#)
@@ -109,7 +109,7 @@ fn undelivered_sessions_are_shown_from_the_start() {
 }
 
 #[test]
-fn callers_that_no_rule_names_are_counted_as_one() {
+fn callers_that_no_rule_names_are_counted_together() {
     let metrics = busy();
     for number in 0..5000 {
         metrics.caller_call(&format!("jwt:{number}"), Method::IssueOtt, Code::Ok);
@@ -127,7 +127,7 @@ fn callers_that_no_rule_names_are_counted_as_one() {
 }
 
 #[test]
-fn more_callers_than_anyone_has_are_not_all_told_apart() {
+fn number_of_callers_with_their_own_metrics_is_bounded() {
     let metrics = Metrics::new();
     let names: Vec<String> = (0..MAX_CALLERS + 500).map(|number| format!("jwt:{number}")).collect();
     metrics.set_callers(names.iter().map(String::as_str));
@@ -137,7 +137,7 @@ fn more_callers_than_anyone_has_are_not_all_told_apart() {
 }
 
 #[test]
-fn http_statuses_are_told_apart_without_being_unbounded() {
+fn number_of_labels_for_http_statuses_is_bounded() {
     let metrics = Metrics::new();
     let client = metrics.api_client("eu2");
     for status in (0..=u16::MAX).map(Some).chain([None]) {
@@ -156,7 +156,7 @@ fn http_statuses_are_told_apart_without_being_unbounded() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn life_left_of_the_token_is_computed_when_it_is_read() {
+async fn remaining_lifetime_of_the_token_is_computed_on_reading() {
     let metrics = Metrics::new();
     let client = metrics.api_client("eu2");
     let line =
@@ -171,25 +171,25 @@ async fn life_left_of_the_token_is_computed_when_it_is_read() {
 }
 
 #[test]
-fn what_is_in_flight_is_let_go_when_it_ends() {
+fn gauges_decrease_when_calls_and_connections_end() {
     let metrics = Metrics::new();
     let (calls, health) = (InFlightLimit::new(2), InFlightLimit::new(1));
     metrics.follow_in_flight(calls.clone());
     metrics.follow_in_flight(health);
     let (call, connection) =
         (calls.admit(&Holder::default(), None), metrics.connection(ConnectionState::Draining));
-    let held_on = call.clone();
+    let clone = call.clone();
     assert!(has(&metrics, "ott_gateway_calls_in_flight 1"));
     assert!(has(&metrics, r#"ott_gateway_connections{state="draining"} 1"#));
     drop((call, connection));
-    assert!(has(&metrics, "ott_gateway_calls_in_flight 1"), "the work goes on");
-    drop(held_on);
+    assert!(has(&metrics, "ott_gateway_calls_in_flight 1"), "the call is still in flight");
+    drop(clone);
     assert!(has(&metrics, "ott_gateway_calls_in_flight 0"));
     assert!(has(&metrics, r#"ott_gateway_connections{state="draining"} 0"#));
 }
 
 #[test]
-fn counters_that_are_resolved_by_several_threads_at_once_lose_no_count() {
+fn concurrently_resolved_counters_lose_no_count() {
     let name = "records_total";
     let family = IntCounterVec::new(Opts::new(name, "Records."), &["sink", "result"]).expect("a valid name");
     let counters = LazyCounters::<AuditSink, RecordResult>::new(family.clone());
@@ -210,10 +210,9 @@ fn counters_that_are_resolved_by_several_threads_at_once_lose_no_count() {
     }
 }
 
-/// A counter that nobody has used is shown, so that an alert on its increase does not miss the first
-/// event.
+/// Unused counters are exported, so that an alert on their increase does not miss the first event.
 #[test]
-fn each_value_of_a_label_has_a_counter_of_its_own_from_the_start() {
+fn each_value_of_a_label_has_its_own_counter_from_the_start() {
     let metrics = Metrics::new();
     for event in SecurityEvent::ALL {
         let line =
@@ -225,14 +224,14 @@ fn each_value_of_a_label_has_a_counter_of_its_own_from_the_start() {
 }
 
 #[test]
-fn two_gateways_in_one_process_count_apart() {
+fn two_gateways_in_one_process_have_separate_counts() {
     let (one, other) = (Metrics::new(), Metrics::new());
     one.connection_refused(ConnectionRefusal::TotalLimit);
     assert!(has(&one, r#"ott_gateway_connections_refused_total{reason="total_limit"} 1"#));
     assert!(has(&other, r#"ott_gateway_connections_refused_total{reason="total_limit"} 0"#));
 }
 
-/// Name, then type and labels, as in the table of the documentation.
+/// Returns name, type and labels of each metric, as in the table of the documentation.
 fn exposed(families: &[MetricFamily]) -> BTreeMap<String, String> {
     families
         .iter()
@@ -254,7 +253,7 @@ fn exposed(families: &[MetricFamily]) -> BTreeMap<String, String> {
 }
 
 #[test]
-fn the_documentation_has_exactly_the_metrics_that_are_exposed() {
+fn documentation_lists_exactly_the_exported_metrics() {
     let documentation = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md"))
         .expect("docs/metrics.md");
     let documented: BTreeMap<String, String> = documentation
@@ -269,7 +268,7 @@ fn the_documentation_has_exactly_the_metrics_that_are_exposed() {
 }
 
 #[test]
-fn promtool_has_nothing_to_say_where_it_is_installed() {
+fn promtool_reports_no_problem_if_it_is_installed() {
     use std::{io::Write, process::Stdio};
     let Ok(mut promtool) = Command::new("promtool")
         .args(["check", "metrics"])

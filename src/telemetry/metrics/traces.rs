@@ -10,7 +10,7 @@ labels! {
     pub enum SpanLoss {
         /// Too many spans were waiting.
         QueueFull = "queue_full",
-        /// The spans that were waiting were too large together.
+        /// The total size of the waiting spans was too large.
         QueueBytes = "queue_bytes",
         /// The collector could not be reached, or refused the batch.
         ExportFailed = "export_failed",
@@ -37,7 +37,7 @@ impl TraceMetrics {
         );
         let retries = families.counter(
             "ott_gateway_trace_export_retries_total",
-            "Batches of spans that were sent to the trace collector again.",
+            "Batches of spans that were resent to the trace collector.",
         );
         Self { lost, retries }
     }
@@ -47,7 +47,7 @@ impl TraceMetrics {
         self.lost.get(reason).inc_by(u64::try_from(spans).unwrap_or(u64::MAX));
     }
 
-    /// Counts a batch that is sent again.
+    /// Counts a batch that is resent.
     pub fn export_retried(&self) {
         self.retries.inc();
     }

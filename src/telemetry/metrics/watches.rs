@@ -1,6 +1,6 @@
 //! Metrics of the `Watch` streams of the health service.
 //!
-//! A handle of its own, so that the health service is not given the metrics of calls.
+//! A separate handle, so that the health service has no access to the metrics of calls.
 
 use prometheus::{Gauge, IntCounter};
 
