@@ -1,4 +1,4 @@
-//! `ott-gateway sandbox`: the gateway in front of a copy of the platform.
+//! `ott-gateway sandbox`: the gateway in front of a simulated platform.
 
 mod account_list;
 mod public_url;
@@ -29,7 +29,7 @@ use crate::{
     server::Transport,
 };
 
-/// Try everything on this machine, against a copy of the platform.
+/// Try everything on this machine, against a simulated platform.
 ///
 /// Starts the copy and the gateway in front of it, walks once through issuing and
 /// spending a token, and serves until Ctrl-C. Nothing leaves this machine, and no account on the
@@ -41,15 +41,15 @@ pub(super) struct Arguments {
     /// Where the gateway serves gRPC [default: 127.0.0.1:50051, or as in --config]
     #[arg(long, value_name = "ADDRESS", value_parser = address)]
     pub(super) listen: Option<SocketAddr>,
-    /// Where the copy of the platform serves HTTP
+    /// Where the simulated platform serves HTTP
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080", value_parser = address)]
     pub(super) platform_listen: SocketAddr,
-    /// Where browsers and other machines reach the copy of the platform: used in login URLs and in
+    /// Where browsers and other machines reach the simulated platform: used in login URLs and in
     /// what is printed [default: its address, or loopback if it listens on every address]
     #[arg(long, value_name = "URL", value_parser = public_url::parse)]
     pub(super) public_url: Option<Url>,
     /// Read callers, access rules, quotas, TLS and audit from a configuration file of `serve`. Its
-    /// API clients keep their names and lead to the copy of the platform. There is no walk
+    /// API clients keep their names and lead to the simulated platform. There is no walk
     #[arg(long, value_name = "FILE", conflicts_with = "once")]
     pub(super) config: Option<PathBuf>,
     /// Take the accounts from a JSON file, of which the walk uses the first [default: a built-in set]
@@ -139,7 +139,7 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Fail
         let logging = start_log(&config)?;
         raise_limit_of_open_files(&config);
         let has_tls = config.server.grpc.transport.client_auth().is_some();
-        let app = Box::pin(App::rehearse(config, platform.script()))
+        let app = Box::pin(App::start_with_faults(config, platform.fault_injector()))
             .await
             .map_err(|error| not_started(&error, "--listen"))?;
         app.report_log(logging.clone());

@@ -51,7 +51,7 @@ END";
 pub struct Addresses {
     /// Host and port of the gateway.
     pub gateway: String,
-    /// URL of the copy of the platform, without a slash at its end.
+    /// URL of the simulated platform, without a slash at its end.
     pub platform: String,
 }
 

@@ -1,5 +1,5 @@
 //! A configuration file, read for a sandbox: rules, quotas, callers, TLS and audit as in `serve`,
-//! but every API client is one of the copy of the platform.
+//! but every API client is one of the simulated platform.
 //!
 //! Their names stay, so that rules match as they will in production. Where they are, their
 //! credentials, authorities and proxies are replaced without being read.
@@ -15,7 +15,7 @@ use super::{
     tree::{Node, Table, Value},
 };
 
-/// The copy of the platform, in place of every data center of a file.
+/// The simulated platform, in place of every data center of a file.
 #[derive(Clone, Copy, Debug)]
 pub struct Platform<'a> {
     /// Where it is.

@@ -25,7 +25,7 @@ use crate::{
 const NAME: &str = "sandbox";
 
 impl Config {
-    /// The configuration of the sandbox: the copy of the platform at `platform_url`, the
+    /// The configuration of the sandbox: the simulated platform at `platform_url`, the
     /// API client `sandbox` with that secret, all callers may call, reflection on; admin,
     /// audit, quotas and the breaker off. Of the environment, `RUST_LOG` is read.
     ///
