@@ -1,4 +1,4 @@
-//! Slips of people who call a gateway from the command line, and what they are told to do.
+//! Common mistakes on the command line, and their error messages.
 
 use std::{
     fs,
@@ -26,14 +26,13 @@ fn run(arguments: &[&str]) -> Output {
         .expect("the binary runs")
 }
 
-/// Runs a command, and returns its exit code and what it wrote to standard error.
+/// Runs a command, and returns its exit code and standard error.
 fn refused(arguments: &[&str]) -> (Option<i32>, String) {
     let done = run(arguments);
     (done.status.code(), String::from_utf8(done.stderr).expect("text"))
 }
 
-/// A server that sends these bytes to each connection after it has received something, and
-/// closes it.
+/// Starts a server that waits for data on each connection, sends these bytes and closes it.
 fn server(answer: &'static [u8]) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("its address");
@@ -51,7 +50,7 @@ async fn a_port_that_is_not_a_gateway_is_recognized() {
     const ALERT: &[u8] = b"\x15\x03\x03\0\x02\x02\x32";
     const HTTP1: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
     const SETTINGS: &[u8] = b"\0\0\0\x04\0\0\0\0\0";
-    for (answer, scheme, told) in [
+    for (answer, scheme, expected) in [
         (ALERT, "http", "speaks TLS; write https://ADDRESS"),
         (HTTP1, "http", "speaks HTTP/1 (\"HTTP/1.1 400 Bad Request\"); name the port"),
         (b"SSH-2.0-OpenSSH_9.6\r\n", "http", "speaks neither HTTP/2 nor TLS; name the port"),
@@ -66,15 +65,15 @@ async fn a_port_that_is_not_a_gateway_is_recognized() {
         let endpoint = format!("{scheme}://{address}");
         let (code, error) = refused(&["issue", "--login", "a", "--endpoint", &endpoint]);
         assert_eq!(code, Some(1), "{error}");
-        let told = told.replace("ADDRESS", &address.to_string());
+        let expected = expected.replace("ADDRESS", &address.to_string());
         assert!(error.starts_with(&format!("error: cannot connect to {endpoint}: ")), "{error}");
-        assert!(error.contains(&told), "{answer:?}: {error}");
+        assert!(error.contains(&expected), "{answer:?}: {error}");
         assert!(!error.contains("retry"), "{error}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_that_is_not_grpc_is_shown_as_such() {
+async fn a_response_that_is_not_grpc_is_reported() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("its address");
     tokio::spawn(async move {
@@ -93,17 +92,19 @@ async fn an_answer_that_is_not_grpc_is_shown_as_such() {
             }
         }
     });
-    for told in ["HTTP 404 (text/html)", "HTTP 200 (application/json)", "HTTP 503 (without a content type)"] {
+    for expected in
+        ["HTTP 404 (text/html)", "HTTP 200 (application/json)", "HTTP 503 (without a content type)"]
+    {
         let endpoint = format!("http://{address}");
         let (code, error) = refused(&["issue", "--login", "a", "--endpoint", &endpoint]);
         assert_eq!(code, Some(1), "{error}");
-        assert!(error.contains(&format!("the answer is {told} and not gRPC")), "{error}");
+        assert!(error.contains(&format!("the answer is {expected} and not gRPC")), "{error}");
         assert!(!error.contains("retry"), "{error}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_gateway_with_tls_and_one_without_name_each_others_scheme() {
+async fn a_scheme_that_does_not_match_the_gateway_is_reported() {
     let platform = Upstream::http().await;
     let plain = Setup::for_platform(platform.address()).start();
     let (_, error) =
@@ -137,7 +138,7 @@ async fn a_gateway_with_tls_and_one_without_name_each_others_scheme() {
 }
 
 #[test]
-fn files_that_cannot_be_used_are_refused_with_their_path() {
+fn unusable_files_are_reported_with_their_path() {
     let folder = tempfile::tempdir().expect("a folder");
     let at = |name: &str| folder.path().join(name).to_str().expect("a path").to_owned();
     Authority::new("files").issue(&["localhost"]).write(folder.path());
@@ -147,7 +148,7 @@ fn files_that_cannot_be_used_are_refused_with_their_path() {
     write(folder.path(), "empty", "");
     fs::write(folder.path().join("binary"), [0xff, 0, 0x80, 7]).expect("a file");
     let (crt, key, other) = (at("tls.crt"), at("tls.key"), at("other/tls.key"));
-    for (arguments, told) in [
+    for (arguments, expected) in [
         (vec!["--ca-file", &at("tls.key")], "--ca-file: FOLDER/tls.key: the file contains a private key"),
         (vec!["--ca-file", &at("empty")], "--ca-file: FOLDER/empty: the file is empty"),
         (vec!["--ca-file", &at("binary")], "--ca-file: FOLDER/binary: the file"),
@@ -175,8 +176,8 @@ fn files_that_cannot_be_used_are_refused_with_their_path() {
             run(&[&["issue", "--login", "a", "--endpoint", "https://127.0.0.1:1"], &arguments[..]].concat());
         let error = String::from_utf8(done.stderr).expect("text");
         assert_eq!(done.status.code(), Some(2), "{error}");
-        let told = told.replace("FOLDER", folder.path().to_str().expect("a path"));
-        assert!(error.starts_with(&format!("error: {told}")), "{arguments:?}: {error}");
+        let expected = expected.replace("FOLDER", folder.path().to_str().expect("a path"));
+        assert!(error.starts_with(&format!("error: {expected}")), "{arguments:?}: {error}");
         assert!(!error.contains("canary"), "{error}");
     }
 }
@@ -187,7 +188,7 @@ fn a_secret_in_the_wrong_place_is_refused_and_not_repeated() {
     let token = folder.path().join("token");
     write(folder.path(), "token", "Bearer s3cret-canary\n");
     let token = token.to_str().expect("a path");
-    for (arguments, told) in [
+    for (arguments, expected) in [
         (vec!["login", "SANDBOX-canary"], "pipe it on standard input"),
         (vec!["login", "--ott", "SANDBOX-canary"], "pipe it on standard input"),
         (vec!["login", "--ott=SANDBOX-canary"], "pipe it on standard input"),
@@ -210,7 +211,7 @@ fn a_secret_in_the_wrong_place_is_refused_and_not_repeated() {
         let done = run(&arguments);
         let error = String::from_utf8(done.stderr).expect("text");
         assert_eq!(done.status.code(), Some(2), "{error}");
-        assert!(error.contains(told), "{arguments:?}: {error}");
+        assert!(error.contains(expected), "{arguments:?}: {error}");
         assert!(!error.contains("canary"), "{error}");
     }
     let by_variable = Command::new(env!("CARGO_BIN_EXE_ott-gateway"))
