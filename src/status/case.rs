@@ -138,7 +138,7 @@ cases! {
     ApiClientUnknown {
         ApiClientUnknown: "The gateway's configuration has no API client with this name."
             Fix "Set api_client to the name of a configured API client.";
-        NoDefaultApiClient: "The request sets no api_client, and the gateway's configuration has no default one."
+        NoDefaultApiClient: "The request has no API client, and the gateway's configuration has no default one."
             Fix "Set api_client to the name of a configured API client.";
     }
     CallerUnauthenticated {
