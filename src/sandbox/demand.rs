@@ -121,8 +121,9 @@ impl UnknownDemand {
     ///
     /// The texts have to fit into the 4 KiB of a status, where each is contained twice.
     pub(super) fn rules(self) -> Vec<String> {
-        let mut rules = vec![self.to_string(), format!("KIND is {}, or a reason", Fault::KINDS)];
-        let mut line = format!("REASON-CODE selects a code; reasons of {}:", self.method.name());
+        let kinds = Fault::KINDS.replace(", ", ",");
+        let mut rules = vec![self.to_string(), format!("KIND: {kinds},REASON or REASON-CODE")];
+        let mut line = format!("REASON of {}:", self.method.name());
         for reason in reasons(self.method) {
             if line.len() + 1 + reason.len() > MAX_RULE_BYTES {
                 rules.push(std::mem::take(&mut line));
@@ -147,12 +148,7 @@ impl fmt::Display for UnknownDemand {
             Problem::Prefix => {
                 write!(f, "write {ISSUE}KIND{DOMAIN} or {LOGIN}KIND{DOMAIN}; no account has this login")
             }
-            Problem::Domain => {
-                write!(
-                    f,
-                    "write {prefix}KIND{DOMAIN}: a login that starts with {prefix} must end with {DOMAIN}"
-                )
-            }
+            Problem::Domain => write!(f, "write {prefix}KIND{DOMAIN}"),
             Problem::Kind => write!(f, "unknown KIND in {prefix}KIND{DOMAIN}"),
             Problem::NoAccount => write!(
                 f,

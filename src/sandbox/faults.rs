@@ -186,7 +186,7 @@ impl fmt::Display for Fault {
 
 impl Fault {
     /// List of all kinds, for error messages.
-    pub const KINDS: &str = "an HTTP status (503), a status with an API code (400-1018), html, malformed, \
+    pub const KINDS: &str = "HTTP status (503), status with API code (400-1018), html, malformed, \
         cut, reset, slow, huge, redirect, blocked, other-account";
 
     /// Returns the response of a fault that replaces the processing; `None` if the fault changes the

@@ -209,7 +209,7 @@ fn assert_refused_with_a_list(status: &Status, asked: &str) {
         assert!(listed.contains(&kind), "{asked}: {rules:?}");
     }
     // Nothing is cut off by the size limit of a status.
-    let is_login = rules.iter().any(|rule| rule.contains("reasons of LoginWithOtt:"));
+    let is_login = rules.iter().any(|rule| rule.contains("REASON of LoginWithOtt:"));
     for reason in Reason::ALL {
         let entry = reason.entry();
         let exists = if is_login { entry.login } else { entry.issue }.is_some();
