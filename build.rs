@@ -1,8 +1,8 @@
-//! Compiles the contract: messages, client and server, the descriptor set, and a
-//! `Debug` for every message that shows no field marked `debug_redact`.
+//! Compiles the contract: messages, client and server, the descriptor set, and a `Debug` for every
+//! message that redacts the fields marked `debug_redact`.
 //!
-//! Needs no `protoc`. Anything in the contract that the generated `Debug` does not
-//! know how to show stops the build, rather than being shown.
+//! Needs no `protoc`. Fails the build on anything in the contract that the generated `Debug` does
+//! not support.
 
 use std::{env, error::Error, fmt::Write as _, fs, path::PathBuf};
 
@@ -14,10 +14,7 @@ const CONTRACT: &str = "ott/v1/ott_service.proto";
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto");
     println!("cargo::rerun-if-changed=build.rs");
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "cargo tells a build script where to write in no other way"
-    )]
+    #[expect(clippy::disallowed_methods, reason = "cargo passes the output directory only this way")]
     let out = PathBuf::from(env::var("OUT_DIR")?);
 
     let mut compiler = protox::Compiler::new(["proto"])?;
@@ -28,14 +25,13 @@ fn main() -> Result<(), Box<dyn Error>> {
         .codec_path("crate::proto::codec::Codec")
         .compile_fds(compiler.file_descriptor_set())?;
 
-    // `file_descriptor_set()` above is made of types that do not know `debug_redact`
-    // and drop it; these two still have it.
+    // The types of `file_descriptor_set()` above drop `debug_redact`; these two keep it.
     fs::write(out.join("descriptor_set.bin"), compiler.encode_file_descriptor_set())?;
     fs::write(out.join("ott.v1.debug.rs"), debug_impls(&compiler.descriptor_pool())?)?;
     Ok(())
 }
 
-/// A `Debug` for every message, every oneof and every enum of the contract.
+/// Returns a `Debug` for every message, every oneof and every enum of the contract.
 fn debug_impls(pool: &DescriptorPool) -> Result<String, Box<dyn Error>> {
     let mut code = String::new();
     for message in pool.all_messages().filter(|message| message.package_name() == PACKAGE) {
@@ -95,7 +91,7 @@ fn oneof_debug(
     Ok(())
 }
 
-/// The expression that shows a field, given one that borrows it.
+/// Returns the expression that formats a field. `borrowed` is an expression that borrows it.
 fn shown(field: &FieldDescriptor, borrowed: &str) -> Result<String, Box<dyn Error>> {
     if is_redacted(field) {
         return Ok(format!("crate::proto::redaction::redacted({borrowed})"));
@@ -112,12 +108,12 @@ fn shown(field: &FieldDescriptor, borrowed: &str) -> Result<String, Box<dyn Erro
     }
 }
 
-/// Whether the field is marked `debug_redact` in the contract.
+/// Returns whether the field is marked `debug_redact` in the contract.
 fn is_redacted(field: &FieldDescriptor) -> bool {
     field.options().get_field_by_name("debug_redact").is_some_and(|option| option.as_bool() == Some(true))
 }
 
-/// The name that the generated code gives to a message's module.
+/// Returns the name of a message's module in the generated code.
 fn snake(name: &str) -> String {
     let mut snake = String::new();
     for (index, letter) in name.char_indices() {
@@ -129,7 +125,7 @@ fn snake(name: &str) -> String {
     snake
 }
 
-/// The name that the generated code gives to a oneof, a variant or an enum.
+/// Returns the name of a oneof, a variant or an enum in the generated code.
 fn upper_camel(name: &str) -> String {
     name.split('_')
         .map(|word| {

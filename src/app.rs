@@ -42,7 +42,7 @@ use self::{
 };
 pub use crate::caller::is_caller_name;
 #[cfg(feature = "sandbox")]
-use crate::rehearsal::Script;
+use crate::fault_injection::FaultInjector;
 use crate::{
     access::Access,
     admin::Admin,
@@ -116,13 +116,13 @@ impl App {
         Self::start_with(config, Staging::default())
     }
 
-    /// As [`start`](Self::start), with calls that fail on demand. For the command `sandbox` only.
+    /// Like [`start`](Self::start), with fault injection. For the command `sandbox` only.
     #[cfg(feature = "sandbox")]
-    pub fn rehearse(
+    pub fn start_with_faults(
         config: Config,
-        script: Arc<dyn Script>,
+        injector: Arc<dyn FaultInjector>,
     ) -> impl Future<Output = Result<Self, StartError>> {
-        Self::start_with(config, Staging::of(script))
+        Self::start_with(config, Staging::of(injector))
     }
 
     async fn start_with(config: Config, staging: Staging) -> Result<Self, StartError> {

@@ -2,26 +2,25 @@
 //! `ott-gateway` logs people in to the Acronis Cyber Platform with one-time tokens, over
 //! gRPC, so that the services that call it never hold the platform's credentials.
 //!
-//! This page is the way of a call: each stage in the order in which a call meets it.
-//! Each stage documents what it does and what it leaves to others.
+//! The stages of a call, in order. Each documents what it does and what it leaves to others.
 //!
-//! 1. [`server`]: connections in, calls through the middleware, drain.
-//! 2. [`caller`]: who is calling, proven by the transport or by a credential.
-//! 3. [`access`]: whether this caller may do this: rules, quotas, permits.
-//! 4. [`service`]: the two RPCs, as typed handlers; their words are in [`ott`] and
+//! 1. [`server`]: accepts connections, runs the middleware, drains.
+//! 2. [`caller`]: identifies the caller by transport or credential.
+//! 3. [`access`]: authorizes the call: rules, quotas, permits.
+//! 4. [`service`]: the two RPCs, as typed handlers; their domain types are in [`ott`] and
 //!    [`session`].
 //! 5. [`platform`]: the platform's REST API as typed operations, each with its certainty.
-//! 6. [`credential`]: a token that outlives the exchange, for each API client.
-//! 7. [`status`]: every failure, as exactly one gRPC status.
+//! 6. [`credential`]: an access token for each API client that does not expire during a request.
+//! 7. [`status`]: maps every failure to exactly one gRPC status.
 //!
-//! Aside: [`call`] is what is known of one call so far; [`audit`], [`health`] and
-//! [`telemetry`] report to the outside; [`http_client`] is shared by all senders of HTTP requests;
-//! [`supervision`] runs background tasks; [`secret`], [`text`], [`files`], [`pki`], [`validity`],
-//! [`clock`] and [`backoff`] are used by all of them. Around them: [`cli`] has the commands, [`config`] reads the configuration,
-//! [`app`] builds everything, [`proto`] is the generated contract. Apart stands `sandbox`,
-//! a copy of the platform that shares nothing with the rest but the clock.
+//! Shared by the stages: [`call`] holds the state of one call; [`audit`], [`health`] and
+//! [`telemetry`] report it; [`http_client`] sends HTTP requests; [`supervision`] runs background
+//! tasks; [`secret`], [`text`], [`files`], [`pki`], [`validity`], [`clock`] and [`backoff`] are
+//! utilities. [`cli`] has the commands, [`config`] reads the configuration, [`app`] builds
+//! everything, and [`proto`] is the generated contract. `sandbox` is a simulated platform that
+//! shares only the clock and the names of reasons with the rest.
 //!
-//! The crate is a program; its parts are public for its own tests.
+//! The crate is a program; its modules are public only for its own tests.
 
 pub mod app;
 pub mod cli;
@@ -66,6 +65,6 @@ pub mod text;
 pub mod validity;
 
 #[cfg(feature = "sandbox")]
-pub mod rehearsal;
+pub mod fault_injection;
 #[cfg(feature = "sandbox")]
 pub mod sandbox;

@@ -1,13 +1,12 @@
 //! The generated contract: messages, client, server, and its descriptor set.
 //!
-//! Everything here follows from `proto/`; what a message means to us is decided in
-//! `service`. The `Debug` of a message never shows a field that the contract marks
-//! `debug_redact`.
+//! Generated from `proto/`; `service` validates and converts the messages. The `Debug` of a message
+//! redacts fields that the contract marks `debug_redact`.
 
 pub mod codec;
 mod redaction;
 
-/// The contract and everything that it imports, as an encoded
+/// The contract and its imports, as an encoded
 /// `google.protobuf.FileDescriptorSet`, comments and options included.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptor_set.bin"));
 
@@ -20,7 +19,7 @@ pub mod ott {
         clippy::allow_attributes_without_reason,
         clippy::clone_on_ref_ptr,
         clippy::disallowed_methods,
-        reason = "generated code, which is not held to the style of written code"
+        reason = "generated code"
     )]
     pub mod v1 {
         tonic::include_proto!("ott.v1");

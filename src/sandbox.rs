@@ -1,14 +1,14 @@
-//! A copy of the platform's documented endpoints, for tests.
+//! The simulated platform: its documented endpoints, for tests.
 //!
-//! It uses nothing of the rest of the crate but the clock and the names of reasons, and shares
-//! no type with `platform`: both are written from the platform's documentation, so that one can
-//! be wrong without the other. Real credentials do not belong in it, and every token that it issues
-//! starts with [`TOKEN_MARK`].
+//! Uses only the clock and the names of reasons from the rest of the crate, and shares no type with
+//! `platform`: both are written from the platform's documentation, so that one can be wrong without
+//! the other. Do not use real credentials with it. Every token that it issues starts with
+//! [`TOKEN_MARK`].
 //!
 //! A request passes through `listener`, `log` (which fills the `journal`), `body` and the faults
 //! to its endpoint in `idp`, `api`, `directory` or `pages`, which use `accounts` and `tokens`.
-//! Failures that users ask for by a login are read in `demand`; those that the gateway makes
-//! leave by `script`.
+//! `demand` parses the faults that logins request; `fault_injector` decides those that the gateway
+//! injects.
 
 mod accounts;
 mod api;
@@ -17,6 +17,7 @@ mod demand;
 mod directory;
 mod error;
 mod expiring;
+mod fault_injector;
 mod faults;
 mod idp;
 mod journal;
@@ -25,7 +26,6 @@ mod log;
 mod pages;
 mod reasons;
 mod reset;
-mod script;
 mod tokens;
 mod wire;
 
@@ -52,16 +52,16 @@ pub use self::accounts::file::Problem;
 pub use self::accounts::{Accounts, AccountsError, CLIENT_ID, CLIENT_SECRET, ListedAccount};
 use self::accounts::{ApiClient, User};
 use self::error::ApiError;
+use self::fault_injector::Demands;
 use self::faults::Planned;
 pub use self::faults::{Fault, FaultPlan, FaultPlanError, UnknownFault};
 use self::journal::Journal;
 use self::reset::Forget;
-use self::script::Demands;
 pub use self::tokens::MARK as TOKEN_MARK;
 use self::tokens::Tokens;
 use self::wire::Cutter;
 use crate::clock::WallClock;
-use crate::rehearsal::Script;
+use crate::fault_injection::FaultInjector;
 
 /// Documented lifetime of the platform's access tokens.
 pub const ACCESS_TOKEN_LIFETIME: Duration = Duration::from_hours(2);
@@ -71,25 +71,25 @@ pub const OTT_LIFETIME: Duration = Duration::from_secs(30);
 /// Settings of a sandbox.
 #[derive(Debug)]
 pub struct Settings {
-    /// Address to listen on. Everyone who can reach it can use it, because its secret is documented.
+    /// Address to listen on. Anyone who can reach it can use it, because its secret is documented.
     pub listen: SocketAddr,
-    /// Its accounts.
+    /// The accounts.
     pub accounts: Accounts,
-    /// Which requests fail without asking for it.
+    /// Requests that fail by count.
     pub faults: FaultPlan,
     /// Lifetime of an access token.
     pub access_token_lifetime: Duration,
     /// Lifetime of a one-time token.
     pub ott_lifetime: Duration,
-    /// URL at which browsers and callers reach it, without a path; `None`: the address that it
-    /// listens on, or loopback if that is every address.
+    /// URL for browsers and callers, without a path. `None`: the listen address, or loopback if that
+    /// is unspecified.
     pub public_url: Option<String>,
-    /// Clock of `expires_on` and of the `Date` of every answer.
+    /// Clock of `expires_on` and of the `Date` header.
     pub wall_clock: WallClock,
 }
 
 impl Settings {
-    /// Settings of the documented platform, with the built-in accounts and no faults.
+    /// Returns the documented behavior, with the built-in accounts and no faults.
     #[must_use]
     pub fn new(listen: SocketAddr) -> Self {
         Self {
@@ -107,13 +107,13 @@ impl Settings {
 /// Why a sandbox does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// Another program listens there.
+    /// Another program listens on the address.
     #[error("{address} is in use by another program")]
     AddressInUse {
         /// The address.
         address: SocketAddr,
     },
-    /// The system does not allow to listen there.
+    /// The system refuses to listen on the address.
     #[error("cannot listen on {address}: {source}")]
     Listen {
         /// The address.
@@ -127,7 +127,7 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct Sandbox {
     address: SocketAddr,
-    script: Arc<dyn Script>,
+    fault_injector: Arc<dyn FaultInjector>,
     tasks: TaskTracker,
     stop: DropGuard,
 }
@@ -160,23 +160,23 @@ pub async fn start(settings: Settings) -> Result<Sandbox, StartError> {
     let stop = CancellationToken::new();
     let tasks = TaskTracker::new();
     tasks.spawn(listener::serve(listener, router(Arc::clone(&world)), stop.clone(), tasks.clone()));
-    Ok(Sandbox { address, script: Arc::new(Demands(world)), tasks, stop: stop.drop_guard() })
+    Ok(Sandbox { address, fault_injector: Arc::new(Demands(world)), tasks, stop: stop.drop_guard() })
 }
 
 impl Sandbox {
-    /// Address that it listens on, with the real port if 0 was configured.
+    /// Returns the listen address, with the actual port if 0 was configured.
     pub fn local_addr(&self) -> SocketAddr {
         self.address
     }
 
-    /// URL of the data center for clients on this machine.
+    /// Returns the data center URL for clients on this machine.
     pub fn base_url(&self) -> String {
         base_url(self.address)
     }
 
-    /// The failures that the gateway in front of it makes on demand.
-    pub fn script(&self) -> Arc<dyn Script> {
-        Arc::clone(&self.script)
+    /// Returns the fault injector for the gateway in front of it.
+    pub fn fault_injector(&self) -> Arc<dyn FaultInjector> {
+        Arc::clone(&self.fault_injector)
     }
 
     /// Stops accepting connections and waits for requests in flight, at most 1 s.
@@ -187,7 +187,7 @@ impl Sandbox {
     }
 }
 
-/// URL for clients on this machine: loopback in place of "every address".
+/// Returns the URL for clients on this machine, with loopback for an unspecified address.
 fn base_url(address: SocketAddr) -> String {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -211,14 +211,14 @@ struct World {
 }
 
 impl World {
-    /// The API client whose access token a request carries.
+    /// Returns the API client of the access token in a request.
     fn api_client(&self, headers: &HeaderMap) -> Result<Arc<ApiClient>, ApiError> {
         idp::authorization(headers, "Bearer")
             .and_then(|token| self.tokens.api_client(token))
             .ok_or_else(ApiError::access_token)
     }
 
-    /// The user whose session a request's cookies name.
+    /// Returns the user of the session in the cookies of a request.
     fn logged_in(&self, headers: &HeaderMap) -> Option<Arc<User>> {
         self.tokens.user_of(&idp::session_name(headers)?)
     }
@@ -240,7 +240,7 @@ fn router(world: Arc<World>) -> Router {
         .route("/api/2/tenants/{id}/children", get(directory::children))
         .route("/api/2/tenants/{id}/users", get(directory::tenant_users))
         .route("/api/2/clients/{id}", get(api::client))
-        .route_layer(middleware::from_fn_with_state(Arc::clone(&world), meet_faults));
+        .route_layer(middleware::from_fn_with_state(Arc::clone(&world), inject_faults));
     let for_tests = Router::new()
         .route("/sandbox/requests", get(journal::requests))
         .route("/sandbox/reset", post(reset::reset))
@@ -264,9 +264,8 @@ fn router(world: Arc<World>) -> Router {
         .with_state(world)
 }
 
-/// Applies the faults: the planned ones, and those that an endpoint puts into the extensions of its
-/// answer.
-async fn meet_faults(
+/// Injects faults: planned ones, and those that an endpoint adds to the extensions of its response.
+async fn inject_faults(
     State(world): State<Arc<World>>,
     Extension(cutter): Extension<Cutter>,
     request: Request<Body>,
@@ -284,7 +283,7 @@ async fn meet_faults(
     }
 }
 
-/// Headers of every answer of the platform.
+/// Adds the headers of every response of the platform.
 async fn common_headers(State(world): State<Arc<World>>, mut response: Response) -> Response {
     let headers = response.headers_mut();
     // An HTTP date is ASCII. Otherwise the server would set its own.

@@ -1,6 +1,6 @@
 //! The two RPCs, as typed handlers.
 //!
-//! Calls of a method that no rule allows their caller have been refused before. A handler checks the
+//! The middleware has already refused calls of methods that no rule allows. A handler checks the
 //! message, then the user, and then calls the platform. `wire` decodes and encodes messages,
 //! `convert` checks them, `detached` runs work that must outlive its caller, and `platform` sends
 //! the requests.
@@ -8,14 +8,14 @@
 mod api_clients;
 mod convert;
 mod detached;
+#[cfg(feature = "sandbox")]
+mod fault_injection;
 mod issue_ott;
 mod known_tokens;
 mod login_with_ott;
 mod named_callers;
 mod reflection;
 mod refused_requests;
-#[cfg(feature = "sandbox")]
-mod rehearsal;
 mod undelivered;
 mod wire;
 
@@ -25,7 +25,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 
 #[cfg(feature = "sandbox")]
-pub use self::rehearsal::RehearsedService;
+pub use self::fault_injection::FaultInjectingService;
 pub use self::{
     api_clients::ApiClients,
     known_tokens::KnownTokens,
@@ -47,8 +47,8 @@ use crate::{
     telemetry::metrics::Metrics,
 };
 
-/// The service of one worker. Parts that all workers share are cheap to clone; the API
-/// clients are the worker's own, each with its own connections.
+/// The service of one worker. API clients and their connections are per worker; everything else is
+/// shared and cheap to clone.
 #[derive(Clone, Debug)]
 pub struct OttService {
     /// The access rules and quotas.
@@ -57,18 +57,17 @@ pub struct OttService {
     pub api_clients: ApiClients,
     /// The audit log.
     pub audit: Audit,
-    /// The tokens that were issued or are being spent, on all workers.
+    /// Tokens that were issued or are being spent, on all workers.
     pub known_tokens: KnownTokens,
     /// The metrics.
     pub metrics: Metrics,
 }
 
 impl OttService {
-    /// Returns the API client that a request names, or the default one, and records it in
-    /// the call.
+    /// Returns the API client `name`, or the default one, and records it in the call.
     ///
-    /// A caller whose rules do not allow a name gets the same answer for a configured one
-    /// as for any other, so that the names of API clients cannot be guessed.
+    /// A caller whose rules do not allow `name` gets the same error whether or not it is
+    /// configured, so that API client names cannot be guessed.
     fn client_for(
         &self,
         call: &Call,
@@ -88,7 +87,7 @@ impl OttService {
     }
 }
 
-/// A call whose work has begun.
+/// A call in progress.
 enum Working {
     Issue(Detachable<(IssuedToken, Option<LoginUrl>)>),
     LogIn(Detachable<(Account, Undelivered)>),
@@ -96,12 +95,12 @@ enum Working {
 
 impl OttService {
     /// Answers a call that the middleware has admitted. `body` is its complete body: one message
-    /// with its prefix. Returns the response in the same form. What can be checked without waiting
-    /// is done at once.
+    /// with its prefix. Returns the response in the same form. Checks that need no waiting run
+    /// before the future is polled.
     ///
     /// # Errors
     ///
-    /// The failure that the call is answered with.
+    /// The failure to report to the caller.
     pub fn answer(
         &self,
         arrival: Arrival,
@@ -111,7 +110,7 @@ impl OttService {
     ) -> impl Future<Output = Result<Bytes, Failure>> + use<> {
         let working = self.begin(arrival, admission, headers, body);
         async move {
-            // Only what is delivered leaves the types that overwrite their memory.
+            // Secrets stay in zeroizing types until delivery.
             match working {
                 Err(failure) => Err(failure),
                 Ok(Working::Issue(work)) => wire::encode(&IssueOttResponse::from(work.await?)),

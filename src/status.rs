@@ -1,7 +1,7 @@
 //! Maps every failure to exactly one gRPC status.
 //!
-//! The only place that builds a `tonic::Status`. Retries at the platform have ended before a
-//! failure is created.
+//! The only place that builds a `tonic::Status`. Retries happen in `platform`, before a failure is
+//! created.
 
 mod case;
 mod details;
@@ -36,16 +36,16 @@ pub struct Failure {
     cause: Option<Box<str>>,
 }
 
-/// One field of the request that breaks a rule.
+/// One field of the request that violates a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
     /// The field's name in the contract.
     pub field: &'static str,
-    /// The rule, never the value.
+    /// The rule. Never contains the value.
     pub description: String,
 }
 
-/// The quota that is used up.
+/// The exceeded quota.
 #[derive(Debug)]
 struct QuotaExceeded {
     subject: String,
@@ -53,8 +53,7 @@ struct QuotaExceeded {
 }
 
 impl Failure {
-    /// Creates a failure with the reason's usual code, where there is nothing more specific to
-    /// report than the reason.
+    /// Creates a failure of the general case of a reason, with its usual code.
     #[must_use]
     pub fn new(reason: Reason) -> Self {
         Self::of(Case::general(reason))
@@ -75,7 +74,7 @@ impl Failure {
         }
     }
 
-    /// Creates the failure of a call that a drain cuts off: `DRAINING`, or
+    /// Creates the failure of a call that a drain interrupts: `DRAINING`, or
     /// `LOGIN_OUTCOME_UNKNOWN` for a login that may have been sent.
     #[must_use]
     pub fn draining(call: &Call) -> Self {
@@ -89,15 +88,15 @@ impl Failure {
         self
     }
 
-    /// Adds a field that breaks a rule (`BadRequest`, and the message). The description is the rule:
-    /// "must not be empty".
+    /// Adds a field that violates a rule (`BadRequest`, and the message). The description is the rule,
+    /// such as "must not be empty".
     #[must_use]
     pub fn violation(mut self, field: &'static str, description: impl Into<String>) -> Self {
         self.violations.push(Violation { field, description: description.into() });
         self
     }
 
-    /// Sets the quota that is used up (`QuotaFailure`): its subject and its limit.
+    /// Sets the exceeded quota (`QuotaFailure`): its subject and its limit.
     #[must_use]
     pub fn quota(mut self, subject: impl Into<String>, description: impl Into<String>) -> Self {
         let exceeded = QuotaExceeded { subject: subject.into(), description: description.into() };
@@ -112,28 +111,28 @@ impl Failure {
         self
     }
 
-    /// The reason.
+    /// Returns the reason.
     #[must_use]
     pub const fn reason(&self) -> Reason {
         self.case.reason()
     }
 
-    /// The case of the reason.
+    /// Returns the case of the reason.
     #[must_use]
     pub const fn case(&self) -> Case {
         self.case
     }
 
-    /// The fields that break a rule.
+    /// Returns the fields that violate a rule.
     #[must_use]
     pub fn violations(&self) -> &[Violation] {
         &self.violations
     }
 
-    /// The code that the call is answered with.
+    /// Returns the code of the status.
     ///
-    /// Proxies retry UNAVAILABLE by themselves, so a login whose token may be spent is
-    /// answered with ABORTED instead, regardless of the reason.
+    /// Proxies retry UNAVAILABLE by themselves. If the token of a login may be spent, ABORTED replaces
+    /// UNAVAILABLE, regardless of the reason.
     #[must_use]
     pub fn code(&self, call: &Call) -> FailureCode {
         if self.code == FailureCode::Unavailable && may_be_spent(call) {
@@ -143,23 +142,23 @@ impl Failure {
         }
     }
 
-    /// The status, with `ErrorInfo`, `RequestInfo` and everything else that applies:
-    /// at most 4 KiB on the wire.
+    /// Returns the status, with `ErrorInfo`, `RequestInfo` and all other details that apply: at most
+    /// 4 KiB on the wire.
     #[must_use]
     pub fn into_status(self, call: &Call) -> tonic::Status {
         self.settle(call);
         details::status(self, call)
     }
 
-    /// The headers of the response, which has no body: the same status.
+    /// Returns the same status as the headers of a response without a body.
     #[must_use]
     pub fn into_headers(self, call: &Call) -> HeaderMap {
         self.settle(call);
         details::headers(self, call)
     }
 
-    /// Records in the call that it fails with this failure: log, metrics, trace and audit
-    /// read code, reason and cause from there. Only the first failure takes effect.
+    /// Records the failure in the call, where log, metrics, trace and audit read code, reason and
+    /// cause. Only the first failure takes effect.
     pub fn settle(&self, call: &Call) {
         call.set_failure(self.code(call), self.reason());
         if let Some(cause) = self.cause.clone() {
@@ -167,7 +166,7 @@ impl Failure {
         }
     }
 
-    /// How a call ends that is answered with this failure.
+    /// Returns the outcome of a call with this failure.
     #[must_use]
     pub fn ending(&self, call: &Call) -> Ending {
         Ending::Failed(self.code(call), self.reason())

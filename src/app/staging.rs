@@ -1,4 +1,4 @@
-//! Selects the service that answers calls: the real one, or that of a sandbox, which fails on demand.
+//! Selects the service that answers calls: the real one, or the fault-injecting one of a sandbox.
 
 #[cfg(feature = "sandbox")]
 use std::sync::Arc;
@@ -7,28 +7,28 @@ use tonic::service::Routes;
 
 use crate::{access::Access, server::Handlers, service::OttService};
 #[cfg(feature = "sandbox")]
-use crate::{rehearsal::Script, service::RehearsedService};
+use crate::{fault_injection::FaultInjector, service::FaultInjectingService};
 
 /// The service that answers calls; by default the real one.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Staging {
     #[cfg(feature = "sandbox")]
-    script: Option<Arc<dyn Script>>,
+    injector: Option<Arc<dyn FaultInjector>>,
 }
 
 impl Staging {
     /// Selects the service of a sandbox.
     #[cfg(feature = "sandbox")]
-    pub(super) const fn of(script: Arc<dyn Script>) -> Self {
-        Self { script: Some(script) }
+    pub(super) const fn of(injector: Arc<dyn FaultInjector>) -> Self {
+        Self { injector: Some(injector) }
     }
 
     /// Returns the handlers of one worker.
     #[cfg_attr(not(feature = "sandbox"), expect(clippy::unused_self, reason = "it has no fields"))]
     pub(super) fn handlers(&self, service: OttService, routes: Routes) -> Handlers {
         #[cfg(feature = "sandbox")]
-        if let Some(script) = &self.script {
-            return Handlers::rehearsed(RehearsedService::new(service, Arc::clone(script)), routes);
+        if let Some(injector) = &self.injector {
+            return Handlers::with_faults(FaultInjectingService::new(service, Arc::clone(injector)), routes);
         }
         Handlers::new(service, routes)
     }
@@ -40,9 +40,9 @@ impl Staging {
     )]
     pub(super) fn follow_resets(&self, access: &Access) {
         #[cfg(feature = "sandbox")]
-        if let Some(script) = &self.script {
+        if let Some(injector) = &self.injector {
             let access = access.clone();
-            script.on_reset(Box::new(move || access.refill_quotas()));
+            injector.on_reset(Box::new(move || access.refill_quotas()));
         }
     }
 }

@@ -1,7 +1,7 @@
-//! Whether records can be written in time, as calls see it.
+//! Availability of the audit sink, as seen by calls.
 //!
-//! The thread that writes publishes here when it began what it is doing. A call that reads
-//! this notices a write that hangs, which the thread itself cannot report.
+//! The writer thread publishes the start time of the write in progress, so that calls detect a hung
+//! write, which the thread itself cannot report.
 
 use std::{
     fmt::Display,
@@ -17,64 +17,64 @@ use crate::{
     telemetry::metrics::Metrics,
 };
 
-/// A write that takes longer than this may turn out to hang: calls that have sent nothing
-/// wait for its end. If it hangs, the calls that were sent before cannot be recorded in time.
+/// Duration after which a write may be hung: calls that have sent nothing wait for it to complete. If
+/// it hangs, calls that were sent before cannot be recorded in time.
 const DOUBTFUL_AFTER: Duration = Duration::from_millis(50);
-/// Microseconds for which a write in time shows that the sink is available. Afterwards, the
-/// next call waits for another write before it sends anything.
+/// Time for which a successful write proves that the sink is available, in microseconds. Afterwards,
+/// the next call waits for another write before it sends anything.
 const PROOF_MICROS: u64 = 10_000_000;
 
 /// Value of [`Availability::busy_since`] while nothing is being written.
 const IDLE: u64 = u64::MAX;
-/// Value of [`Availability::proven_at`] before the first write in time.
+/// Value of [`Availability::proven_at`] before the first successful write.
 const NEVER: u64 = u64::MAX;
 
-/// Whether the sink is available.
+/// Availability of the sink.
 #[derive(Debug)]
 pub(super) struct Availability {
     created: Instant,
-    /// Microseconds from `created` to the beginning of the write in progress, or [`IDLE`].
+    /// Start of the write in progress, in microseconds since `created`, or [`IDLE`].
     busy_since: AtomicU64,
-    /// Microseconds from `created` to the beginning of the last write that showed that the
-    /// sink is available, or [`NEVER`].
+    /// Start of the last write that proved that the sink is available, in microseconds since
+    /// `created`, or [`NEVER`].
     proven_at: AtomicU64,
-    /// The write in progress is in doubt from its beginning: it is the first one to its file, or
-    /// has failed and is being repeated.
+    /// The write in progress is in doubt from its start: it is the first to its file, or a repetition
+    /// of a failed one.
     in_doubt: AtomicBool,
-    /// A call waits for the end of the write in progress.
+    /// A call waits for the write in progress to complete.
     awaited: AtomicBool,
     unavailable: AtomicBool,
-    /// A call has marked the sink as unavailable, and the thread has not taken note yet.
+    /// A call has marked the sink as unavailable, and the writer thread has not seen it yet.
     distrusted: AtomicBool,
     changes: watch::Sender<Standing>,
-    /// Wakes calls that wait for the end of a write.
+    /// Wakes calls that wait for a write to complete.
     writes: watch::Sender<()>,
     closed: watch::Sender<bool>,
     metrics: Metrics,
 }
 
-/// What the writes so far have shown.
+/// Availability according to the writes so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Standing {
-    /// The first write has not ended.
+    /// The first write has not completed.
     Unproven,
     Available,
     Unavailable,
 }
 
-/// The state of the sink at one moment.
+/// Current state of the sink.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Available,
-    /// Nothing is being written, and the last write was too long ago to show anything.
+    /// Nothing is being written, and the last write was too long ago to prove anything.
     Stale,
-    /// The write in progress may fail or hang. It is decided within this time.
+    /// The write in progress may fail or hang. Resolved within this time.
     Doubtful(Duration),
     Unavailable,
 }
 
 impl Availability {
-    /// The state of a sink whose first write begins now.
+    /// Creates the state of a sink whose first write starts now.
     pub(super) fn new(metrics: Metrics) -> Self {
         metrics.audit_sink_up(false);
         Self {
@@ -92,11 +92,11 @@ impl Availability {
         }
     }
 
-    /// Returns whether the sink is unavailable, or becomes so because the write in progress
-    /// takes too long.
+    /// Returns whether the sink is unavailable. Marks it as unavailable if the write in progress takes
+    /// too long.
     pub(super) fn is_unavailable(&self) -> bool {
-        // Every call asks this several times, usually while nothing is being written: that needs no
-        // clock.
+        // Every call checks this several times, usually while nothing is being written, so that case
+        // does not read the clock.
         if self.unavailable.load(Ordering::Acquire) {
             return true;
         }
@@ -104,24 +104,24 @@ impl Availability {
         since != IDLE && self.time_left(since, self.micros(clock::now())).is_none()
     }
 
-    /// Waits until the record of a call that begins now can be expected to be written in
-    /// time. Does not wait unless a write is in doubt or the last one was long ago, and no longer
-    /// than a write may take. `request_write` makes the thread write something.
+    /// Waits until the record of a call that starts now can be expected to be written in time. Waits
+    /// only if a write is in doubt or the last one was long ago, and at most [`MAX_WRITE`].
+    /// `request_write` makes the thread write something.
     pub(super) async fn expected(&self, request_write: impl Fn()) -> Result<(), AuditUnavailable> {
-        // Most calls end here, with a few atomic loads.
+        // The usual case: a few atomic loads.
         match self.state() {
             State::Available => Ok(()),
             State::Unavailable => Err(AuditUnavailable),
-            // On the heap: the future of every call would have room for it otherwise.
+            // Boxed: otherwise the future of every call would reserve space for it.
             State::Stale | State::Doubtful(_) => Box::pin(self.settled(request_write)).await,
         }
     }
 
-    /// Waits for the end of a write that is in doubt.
+    /// Waits for a write in doubt to complete.
     async fn settled(&self, request_write: impl Fn()) -> Result<(), AuditUnavailable> {
         let mut writes = self.writes.subscribe();
         loop {
-            // Both before the state is read: a write that ends afterwards is noticed.
+            // Both before reading the state, so that a write that completes afterwards is noticed.
             writes.mark_unchanged();
             self.awaited.store(true, Ordering::SeqCst);
             match self.state() {
@@ -132,22 +132,21 @@ impl Availability {
                         request_write();
                     }
                 }
-                // An error is the end of the time, or of the audit: the state shows which.
+                // On a timeout or a closed channel, the next check of the state decides.
                 State::Doubtful(left) => drop(timeout(left, writes.changed()).await),
             }
         }
     }
 
-    /// Records that a write begins which a call requests. Returns false if another one is in
-    /// progress already.
+    /// Records the start of a write requested by a call. Returns false if another one is in progress.
     fn begin_requested(&self) -> bool {
-        // Before the beginning: no other call may be sent until the write has ended.
+        // Before the start: no other call may be sent until the write has completed.
         self.doubt();
         let now = self.micros(clock::now());
         self.busy_since.compare_exchange(IDLE, now, Ordering::SeqCst, Ordering::SeqCst).is_ok()
     }
 
-    /// Returns a watch on what the writes show.
+    /// Returns a watch on the availability.
     pub(super) fn subscribe(&self) -> watch::Receiver<Standing> {
         self.changes.subscribe()
     }
@@ -157,18 +156,18 @@ impl Availability {
         self.closed.subscribe()
     }
 
-    /// Records that a write begins.
+    /// Records the start of a write.
     pub(super) fn begin(&self, now: Instant) {
         self.busy_since.store(self.micros(now), Ordering::SeqCst);
     }
 
-    /// Makes calls wait for the end of the write in progress, or of the next one, regardless of
-    /// how long it takes.
+    /// Makes calls wait for the write in progress, or the next one, to complete, regardless of its
+    /// duration.
     pub(super) fn doubt(&self) {
         self.in_doubt.store(true, Ordering::SeqCst);
     }
 
-    /// Records that the write in progress has ended.
+    /// Records that the write in progress has completed.
     pub(super) fn end(&self) {
         self.in_doubt.store(false, Ordering::SeqCst);
         self.busy_since.store(IDLE, Ordering::SeqCst);
@@ -177,14 +176,14 @@ impl Availability {
         }
     }
 
-    /// Marks the sink as unavailable for a call that waits for it. The thread that writes then
-    /// has to see a good write first.
+    /// Marks the sink as unavailable on behalf of a call. The writer thread then needs a successful
+    /// write first.
     pub(super) fn distrust(&self, why: &dyn Display) {
         self.distrusted.store(true, Ordering::Release);
         self.set_unavailable(why);
     }
 
-    /// Returns whether a call has marked the sink as unavailable since the last time.
+    /// Returns whether a call has marked the sink as unavailable since the last call of this function.
     pub(super) fn take_distrust(&self) -> bool {
         self.distrusted.load(Ordering::Acquire) && self.distrusted.swap(false, Ordering::AcqRel)
     }
@@ -198,7 +197,7 @@ impl Availability {
         }
     }
 
-    /// Records that the sink is available, as a write shows that began at this time.
+    /// Records that a write that started at this time proved that the sink is available.
     pub(super) fn set_available(&self, began: Instant) {
         let is_first = self.proven_at.swap(self.micros(began), Ordering::AcqRel) == NEVER;
         let was_unavailable = self.unavailable.swap(false, Ordering::AcqRel);
@@ -211,13 +210,13 @@ impl Availability {
         }
     }
 
-    /// Lets the next call find that the last write was too long ago.
+    /// Makes the last write too old to prove anything.
     #[cfg(test)]
     pub(super) fn forget_proof(&self) {
         self.proven_at.store(NEVER, Ordering::Release);
     }
 
-    /// Records that the sink is unavailable for good, so that the process has to end.
+    /// Records that the sink is permanently unavailable, so that the process has to stop.
     pub(super) fn set_closed(&self, why: &dyn Display) {
         if !self.closed.send_replace(true) {
             tracing::error!(error = %why, "audit sink closed by its reader, stopping");
@@ -237,8 +236,8 @@ impl Availability {
             return if is_proven { State::Available } else { State::Stale };
         }
         let Some(left) = self.time_left(since, now) else { return State::Unavailable };
-        // A write that shows nothing, because it is not synced, may be in progress while the
-        // last that did is too long ago.
+        // A write that proves nothing, because it is not synced, may be in progress while the last
+        // proof is too old.
         if left <= MAX_WRITE.saturating_sub(DOUBTFUL_AFTER)
             || !is_proven
             || self.in_doubt.load(Ordering::SeqCst)
@@ -249,7 +248,7 @@ impl Availability {
         }
     }
 
-    /// Returns how much longer the write in progress may take. Without any time left, marks the sink as
+    /// Returns the time left for the write in progress. If there is none, marks the sink as
     /// unavailable.
     fn time_left(&self, since: u64, now: u64) -> Option<Duration> {
         let busy = Duration::from_micros(now.saturating_sub(since));
@@ -260,7 +259,7 @@ impl Availability {
         left
     }
 
-    /// Microseconds from the creation, less than [`IDLE`] and [`NEVER`].
+    /// Returns the microseconds since the creation, less than [`IDLE`] and [`NEVER`].
     fn micros(&self, at: Instant) -> u64 {
         let micros = at.saturating_duration_since(self.created).as_micros();
         u64::try_from(micros).unwrap_or(IDLE - 1).min(IDLE - 1)
@@ -278,7 +277,7 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    /// A sink whose first write was in time.
+    /// Returns a sink whose first write succeeded.
     fn availability() -> Availability {
         let sink = Availability::new(Metrics::new());
         sink.set_available(clock::now());
@@ -286,13 +285,13 @@ mod tests {
         sink
     }
 
-    /// What a call gets whose write nobody has to request.
+    /// Checks the sink for a call that does not request a write.
     async fn expected(sink: &Availability) -> Result<(), AuditUnavailable> {
         sink.expected(|| panic!("a write is requested")).await
     }
 
     #[tokio::test(start_paused = true)]
-    async fn calls_wait_for_the_first_write_and_go_on_when_it_ends_in_time() {
+    async fn calls_wait_for_the_first_write() {
         let sink = Availability::new(Metrics::new());
         let mut changes = sink.subscribe();
         assert_eq!(*changes.borrow_and_update(), Standing::Unproven);
@@ -310,13 +309,13 @@ mod tests {
     async fn first_write_that_takes_too_long_makes_the_sink_unavailable() {
         let sink = Availability::new(Metrics::new());
         let started = clock::now();
-        assert_eq!(expected(&sink).await, Err(AuditUnavailable), "even if its thread never begins");
+        assert_eq!(expected(&sink).await, Err(AuditUnavailable), "even if its thread never starts");
         assert_eq!(started.elapsed(), MAX_WRITE);
         assert_eq!(*sink.subscribe().borrow(), Standing::Unavailable);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn first_call_after_a_pause_waits_for_one_write_that_it_requests() {
+    async fn first_call_after_a_pause_requests_a_write_and_waits_for_it() {
         let sink = availability();
         advance(Duration::from_micros(PROOF_MICROS - 1)).await;
         assert_eq!(expected(&sink).now_or_never(), Some(Ok(())), "the last write was a moment ago");
@@ -327,7 +326,7 @@ mod tests {
         assert_eq!((first.as_mut().now_or_never(), second.as_mut().now_or_never()), (None, None));
         assert_eq!(requests.get(), 1, "one is enough for both");
 
-        // The line of a refused call is written first. It is not synced, and shows nothing.
+        // The line of a refused call is written first. It is not synced, and proves nothing.
         sink.begin(clock::now());
         sink.end();
         assert_eq!((first.as_mut().now_or_never(), second.as_mut().now_or_never()), (None, None));
@@ -340,7 +339,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn write_that_was_requested_and_never_begins_makes_the_sink_unavailable() {
+    async fn requested_write_that_never_starts_makes_the_sink_unavailable() {
         let sink = availability();
         advance(Duration::from_micros(PROOF_MICROS)).await;
         let started = clock::now();
@@ -349,11 +348,11 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn calls_wait_for_a_long_write_and_go_on_when_it_ends_in_time() {
+    async fn calls_wait_for_a_slow_write() {
         let sink = availability();
         assert_eq!(expected(&sink).now_or_never(), Some(Ok(())), "nothing is being written");
         sink.begin(clock::now());
-        assert_eq!(expected(&sink).now_or_never(), Some(Ok(())), "it has just begun");
+        assert_eq!(expected(&sink).now_or_never(), Some(Ok(())), "it has just started");
         advance(DOUBTFUL_AFTER).await;
         let mut waiting = Box::pin(expected(&sink));
         assert_eq!(waiting.as_mut().now_or_never(), None);
@@ -375,7 +374,7 @@ mod tests {
         assert_eq!(started.elapsed() + DOUBTFUL_AFTER, MAX_WRITE);
         assert_eq!(*changes.borrow_and_update(), Standing::Unavailable);
         sink.end();
-        assert_eq!(expected(&sink).now_or_never(), Some(Err(AuditUnavailable)), "until a write is good");
+        assert_eq!(expected(&sink).now_or_never(), Some(Err(AuditUnavailable)), "until a write succeeds");
         sink.set_available(clock::now());
         assert_eq!(expected(&sink).now_or_never(), Some(Ok(())));
     }
@@ -389,10 +388,10 @@ mod tests {
         assert!(!sink.take_distrust());
         advance(MS).await;
         assert!(sink.is_unavailable());
-        assert!(sink.take_distrust(), "a good write has to follow");
+        assert!(sink.take_distrust(), "a successful write has to follow");
         assert_eq!(*sink.subscribe().borrow(), Standing::Unavailable);
         sink.end();
-        assert!(sink.is_unavailable(), "until a write is good");
+        assert!(sink.is_unavailable(), "until a write succeeds");
         sink.set_available(clock::now());
         assert!(!sink.is_unavailable());
     }

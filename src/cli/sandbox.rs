@@ -1,4 +1,4 @@
-//! `ott-gateway sandbox`: runs the gateway in front of a copy of the platform.
+//! `ott-gateway sandbox`: runs the gateway in front of a simulated platform.
 
 mod account_list;
 mod public_url;
@@ -29,9 +29,9 @@ use crate::{
     server::Transport,
 };
 
-/// Try everything on this machine, against a copy of the platform.
+/// Try everything on this machine, against a simulated platform.
 ///
-/// Starts the copy and the gateway in front of it, issues and spends one token as a demonstration
+/// Starts the simulated platform and the gateway in front of it, issues and spends one token as a demonstration
 /// (the walk), and serves until Ctrl-C. Nothing leaves this machine, and no account on the platform
 /// is needed. Do not use real credentials: the API client "sandbox" and its secret "sandbox-secret"
 /// are public. Documentation: docs/sandbox.md.
@@ -41,15 +41,15 @@ pub(super) struct Arguments {
     /// Address of the gateway's gRPC listener [default: 127.0.0.1:50051, or as in --config]
     #[arg(long, value_name = "ADDRESS", value_parser = address)]
     pub(super) listen: Option<SocketAddr>,
-    /// Address of the copy's HTTP listener
+    /// Address of the simulated platform's HTTP listener
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080", value_parser = address)]
     pub(super) platform_listen: SocketAddr,
-    /// URL of the copy for browsers and other machines, used in login URLs and printed text
+    /// URL of the simulated platform for browsers and other machines, used in login URLs and printed text
     /// [default: its address, or loopback if it listens on every address]
     #[arg(long, value_name = "URL", value_parser = public_url::parse)]
     pub(super) public_url: Option<Url>,
     /// Use callers, access rules, quotas, TLS and audit of a `serve` configuration file. Its API
-    /// clients keep their names, but use the copy of the platform. Skips the walk
+    /// clients keep their names, but use the simulated platform. Skips the walk
     #[arg(long, value_name = "FILE", conflicts_with = "once")]
     pub(super) config: Option<PathBuf>,
     /// Read the accounts from a JSON file; the walk uses the first [default: a built-in set]
@@ -139,7 +139,7 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Fail
         let logging = start_log(&config)?;
         raise_limit_of_open_files(&config);
         let has_tls = config.server.grpc.transport.client_auth().is_some();
-        let app = Box::pin(App::rehearse(config, platform.script()))
+        let app = Box::pin(App::start_with_faults(config, platform.fault_injector()))
             .await
             .map_err(|error| not_started(&error, "--listen"))?;
         app.report_log(logging.clone());
@@ -186,7 +186,7 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Fail
     })
 }
 
-/// Returns the configuration of the gateway: the built-in one, or the file's with the copy of the
+/// Returns the configuration of the gateway: the built-in one, or the file's with the simulated
 /// platform in place of every data center.
 fn configuration(
     arguments: &Arguments,

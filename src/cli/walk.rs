@@ -46,12 +46,12 @@ answer = gateway.LoginWithOtt(ott.LoginWithOttRequest(ott=issued.ott), timeout=5
 print(answer.user.login, [cookie.name for cookie in answer.session.cookies])
 END";
 
-/// The addresses of the gateway and the copy of the platform, for users.
+/// The addresses of the gateway and the simulated platform, for users.
 #[derive(Clone, Debug)]
 pub struct Addresses {
     /// Host and port of the gateway.
     pub gateway: String,
-    /// URL of the copy of the platform, without a trailing slash.
+    /// URL of the simulated platform, without a trailing slash.
     pub platform: String,
 }
 

@@ -1,5 +1,5 @@
 //! Reads a configuration file for a sandbox: rules, quotas, callers, TLS and audit as in `serve`,
-//! but with every API client connected to the copy of the platform.
+//! but with every API client connected to the simulated platform.
 //!
 //! API clients keep their names, so that rules match as in production. Their data centers,
 //! credentials, authorities and proxies are replaced without being read.
@@ -15,7 +15,7 @@ use super::{
     tree::{Node, Table, Value},
 };
 
-/// The copy of the platform that replaces every data center of a file.
+/// The simulated platform that replaces every data center of a file.
 #[derive(Clone, Copy, Debug)]
 pub struct Platform<'a> {
     /// Base URL.

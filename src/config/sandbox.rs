@@ -25,7 +25,7 @@ use crate::{
 const NAME: &str = "sandbox";
 
 impl Config {
-    /// Returns the configuration of the sandbox: the copy of the platform at `platform_url`, the API
+    /// Returns the configuration of the sandbox: the simulated platform at `platform_url`, the API
     /// client `sandbox` with this secret, all callers allowed, reflection on; admin, audit, quotas and
     /// the breaker off. `RUST_LOG` is the only environment variable read.
     ///

@@ -1,10 +1,9 @@
 //! One worker's connections to one endpoint of the platform.
 //!
-//! An HTTP client of the library keeps one connection over HTTP/2, and as many as there are
-//! concurrent requests over HTTP/1.1. It reports neither a connection that stopped
-//! answering nor a peer's limit of concurrent streams, so both are inferred here from the
-//! progress of requests, and another client takes over. What a request contains, and what
-//! its outcome means, is decided in [`attempt`](super::attempt).
+//! A `reqwest` client keeps one connection over HTTP/2, and one per concurrent request over
+//! HTTP/1.1. It reports neither a connection that stopped answering nor the peer's limit of
+//! concurrent streams, so this module infers both from the progress of requests, and switches to
+//! another client. [`attempt`](super::attempt) builds requests and interprets their outcomes.
 
 mod client;
 mod lease;
@@ -31,22 +30,20 @@ use crate::{
     telemetry::metrics::LocalResource,
 };
 
-/// Maximum number of clients that take requests at the same time, so of HTTP/2
-/// connections.
+/// Maximum number of clients that take requests at the same time, and thus of HTTP/2 connections.
 const MAX_CLIENTS: usize = 16;
 /// Minimum interval between two replacements of connections that stopped answering.
 const REPLACEMENT_FLOOR: Duration = Duration::from_secs(1);
-/// Limit for connecting a new client before it takes requests.
+/// Timeout for connecting a new client before it takes requests.
 const WARM_UP_TIMEOUT: Duration = Duration::from_secs(5);
-/// Time until the next try after a new client could not connect.
+/// Delay before the next attempt after a new client failed to connect.
 const RENEWAL_PAUSE: Duration = Duration::from_secs(30);
 
-/// Maximum age of a client over HTTP/1.1, and so of its connections. A stray response stays
-/// unnoticed on its connection: it and all later ones are taken for responses to the
-/// requests that follow.
+/// Maximum age of a client over HTTP/1.1, and thus of its connections. Limits the effect of a stray
+/// response: it shifts all later responses on its connection to the wrong requests.
 const MAX_HTTP1_AGE: Duration = Duration::from_millis(1500);
 
-/// The connections. Belongs to one worker: its tasks run on the runtime of the caller.
+/// The connections of one worker. Spawned tasks run on the runtime of the caller.
 pub(super) struct Connections {
     settings: HttpSettings,
     reuse: Reuse,
@@ -54,18 +51,18 @@ pub(super) struct Connections {
     state: Mutex<State>,
 }
 
-/// Which connections are used again.
+/// Connection reuse.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Reuse {
-    /// A connection that has been idle for longer than this is not.
+    /// Maximum idle time of a reused connection.
     pub(super) max_idle: Duration,
-    /// Whether any is over HTTP/1.1, where a stray response would be taken for the response
-    /// to the next request.
+    /// Whether HTTP/1.1 connections are reused. A stray response would be taken for the response to
+    /// the next request.
     pub(super) over_http1: bool,
 }
 
-/// Counts how often the connections of an API client turned out to carry responses to
-/// other requests. HTTP/1.1 connections of an earlier generation take no more requests.
+/// Generation of the connections of an API client. Incremented when a connection has carried a
+/// response to another request; HTTP/1.1 connections of an earlier generation take no more requests.
 /// Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Generation(Arc<AtomicU64>);
@@ -82,10 +79,9 @@ impl Generation {
 }
 
 struct State {
-    /// The first client that takes new requests. Requests in progress on a client that was
-    /// replaced run to their end.
+    /// The preferred client for new requests. Requests in progress on a replaced client complete.
     first: Arc<Client>,
-    /// More of them, where the platform limits the streams of a connection.
+    /// Additional clients, if the platform limits the streams of a connection.
     others: Vec<Arc<Client>>,
     replaced_at: Option<Instant>,
     renew_at: Instant,
@@ -93,7 +89,7 @@ struct State {
 }
 
 impl Connections {
-    /// Creates a client without any connection yet.
+    /// Creates the first client. Opens no connection.
     pub(super) fn new(
         settings: HttpSettings,
         reuse: Reuse,
@@ -111,8 +107,8 @@ impl Connections {
         Ok(Arc::new(Self { settings, reuse, generation, state: Mutex::new(state) }))
     }
 
-    /// Assigns a request to a client: the first that has a free stream, else a new one,
-    /// else the one with the fewest requests.
+    /// Assigns a request to the first client with a free stream, else to a new one, else to the one
+    /// with the fewest requests.
     pub(super) fn lease(self: &Arc<Self>, now: Instant) -> Lease {
         let mut state = self.state();
         self.renew_if_due(&mut state, now);
@@ -123,20 +119,20 @@ impl Connections {
         self.choose(&mut state, |_| true)
     }
 
-    /// Assigns a request that got no stream on this lease's client to another one.
+    /// Assigns a request that got no stream on the client of `lease` to another client.
     pub(super) fn lease_instead_of(&self, lease: &Lease) -> Lease {
         let mut state = self.state();
         self.replace_unusable(&mut state, clock::now());
         self.choose(&mut state, |client| !lease.is_on(client))
     }
 
-    /// Returns whether a request on this lease may be sent. It may not if the server turned
+    /// Returns whether a request on this lease may be sent. False if, for example, the server turned
     /// out to speak HTTP/1.1 after the lease was taken.
     pub(super) fn is_usable(&self, lease: &Lease, now: Instant) -> bool {
         self.may_use(lease.client(), now)
     }
 
-    /// Replaces the first client if no request may use its connections any more.
+    /// Replaces the first client if its connections may no longer be used.
     fn replace_unusable(&self, state: &mut State, now: Instant) {
         if !self.may_use(&state.first, now)
             && let Some(client) = self.new_client(KnownServer::speaking(self.settings.protocol()))
@@ -147,7 +143,7 @@ impl Connections {
     }
 
     fn may_use(&self, client: &Client, now: Instant) -> bool {
-        // Its connections may be to a server whose authority is not trusted any more.
+        // The authority of the server may no longer be trusted.
         if client.trust_generation != self.settings.tls.generation() {
             return false;
         }
@@ -181,17 +177,17 @@ impl Connections {
         Lease::new(Arc::clone(free.or_else(least).unwrap_or(&state.first)))
     }
 
-    /// Returns whether a request that waits on this lease's client for a stream would
-    /// find one elsewhere.
+    /// Returns whether a request that waits for a stream on the client of `lease` could get one on
+    /// another client.
     pub(super) fn has_room_elsewhere(&self, lease: &Lease) -> bool {
         let state = self.state();
         state.others.len() + 1 < MAX_CLIENTS
             || state.clients().any(|client| !lease.is_on(client) && client.has_room())
     }
 
-    /// Replaces all connections after a request on this lease timed out without a response
-    /// head: the cause (a lost NAT entry, a failed node) usually affects all of them. Does
-    /// nothing if they have been replaced since.
+    /// Replaces all connections after a request on this lease timed out without a response head: the
+    /// cause (a lost NAT entry, a failed node) usually affects all of them. Does nothing if they have
+    /// already been replaced.
     pub(super) fn replace_after_timeout(&self, lease: &Lease) {
         let now = clock::now();
         let mut state = self.state();
@@ -205,23 +201,23 @@ impl Connections {
         self.settings.protocol() != Some(HttpProtocol::Http2)
     }
 
-    /// Records the head of a response.
+    /// Records a response head.
     pub(super) fn answered(&self, lease: &Lease, version: Version) {
         self.settings.record_protocol(version);
         lease.answered(version.into());
     }
 
-    /// Records that an attempt had no response.
+    /// Records that an attempt failed without a response.
     pub(super) fn failed(&self, error: &reqwest::Error) {
         self.settings.record_failure(error);
     }
 
-    /// Returns the root cause of a failed request, for the operator.
+    /// Returns the root cause of a failed request, for the log.
     pub(super) async fn cause_of(&self, error: &reqwest::Error) -> String {
         self.settings.cause_of(error).await
     }
 
-    /// Counts a request whose response was cut off because this machine or process lacked a
+    /// Counts a request whose response was interrupted because this machine or process lacked a
     /// resource.
     pub(super) fn count_exhaustion(&self, resource: LocalResource) {
         self.settings.count_exhaustion(resource);
@@ -232,7 +228,7 @@ impl Connections {
         self.settings.addresses_known().await.map_err(|error| ConnectFailure::of(&error))
     }
 
-    /// Returns the error of a request that waited in vain for the name lookup in progress.
+    /// Returns the error of a request that timed out waiting for the current name lookup.
     pub(super) fn unanswered_lookup(&self) -> Option<LookupError> {
         self.settings.unanswered_lookup()
     }
@@ -273,7 +269,7 @@ impl Connections {
     }
 
     fn renew_if_due(self: &Arc<Self>, state: &mut State, now: Instant) {
-        // Over HTTP/1.1 they are replaced more often than that.
+        // HTTP/1.1 clients are replaced more often anyway.
         let is_http1 = state.first.protocol() == Some(HttpProtocol::Http1);
         if state.is_renewing || is_http1 || now < state.renew_at {
             return;
@@ -283,7 +279,7 @@ impl Connections {
         tokio::spawn(async move { renewal.0.renew().await });
     }
 
-    /// Replaces the clients by a new one that has a connection already, outside any call.
+    /// Replaces the clients by a new, already connected one, outside any call.
     async fn renew(&self) {
         let client = self.connected_client().await;
         let mut state = self.state();
@@ -294,7 +290,7 @@ impl Connections {
                 state.renew_at = next_renewal(&self.settings);
             }
             Err(cause) => {
-                state.renew_at = next_try();
+                state.renew_at = next_retry();
                 drop(state);
                 tracing::warn!(cause, "cannot renew platform connections, keeping the current ones");
             }
@@ -324,8 +320,8 @@ impl Connections {
     }
 }
 
-/// A renewal in progress. Dropping it allows the next one, however this one has ended: a panic
-/// must not keep the clients, and the addresses that they are connected to, for good.
+/// A renewal in progress. Dropping it allows the next one, even after a panic; otherwise the clients
+/// and their addresses would never change.
 struct Renewal(Arc<Connections>);
 
 impl Drop for Renewal {
@@ -333,8 +329,8 @@ impl Drop for Renewal {
         let mut state = self.0.state();
         state.is_renewing = false;
         if state.renew_at <= clock::now() {
-            // It ended without a result.
-            state.renew_at = next_try();
+            // It stopped without a result.
+            state.renew_at = next_retry();
         }
     }
 }
@@ -359,14 +355,14 @@ impl State {
     }
 }
 
-/// Spread out, so that neither the workers nor the replicas of a rollout reconnect
-/// together.
+/// Returns the time of the next renewal, with jitter, so that workers and replicas do not reconnect
+/// at the same time.
 fn next_renewal(settings: &HttpSettings) -> Instant {
     clock::now() + jittered(settings.max_connection_age, 0.8, 1.2)
 }
 
-/// When to renew again after a renewal without a new connection.
-fn next_try() -> Instant {
+/// Returns the time of the next renewal after a failed one.
+fn next_retry() -> Instant {
     clock::now() + jittered(RENEWAL_PAUSE, 0.8, 1.2)
 }
 

@@ -6,14 +6,13 @@ use prost::Message;
 use tonic::codec::{self, BufferSettings};
 use tonic_prost::ProstCodec;
 
-/// Size of a buffer when it is created, in bytes. Most messages fit, and the buffer of a larger
-/// one grows. The library's default is 8 KiB, twice for each call.
+/// Initial size of a buffer, in bytes. Fits most messages. The library's default is 8 KiB, twice per
+/// call.
 const BUFFER: usize = 512;
-/// How much a stream of messages may buffer before it is written, in bytes: the library's
-/// default.
+/// Maximum number of bytes buffered by a stream before a write: the library's default.
 const YIELD_THRESHOLD: usize = 32 * 1024;
 
-/// Protocol buffers, with buffers of the size that most messages have.
+/// Protocol Buffers codec with small buffers.
 pub struct Codec<T, U>(PhantomData<(T, U)>);
 
 impl<T, U> Default for Codec<T, U> {

@@ -1,17 +1,16 @@
-//! How the generated `Debug` shows a field.
+//! Formatting of fields in the generated `Debug`.
 //!
-//! Only the kinds of field that the contract marks `debug_redact` can be shown
-//! redacted; another kind fails to compile, rather than being shown.
+//! Implemented only for the kinds of field that the contract marks `debug_redact`; any other kind
+//! fails to compile instead of being shown.
 
 use std::{fmt, marker::PhantomData};
 
-/// What is shown in place of a field marked `debug_redact`: whether there is
-/// something, never what.
+/// Returns the replacement of a field marked `debug_redact`, which shows only whether it is set.
 pub(super) fn redacted(field: &impl Redact) -> &'static dyn fmt::Debug {
     field.redacted()
 }
 
-/// A field that can be shown without its value.
+/// A field that can be formatted without its value.
 pub(super) trait Redact {
     fn redacted(&self) -> &'static dyn fmt::Debug;
 }
@@ -42,7 +41,7 @@ impl fmt::Debug for Redacted {
     }
 }
 
-/// An enum field, shown by the name of its value where it has one.
+/// An enum field, formatted by name; an unknown value by number.
 pub(super) struct Named<T> {
     number: i32,
     kind: PhantomData<T>,

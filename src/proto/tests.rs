@@ -7,7 +7,7 @@ use prost_reflect::{
 
 use super::{FILE_DESCRIPTOR_SET, ott::v1};
 
-/// Decodes one message and shows it both ways.
+/// Decodes a message and formats it both ways.
 type Shown = fn(&[u8]) -> [String; 2];
 
 fn shown<M: Message + Default + fmt::Debug>(bytes: &[u8]) -> [String; 2] {
@@ -15,8 +15,7 @@ fn shown<M: Message + Default + fmt::Debug>(bytes: &[u8]) -> [String; 2] {
     [format!("{message:?}"), format!("{message:#?}")]
 }
 
-/// Every message of the contract. Written out, so that it does not share a mistake
-/// with the generator.
+/// Every message of the contract. Listed by hand, independently of the generator.
 const MESSAGES: [(&str, Shown); 8] = [
     ("ott.v1.IssueOttRequest", shown::<v1::IssueOttRequest>),
     ("ott.v1.IssueOttResponse", shown::<v1::IssueOttResponse>),
@@ -42,7 +41,7 @@ fn is_redacted(field: &FieldDescriptor) -> bool {
     field.options().get_field_by_name("debug_redact").is_some_and(|option| option.as_bool() == Some(true))
 }
 
-/// The canaries of a filled message: hidden is whether it must not be shown.
+/// Canaries of a filled message, and whether each must be hidden.
 #[derive(Default)]
 struct Canaries {
     hidden: BTreeMap<String, bool>,
@@ -55,11 +54,11 @@ impl Canaries {
         canary
     }
 
-    /// A message with a canary in every text of it, nested ones included.
+    /// Returns a message with a canary in every string, including nested messages.
     fn fill(&mut self, message: &MessageDescriptor, hidden: bool) -> DynamicMessage {
         let mut filled = DynamicMessage::new(message.clone());
         for field in message.fields() {
-            // A oneof keeps one of its fields; the others are filled apart.
+            // A oneof holds only one field; the test fills each of them separately.
             if field.containing_oneof().is_some_and(|oneof| !oneof.is_synthetic()) {
                 continue;
             }
@@ -104,14 +103,14 @@ impl Canaries {
 }
 
 #[test]
-fn no_message_is_missing_from_the_table() {
+fn the_table_has_every_message() {
     let of_contract: Vec<String> = messages().map(|message| message.full_name().to_owned()).collect();
     let of_table: Vec<&str> = MESSAGES.iter().map(|(name, _)| *name).collect();
     assert_eq!(of_contract, of_table);
 }
 
 #[test]
-fn debug_shows_every_field_but_the_redacted_ones() {
+fn debug_shows_every_field_except_redacted_ones() {
     let table: BTreeMap<&str, Shown> = MESSAGES.into();
     let mut redacted = 0;
     for message in messages() {
@@ -136,7 +135,7 @@ fn debug_shows_every_field_but_the_redacted_ones() {
 }
 
 #[test]
-fn the_fields_that_act_for_a_user_are_redacted() {
+fn the_fields_with_secrets_are_redacted() {
     let redacted: Vec<String> = messages()
         .flat_map(|message| message.fields().collect::<Vec<_>>())
         .filter(is_redacted)
@@ -177,7 +176,7 @@ fn an_enum_is_shown_by_name_and_an_unknown_value_by_number() {
 #[test]
 fn every_element_has_a_comment() {
     let pool = pool();
-    let file = pool.get_file_by_name("ott/v1/ott_service.proto").expect("the contract is in its own set");
+    let file = pool.get_file_by_name("ott/v1/ott_service.proto").expect("the contract is in the set");
     let info = file.file_descriptor_proto().source_code_info.clone().expect("comments are kept");
     let commented: Vec<&[i32]> = info
         .location

@@ -1,7 +1,7 @@
-//! Who exists in the sandbox: tenants, users and API clients.
+//! Tenants, users and API clients of the sandbox.
 //!
-//! They never change while it runs. Tokens and sessions are in `tokens`; `file` reads a file of
-//! accounts and reports what is wrong with it.
+//! They never change at run time. Tokens and sessions are in `tokens`; `file` reads an accounts file
+//! and reports its errors.
 
 pub(super) mod file;
 mod listing;
@@ -15,19 +15,19 @@ use serde_json::value::RawValue;
 
 /// Id of the sandbox's API client.
 pub const CLIENT_ID: &str = "sandbox";
-/// Secret of the sandbox's API client. It is valid for a sandbox only.
+/// Secret of the sandbox's API client. Valid for a sandbox only.
 pub const CLIENT_SECRET: &str = "sandbox-secret";
 
 /// Tenants, users and API clients.
 ///
-/// As a file, they are one JSON object:
-/// - `tenants`: `id`, `name`, and optionally `parent_id` (none: a root), `kind`
+/// The file is one JSON object:
+/// - `tenants`: `id`, `name`, and optionally `parent_id` (absent: a root), `kind`
 ///   (`customer`), `enabled` (true), `locked` (false), `support_access` (true);
 /// - `api_clients`: `client_id`, `client_secret`, `tenant_id`, optionally `name`.
-///   Without the list there is one: [`CLIENT_ID`] with [`CLIENT_SECRET`] in the first tenant;
+///   Default: [`CLIENT_ID`] with [`CLIENT_SECRET`] in the first tenant;
 /// - `users`: the account objects that the platform returns. `id`, `login` and `tenant_id` are
-///   required, `enabled` and `external_id` are optional, and everything else is returned exactly
-///   as it is in the file.
+///   required, `enabled` and `external_id` are optional, and everything else is returned
+///   verbatim.
 #[derive(Clone, Debug)]
 pub struct Accounts {
     tenants: Vec<Arc<Tenant>>,
@@ -80,10 +80,10 @@ pub(super) enum Subject {
     UserId(String),
 }
 
-/// Why an API client gets no token for a user, or cannot see a tenant.
+/// Reason why an API client gets no token for a user, or cannot see a tenant.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Barred {
-    /// Not in the API client's tenant, nor below it.
+    /// Neither in the API client's tenant nor below it.
     OutsideSubtree,
     /// A tenant between the two has support access off.
     SupportAccessOff,
@@ -96,8 +96,8 @@ pub(super) enum Barred {
 }
 
 impl Accounts {
-    /// The built-in accounts: the documented example, and one for each way in which the platform
-    /// refuses an account.
+    /// Returns the built-in accounts: the documented example, and one for each reason why the
+    /// platform refuses an account.
     #[must_use]
     #[expect(
         clippy::expect_used,
@@ -109,18 +109,18 @@ impl Accounts {
             .expect("the built-in accounts are well formed")
     }
 
-    /// Reads a file of accounts.
+    /// Reads an accounts file.
     pub fn from_file(path: &Path) -> Result<Self, AccountsError> {
         file::read(path)
     }
 
-    /// The login of the first user, if there is one.
+    /// Returns the login of the first user, if any.
     #[must_use]
     pub fn first_login(&self) -> Option<&str> {
         self.users.first().map(|user| user.login.as_str())
     }
 
-    /// Id and secret of the first API client.
+    /// Returns id and secret of the first API client.
     #[must_use]
     pub fn credential(&self) -> (&str, &str) {
         let client = self.api_clients.first();
@@ -135,12 +135,12 @@ impl Accounts {
         })
     }
 
-    /// All users, in the order of the file.
+    /// Returns all users, in the order of the file.
     pub(super) fn users(&self) -> impl Iterator<Item = &Arc<User>> {
         self.users.iter()
     }
 
-    /// All tenants, in the order of the file.
+    /// Returns all tenants, in the order of the file.
     pub(super) fn tenants(&self) -> impl Iterator<Item = &Arc<Tenant>> {
         self.tenants.iter()
     }
@@ -153,17 +153,16 @@ impl Accounts {
         self.api_clients.iter().find(|client| client.id == id)
     }
 
-    /// Returns whether `client` can see the tenant and what is in it.
+    /// Checks that `client` can see the tenant and its contents.
     pub(super) fn may_see(&self, client: &ApiClient, tenant_id: &str) -> Result<(), Barred> {
         self.branch(client, tenant_id).map(|_| ())
     }
 
-    /// Returns whether `client` can log `user` in. Checks in the order of the platform: first what
-    /// the client must not learn, then the state of the user.
+    /// Checks that `client` can log `user` in. Checks visibility before the state of the user, like
+    /// the platform.
     pub(super) fn may_log_in_as(&self, client: &ApiClient, user: &User) -> Result<(), Barred> {
         let branch = self.branch(client, &user.tenant_id)?;
-        // Support access that is off in the client's own tenant excludes the tenants above, not the
-        // client.
+        // Disabled support access in the client's own tenant excludes the tenants above, not the client.
         if branch.iter().any(|tenant| tenant.id != client.tenant_id && !tenant.support_access) {
             return Err(Barred::SupportAccessOff);
         }
@@ -177,7 +176,7 @@ impl Accounts {
         if user.enabled { Ok(()) } else { Err(Barred::UserDisabled) }
     }
 
-    /// The tenants from `root` down to `tenant_id`, both included; `None` if it is not below.
+    /// Returns the tenants from `root` down to `tenant_id`, inclusive; `None` if it is not below.
     pub(super) fn way(&self, root: &str, tenant_id: &str) -> Option<Vec<&Tenant>> {
         let mut way = self.ancestors(tenant_id);
         let end = way.iter().position(|tenant| tenant.id == root)?;
@@ -186,12 +185,12 @@ impl Accounts {
         Some(way)
     }
 
-    /// The tenants from the client's own down to `tenant_id`, both included.
+    /// Returns the tenants from the client's own down to `tenant_id`, inclusive.
     fn branch(&self, client: &ApiClient, tenant_id: &str) -> Result<Vec<&Tenant>, Barred> {
         self.way(&client.tenant_id, tenant_id).ok_or(Barred::OutsideSubtree)
     }
 
-    /// The tenant and all above it, up to its root. `file` refuses circles.
+    /// Returns the tenant and its ancestors, up to the root. `file` refuses cycles.
     fn ancestors(&self, tenant_id: &str) -> Vec<&Tenant> {
         let parent =
             |tenant: &&Tenant| tenant.parent_id.as_ref().and_then(|id| self.tenant(id)).map(Arc::as_ref);
@@ -200,7 +199,7 @@ impl Accounts {
 }
 
 impl User {
-    /// A user that exists only for a failure on demand, which its login names.
+    /// Creates the user of a login that requests a fault.
     pub(super) fn of_fault(login: &str, tenant_id: &str) -> Option<Self> {
         let id = "5a4d0b0c-0000-4000-8000-000000fa0170";
         let account = serde_json::json!({

@@ -62,7 +62,7 @@ pub(super) async fn tenant(
     Ok(Json(tenant_object(tenant)))
 }
 
-/// A tenant as the platform describes it.
+/// Returns the platform's representation of a tenant.
 pub(super) fn tenant_object(tenant: &Tenant) -> Value {
     json!({
         // The API's name for support access.
@@ -99,8 +99,8 @@ pub(super) async fn client(
     })))
 }
 
-/// `GET /.well-known/openid-configuration`: where the vendor's Go library looks for
-/// the token endpoint.
+/// `GET /.well-known/openid-configuration`: the vendor's Go library discovers the token endpoint
+/// here.
 pub(super) async fn openid_configuration(State(world): State<Arc<World>>, headers: HeaderMap) -> Json<Value> {
     let base = base_url(&world, &headers);
     Json(json!({
@@ -116,7 +116,7 @@ pub(super) async fn data_center(State(world): State<Arc<World>>, headers: Header
     Json(json!({ "server_url": base_url(&world, &headers) }))
 }
 
-/// The sandbox's URL as the client reached it, which also works through a forwarded port.
+/// Returns the sandbox's URL from the `Host` header, which also works through a forwarded port.
 fn base_url(world: &World, headers: &HeaderMap) -> String {
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
     match host.and_then(|host| host.parse::<Authority>().ok()) {

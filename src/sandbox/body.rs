@@ -1,6 +1,4 @@
-//! Reading the body of a request: its type, its size, its time.
-//!
-//! The endpoints check the fields.
+//! Reads request bodies, with limits on type, size and time. The endpoints check the fields.
 
 use std::time::Duration;
 
@@ -17,10 +15,10 @@ use super::error::ApiError;
 
 /// Maximum size of a body, in bytes: far more than any documented request needs.
 const MAX_BYTES: usize = 64 * 1024;
-/// Maximum number of bytes that are read of a body that is too large. If the connection were closed
-/// at once, the client would see a reset instead of the answer.
+/// Maximum number of bytes read from an oversized body. If the connection were closed at once, the
+/// client would see a reset instead of the response.
 const MAX_DRAINED: usize = 1024 * 1024;
-/// Maximum time for a body.
+/// Maximum time for reading a body.
 const MAX_TIME: Duration = Duration::from_secs(10);
 
 /// Passes a request on once its whole body has arrived.
@@ -56,21 +54,21 @@ async fn read(mut body: Body) -> Result<Bytes, ApiError> {
     Ok(whole.freeze())
 }
 
-/// The JSON object in a request.
+/// Parses a JSON object.
 pub(super) fn json_object(headers: &HeaderMap, body: &[u8]) -> Result<Map<String, Value>, ApiError> {
     require_type(headers, "application/json")?;
     match serde_json::from_slice(body) {
         Ok(Value::Object(fields)) => Ok(fields),
         Ok(_) => Err(bad_request("The body must be a JSON object.".to_owned())),
         Err(error) => {
-            // The parser's own message can repeat a part of the body.
+            // The parser's message can contain a part of the body.
             let (line, column) = (error.line(), error.column());
             Err(bad_request(format!("The body is not valid JSON (line {line}, column {column}).")))
         }
     }
 }
 
-/// The fields of the HTML form in a request, in their order.
+/// Parses the fields of an HTML form, in order.
 pub(super) fn form(headers: &HeaderMap, body: &[u8]) -> Result<Vec<(String, String)>, ApiError> {
     require_type(headers, "application/x-www-form-urlencoded")?;
     Ok(url::form_urlencoded::parse(body).into_owned().collect())

@@ -1,9 +1,9 @@
-//! Logins that ask for a failure: `fault+KIND@sandbox` and `login-fault+KIND@sandbox`.
+//! Logins that request a fault: `fault+KIND@sandbox` and `login-fault+KIND@sandbox`.
 //!
-//! KIND is a [`Fault`] of the copy of the platform, or the name of a reason, alone (`DRAINING`) or
-//! with one of its codes (`AUDIT_UNAVAILABLE-ABORTED`). Case does not matter. A login that has one
-//! of the two prefixes, or the form `…+…@sandbox`, and is anything else is refused unless an
-//! account has it: a misspelled login must not pass as the failure that a test expects.
+//! KIND is a [`Fault`] of the simulated platform, or the name of a reason, alone (`DRAINING`) or
+//! with one of its codes (`AUDIT_UNAVAILABLE-ABORTED`). Case does not matter. Any other login with
+//! one of the two prefixes, or of the form `…+…@sandbox`, is refused unless an account has it: a
+//! test must not mistake the result of a misspelled login for the fault that it expects.
 
 use std::fmt;
 
@@ -12,16 +12,16 @@ use super::faults::Fault;
 use super::reasons::{Method, Way};
 use crate::reason::{FailureCode, Reason};
 
-/// What the login of a call that is to fail at issuing begins with.
+/// Prefix of logins for which issuing fails.
 const ISSUE: &str = "fault+";
-/// What the login of a call whose token fails at the login begins with.
+/// Prefix of logins whose tokens fail at the login.
 const LOGIN: &str = "login-fault+";
-/// What both end in.
+/// Suffix of both.
 const DOMAIN: &str = "@sandbox";
-/// Maximum size of one rule, in bytes: the gateway cuts longer ones off.
+/// Maximum size of one line of the list, in bytes: the gateway truncates longer ones.
 const MAX_RULE_BYTES: usize = 250;
 
-/// What a login asks for.
+/// Fault that a login requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Demand {
     /// Issuing a token fails.
@@ -30,16 +30,16 @@ pub(super) enum Demand {
     Login(Kind),
 }
 
-/// Where a failure comes from.
+/// Source of a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// The copy of the platform fails in this way.
+    /// The simulated platform fails this way.
     Platform(Fault),
     /// The gateway fails the call.
     Gateway(Reason, FailureCode),
 }
 
-/// A login that asks for a failure that does not exist.
+/// A login that requests an unknown fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct UnknownDemand {
     method: Method,
@@ -54,7 +54,7 @@ enum Problem {
     Domain,
     /// KIND is not a kind.
     Kind,
-    /// The fault is about the account, and the method returns no account.
+    /// The fault changes the account, and the method returns none.
     NoAccount,
     /// The method never returns the reason.
     Method(Reason),
@@ -63,7 +63,7 @@ enum Problem {
 }
 
 impl Demand {
-    /// Reads a login; `None` if it is an ordinary one. The login of an account always is.
+    /// Parses a login; `None` if it requests no fault. The login of an account never does.
     pub(super) fn of(login: &str, accounts: &Accounts) -> Option<Result<Self, UnknownDemand>> {
         let is_account = || accounts.user(&Subject::Login(login.to_owned())).is_some();
         Self::read(login).filter(|_| !is_account())
@@ -89,10 +89,10 @@ impl Demand {
     }
 }
 
-/// Reads a KIND in lower case.
+/// Parses a lower-case KIND.
 fn kind_of(method: Method, text: &str) -> Result<Kind, Problem> {
     if let Ok(fault) = text.parse() {
-        // Nothing but the answer to a login has an account.
+        // Only the response to a login has an account.
         let is_possible = method == Method::Login || fault != Fault::OtherAccount;
         return if is_possible { Ok(Kind::Platform(fault)) } else { Err(Problem::NoAccount) };
     }
@@ -111,30 +111,27 @@ fn kind_of(method: Method, text: &str) -> Result<Kind, Problem> {
     }
 }
 
-/// The reasons of a method as KIND names them: the name alone, and with every further code.
-fn reasons(method: Method) -> impl Iterator<Item = String> {
-    Reason::ALL.iter().flat_map(move |reason| {
-        method.ways(*reason).iter().enumerate().map(move |(index, way)| match index {
-            0 => reason.as_str().to_owned(),
-            _ => format!("{}-{}", reason.as_str(), way.code().name()),
-        })
-    })
+/// Returns the names of the reasons of a method.
+fn reasons(method: Method) -> impl Iterator<Item = &'static str> {
+    Reason::ALL.iter().filter(move |reason| !method.ways(**reason).is_empty()).map(|reason| reason.as_str())
 }
 
 impl UnknownDemand {
-    /// What is wrong and what exists, as texts of at most 250 bytes.
+    /// Returns the problem, all faults and all reasons of the method, as texts of at most 250 bytes.
+    ///
+    /// The texts have to fit into the 4 KiB of a status, where each is contained twice.
     pub(super) fn rules(self) -> Vec<String> {
-        let mut rules = vec![self.to_string(), format!("KIND is {}, or a reason", Fault::KINDS)];
-        let start = format!("reasons of {}: ", self.method.name());
-        let mut line = start.clone();
+        let kinds = Fault::KINDS.replace(", ", ",");
+        let mut rules = vec![self.to_string(), format!("KIND: {kinds},REASON or REASON-CODE")];
+        let mut line = format!("REASON of {}:", self.method.name());
         for reason in reasons(self.method) {
-            if line.len() + reason.len() + 2 > MAX_RULE_BYTES {
+            if line.len() + 1 + reason.len() > MAX_RULE_BYTES {
                 rules.push(std::mem::take(&mut line));
             }
-            if !line.is_empty() && line != start {
-                line.push_str(", ");
+            if !line.is_empty() {
+                line.push(if line.ends_with(':') { ' ' } else { ',' });
             }
-            line.push_str(&reason);
+            line.push_str(reason);
         }
         rules.push(line);
         rules
@@ -151,14 +148,8 @@ impl fmt::Display for UnknownDemand {
             Problem::Prefix => {
                 write!(f, "write {ISSUE}KIND{DOMAIN} or {LOGIN}KIND{DOMAIN}; no account has this login")
             }
-            Problem::Domain => {
-                write!(f, "write {prefix}KIND{DOMAIN}: a login that begins with {prefix} ends in {DOMAIN}")
-            }
-            Problem::Kind => write!(
-                f,
-                "{prefix}KIND{DOMAIN}: KIND is an HTTP status (503), 400-1018, 429, html, malformed, cut, reset, slow, \
-                 huge, redirect, blocked, other-account, or a reason such as DRAINING"
-            ),
+            Problem::Domain => write!(f, "write {prefix}KIND{DOMAIN}"),
+            Problem::Kind => write!(f, "unknown KIND in {prefix}KIND{DOMAIN}"),
             Problem::NoAccount => write!(
                 f,
                 "{} returns no account; write {LOGIN}{}{DOMAIN}",
@@ -196,7 +187,7 @@ mod tests {
     use crate::sandbox::accounts::file::parse;
 
     fn rule(login: &str) -> String {
-        Demand::read(login).expect("a demand").expect_err("an unknown one").rules().join("\n")
+        Demand::read(login).expect("a request for a fault").expect_err("an unknown one").rules().join("\n")
     }
 
     #[test]
@@ -226,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_demand_that_does_not_exist_is_answered_with_what_does() {
+    fn unknown_faults_are_refused_with_the_list() {
         for login in [
             "fault+",
             "fault+@sandbox",
@@ -244,7 +235,7 @@ mod tests {
             "fautl+503@sandbox",
         ] {
             let rule = rule(login);
-            for kind in ["`redirect`", "400-1018", "DRAINING", "CALLER_UNAUTHENTICATED-UNAVAILABLE"] {
+            for kind in ["redirect", "400-1018", "DRAINING", "REASON-CODE", "INTERNAL_ERROR"] {
                 assert!(rule.contains(kind), "{login}: {rule}");
             }
         }
@@ -259,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn the_login_of_an_account_asks_for_nothing() {
+    fn the_login_of_an_account_requests_no_fault() {
         let accounts = r#"{"tenants": [{"id": "t", "name": "T"}],
             "users": [{"id": "u", "login": "fault+own@sandbox", "tenant_id": "t"}]}"#;
         let accounts = parse(Path::new("accounts.json"), accounts).expect("accounts");
@@ -269,11 +260,12 @@ mod tests {
     }
 
     #[test]
-    fn no_rule_is_cut_off_by_the_gateway() {
+    fn the_gateway_truncates_no_rule() {
         for login in
             ["fault+x@sandbox", "login-fault+x@sandbox", "fault+x", "login-fault+USER_NOT_FOUND@sandbox"]
         {
-            let rules = Demand::read(login).expect("a demand").expect_err("an unknown one").rules();
+            let rules =
+                Demand::read(login).expect("a request for a fault").expect_err("an unknown one").rules();
             assert!(rules.iter().all(|rule| rule.len() <= 256), "{rules:#?}");
             assert!(rules.len() <= 8, "{rules:#?}");
         }
@@ -281,7 +273,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_login_with_a_prefix_is_a_demand_or_an_error(kind in ".{0,40}", ends in any::<bool>()) {
+        fn every_login_with_a_prefix_is_a_fault_or_an_error(kind in ".{0,40}", ends in any::<bool>()) {
             let end = if ends { DOMAIN } else { "" };
             for prefix in [ISSUE, LOGIN] {
                 let demand = Demand::read(&format!("{prefix}{kind}{end}"));

@@ -27,7 +27,7 @@ pub(super) struct Items<T> {
     items: Vec<T>,
 }
 
-/// `GET /api/2/tenants/{id}/children`: the ids of the tenants right below one.
+/// `GET /api/2/tenants/{id}/children`: the ids of the direct children of a tenant.
 pub(super) async fn children(
     State(world): State<Arc<World>>,
     headers: HeaderMap,
@@ -135,12 +135,12 @@ pub(super) async fn search(
     let text = query.required("text")?.to_lowercase();
     let root = query.required("tenant")?;
     seen_tenant(&world, &client, Some(root.clone()))?;
-    let found = |said: &[&str]| said.iter().any(|said| said.to_lowercase().contains(&text));
+    let matches = |texts: &[&str]| texts.iter().any(|candidate| candidate.to_lowercase().contains(&text));
     let path = |tenant_id: &str| {
         let way = world.accounts.way(&root, tenant_id)?;
         Some(way.iter().map(|tenant| tenant.name.clone()).collect::<Vec<_>>())
     };
-    let tenants = world.accounts.tenants().filter(|tenant| found(&[&tenant.name])).filter_map(|tenant| {
+    let tenants = world.accounts.tenants().filter(|tenant| matches(&[&tenant.name])).filter_map(|tenant| {
         Some(json!({
             "first_name": "",
             "id": tenant.id,
@@ -154,7 +154,7 @@ pub(super) async fn search(
     });
     let users = world.accounts.users().filter_map(|user| {
         let (first_name, last_name) = name_of(user);
-        if !found(&[&user.login, &first_name, &last_name]) {
+        if !matches(&[&user.login, &first_name, &last_name]) {
             return None;
         }
         Some(json!({
@@ -170,7 +170,7 @@ pub(super) async fn search(
     Ok(Json(Items { items: tenants.chain(users).take(limit).collect() }))
 }
 
-/// An existing tenant that the client can see.
+/// Returns a tenant that the client can see.
 fn seen_tenant(world: &World, client: &ApiClient, id: Option<String>) -> Result<Arc<Tenant>, ApiError> {
     let tenant = id.and_then(|id| world.accounts.tenant(&id)).ok_or_else(|| ApiError::no_such("tenant"))?;
     let seen = world.accounts.may_see(client, &tenant.id);
@@ -180,8 +180,8 @@ fn seen_tenant(world: &World, client: &ApiClient, id: Option<String>) -> Result<
 
 fn name_of(user: &User) -> (String, String) {
     let account: Value = serde_json::from_str(user.account.get()).unwrap_or_default();
-    let said = |pointer| account.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
-    (said("/contact/firstname"), said("/contact/lastname"))
+    let text = |pointer| account.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+    (text("/contact/firstname"), text("/contact/lastname"))
 }
 
 /// The query of a request.
@@ -198,7 +198,7 @@ impl Query {
         value.ok_or_else(|| ApiError::field(name, format!("{name} is required.")))
     }
 
-    /// Several values of one parameter, separated by commas.
+    /// Returns the comma-separated values of a parameter.
     fn list(&self, name: &str) -> Option<Vec<String>> {
         Some(self.value(name)?.split(',').map(|value| value.trim().to_owned()).collect())
     }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::accounts::Barred;
 
-/// The domain that the platform's account server names in its errors.
+/// Error domain of the platform's account server.
 const DOMAIN: &str = "PlatformAccountServer";
 
 /// An error response.
@@ -31,7 +31,7 @@ struct Envelope {
     error: Body,
 }
 
-/// In the order in which the documentation prints the keys.
+/// Keys in the documented order.
 #[derive(Serialize)]
 struct Body {
     code: u32,
@@ -42,7 +42,7 @@ struct Body {
 }
 
 impl ApiError {
-    /// An error without a code of its own: the code is the HTTP status.
+    /// Creates an error whose code is the HTTP status.
     pub(super) fn plain(status: StatusCode, info: impl Into<String>) -> Self {
         let message = status.canonical_reason().unwrap_or("Error");
         Self::coded(status, u32::from(status.as_u16()), message, info)
@@ -77,13 +77,13 @@ impl ApiError {
         Self::plain(StatusCode::UNAUTHORIZED, "There is no session, or it has ended.")
     }
 
-    /// 404 for a piece of data.
+    /// 404 for an object.
     pub(super) fn no_such(what: &'static str) -> Self {
         Self::plain(StatusCode::NOT_FOUND, format!("The {what} was not found."))
     }
 
-    /// The refusal of a user or tenant, with the platform's code for it. The
-    /// documentation pairs 1002 with 403; for the others it names no HTTP status.
+    /// Refusal of a user or tenant, with the platform's code. The documentation pairs 1002 with 403,
+    /// and specifies no HTTP status for the others.
     pub(super) fn barred(barred: &Barred, id: &str) -> Self {
         let (status, code, message, info) = match barred {
             Barred::OutsideSubtree => (
@@ -129,12 +129,12 @@ impl IntoResponse for ApiError {
     }
 }
 
-/// 404 for a path that is not an endpoint.
+/// 404 for an unknown path.
 pub(super) async fn no_such_endpoint(_: Uri) -> ApiError {
     ApiError::plain(StatusCode::NOT_FOUND, "There is no such endpoint in the sandbox.")
 }
 
-/// 405 for a method that the endpoint does not have.
+/// 405 for a method that the endpoint does not support.
 pub(super) async fn no_such_method(_: Method) -> ApiError {
     ApiError::plain(StatusCode::METHOD_NOT_ALLOWED, "The endpoint does not support this method.")
 }

@@ -1,18 +1,18 @@
 //! A bounded store of values that expire after a fixed time.
 //!
-//! All entries of a store have the same lifetime, so the oldest is always the next to expire, and
-//! pruning is cheap.
+//! All entries of a store have the same lifetime, so they expire in insertion order, and pruning is
+//! cheap.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use crate::clock::{self, Instant};
 
-/// Maximum number of entries; beyond it the oldest is dropped. More than any test needs, and a few
-/// dozen megabytes at most.
+/// Maximum number of entries; the oldest is dropped first. More than any test needs, and at most a
+/// few dozen megabytes.
 const CAPACITY: usize = 100_000;
 
-/// Values by a secret name, until they expire.
+/// Values by secret key, until they expire.
 pub(super) struct Expiring<T> {
     lifetime: Duration,
     capacity: usize,
@@ -25,7 +25,7 @@ impl<T> Expiring<T> {
         Self { lifetime, capacity: CAPACITY, entries: HashMap::new(), by_age: VecDeque::new() }
     }
 
-    /// Keeps `value` for the store's lifetime, from now.
+    /// Stores `value` for the lifetime of the store.
     pub(super) fn insert(&mut self, name: String, value: T) {
         let now = clock::now();
         while let Some((end, _)) = self.by_age.front()
@@ -45,12 +45,12 @@ impl<T> Expiring<T> {
         self.by_age.clear();
     }
 
-    /// The value, unless it has expired.
+    /// Returns the value, unless it has expired.
     pub(super) fn find(&self, name: &str) -> Option<&T> {
         self.entries.get(name).filter(|(end, _)| clock::now() < *end).map(|(_, value)| value)
     }
 
-    /// Removes the value.
+    /// Removes and returns the value, unless it has expired.
     pub(super) fn take(&mut self, name: &str) -> Option<T> {
         self.entries.remove(name).filter(|(end, _)| clock::now() < *end).map(|(_, value)| value)
     }
@@ -63,7 +63,7 @@ mod tests {
     const LIFETIME: Duration = Duration::from_secs(30);
 
     #[tokio::test(start_paused = true)]
-    async fn an_entry_is_found_until_its_time_is_over_and_not_a_moment_longer() {
+    async fn an_entry_is_found_until_it_expires() {
         let mut store = Expiring::new(LIFETIME);
         store.insert("a".to_owned(), 1);
         tokio::time::advance(Duration::from_millis(29_999)).await;
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_has_ended_is_forgotten_when_something_new_comes() {
+    async fn expired_entries_are_dropped_at_the_next_insert() {
         let mut store = Expiring::new(LIFETIME);
         for number in 0..100 {
             store.insert(format!("old {number}"), number);
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_taken_is_gone() {
+    async fn a_taken_entry_is_removed() {
         let mut store = Expiring::new(LIFETIME);
         store.insert("a".to_owned(), 1);
         assert_eq!(store.take("a"), Some(1));

@@ -1,7 +1,7 @@
-//! Faults of the copy of the platform: the ways in which its answers fail.
+//! Faults of the simulated platform.
 //!
-//! A fault that refuses ([`Fault::refusal`]) comes instead of the work. One that spoils the answer
-//! comes after it: the work is done, the token is spent, and the answer is lost.
+//! A refusal ([`Fault::refusal`]) replaces the processing of a request. Other faults change the
+//! response afterwards ([`Fault::spoil`]): the token is spent and the response is lost.
 
 use std::fmt;
 use std::num::NonZeroU64;
@@ -20,49 +20,48 @@ use serde_json::{Map, Value};
 use super::error::ApiError;
 use super::wire::Cutter;
 
-/// Delay of the answer of `slow`.
+/// Delay of `slow`.
 const SLOWNESS: Duration = Duration::from_secs(5);
 /// `Retry-After` of a `429`, in seconds.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("7");
-/// Where `redirect` leads: a name that never resolves (RFC 6761, section 6.4).
+/// Target of `redirect`: a name that never resolves (RFC 6761, section 6.4).
 const ELSEWHERE: HeaderValue = HeaderValue::from_static("http://elsewhere.invalid/");
-/// Number of pieces that `huge` sends, 16 MiB in total, without a length beforehand.
+/// Number of chunks of `huge`, 16 MiB in total, without a content length.
 const HUGE_PIECES: usize = 256;
 const HUGE_PIECE: Bytes = Bytes::from_static(&[b' '; 64 * 1024]);
 
-/// Id and login of the user whose account `other-account` answers with.
+/// Id and login of the account that `other-account` returns.
 const OTHER_USER: (&str, &str) = ("5a4d0b0c-0000-4000-8000-0000000c4ed0", "someone.else@sandbox");
 
-/// One way in which an answer fails.
+/// A fault of the simulated platform.
 ///
-/// Written as: an HTTP status from 300 to 599 (`503`; the JSON error's code is then the
-/// status too, a 3xx leads to another host, and `429` has `Retry-After: 7`), a status
-/// with an API code (`400-1018`), `html` (a proxy's page under a 200), `malformed`
-/// (broken JSON under a 200), `cut` (half a body), `reset` (a TCP reset instead of an
-/// answer), `slow` (the answer comes after 5 s), `huge` (16 MiB), `redirect` (302),
-/// `blocked` (a firewall's page under a 403), `other-account` (at the login: the account of
+/// Syntax: an HTTP status from 300 to 599 (`503`; the API code is the status, a 3xx redirects to
+/// another host, and `429` has `Retry-After: 7`), a status with an API code (`400-1018`), `html`
+/// (a proxy's page with a 200), `malformed` (malformed JSON with a 200), `cut` (half a body),
+/// `reset` (a TCP reset instead of a response), `slow` (5 s delay), `huge` (16 MiB), `redirect`
+/// (302), `blocked` (a firewall's page with a 403), `other-account` (at the login: the account of
 /// another user).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// A JSON error with this status and code.
     Status(StatusCode, u32),
-    /// A page of a proxy under a 200.
+    /// A page of a proxy with a 200.
     Html,
-    /// Broken JSON under a 200.
+    /// Malformed JSON with a 200.
     Malformed,
-    /// Half the body, then the end of the connection.
+    /// Half the body, then the connection is closed.
     Cut,
-    /// A TCP reset instead of the answer.
+    /// A TCP reset instead of the response.
     Reset,
-    /// The answer, after 5 s.
+    /// The response, after 5 s.
     Slow,
     /// A body of 16 MiB.
     Huge,
     /// A 302 to another host.
     Redirect,
-    /// A page of a firewall under a 403.
+    /// A page of a firewall with a 403.
     Blocked,
-    /// The account of another user. Only an answer with an account is changed.
+    /// The account of another user. Changes only responses with an account.
     OtherAccount,
 }
 
@@ -71,15 +70,15 @@ pub enum Fault {
 #[error("no such fault; the faults are {}", Fault::KINDS)]
 pub struct UnknownFault;
 
-/// Which requests fail without asking for it.
+/// Requests that fail by count.
 ///
-/// Written as `KIND/N`: every N-th request to an endpoint under `/api/2` meets the
-/// [`Fault`] KIND, as in `503/10`. `KIND` alone means every request. The page for browsers at
+/// Syntax: `KIND/N`, such as `503/10`: every N-th request to an endpoint under `/api/2` fails with the
+/// [`Fault`] KIND. `KIND` alone means every request. The page for browsers at
 /// `/api/2/idp/external-login` never fails.
 #[derive(Clone, Debug, Default)]
 pub struct FaultPlan(Option<(Fault, NonZeroU64)>);
 
-/// A plan that cannot be read.
+/// A plan that cannot be parsed.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum FaultPlanError {
     /// KIND is not a fault.
@@ -97,7 +96,7 @@ pub(super) struct Planned {
 }
 
 impl FaultPlan {
-    /// No request fails unless it asks for it.
+    /// Returns a plan without faults.
     #[must_use]
     pub fn none() -> Self {
         Self::default()
@@ -123,7 +122,7 @@ impl Planned {
         self.seen.store(0, Ordering::Relaxed);
     }
 
-    /// Counts a request. Returns the fault if it is one of those that fail.
+    /// Counts a request. Returns its fault, if any.
     pub(super) fn next(&self) -> Option<Fault> {
         let seen = self.seen.fetch_add(1, Ordering::Relaxed) + 1;
         self.plan.0.filter(|(_, every)| seen % *every == 0).map(|(fault, _)| fault)
@@ -154,7 +153,7 @@ impl FromStr for Fault {
                 let number: u16 = status.parse().map_err(|_| UnknownFault)?;
                 let status = StatusCode::from_u16(number)
                     .ok()
-                    // 304 has no body by its definition (RFC 9110, section 15.4.5).
+                    // 304 never has a body (RFC 9110, section 15.4.5).
                     .filter(|status| (300..600).contains(&number) && *status != StatusCode::NOT_MODIFIED)
                     .ok_or(UnknownFault)?;
                 let code = match code {
@@ -186,17 +185,17 @@ impl fmt::Display for Fault {
 }
 
 impl Fault {
-    /// All kinds, for a person to read.
-    pub const KINDS: &str = "an HTTP status (`503`), a status with an API code (`400-1018`), `429`, \
-        `html`, `malformed`, `cut`, `reset`, `slow`, `huge`, `redirect`, `blocked`, `other-account`";
+    /// List of all kinds, for error messages.
+    pub const KINDS: &str = "HTTP status (503), status with API code (400-1018), html, malformed, \
+        cut, reset, slow, huge, redirect, blocked, other-account";
 
-    /// The answer of a fault that comes instead of the work; `None` if it spoils the answer after
-    /// the work.
+    /// Returns the response of a fault that replaces the processing; `None` if the fault changes the
+    /// response.
     pub(super) fn refusal(self) -> Option<Response> {
         let mut response = match self {
             Self::Status(status, code) => {
                 let message = status.canonical_reason().unwrap_or("Error");
-                ApiError::coded(status, code, message, "A fault on demand.").into_response()
+                ApiError::coded(status, code, message, "Injected fault.").into_response()
             }
             Self::Redirect => StatusCode::FOUND.into_response(),
             Self::Blocked => (StatusCode::FORBIDDEN, Html(FIREWALL_PAGE)).into_response(),
@@ -218,7 +217,7 @@ impl Fault {
         Some(response)
     }
 
-    /// Spoils the answer after the work is done.
+    /// Changes the response of a processed request.
     pub(super) async fn spoil(self, answer: Response, cutter: &Cutter) -> Response {
         let mut spoilt = match self {
             Self::Html => Html(PROXY_PAGE).into_response(),
@@ -242,7 +241,7 @@ impl Fault {
     }
 }
 
-/// The fault that an answer met, for log and journal.
+/// The fault injected into a response, for log and journal.
 #[derive(Clone, Copy)]
 pub(super) struct Met(pub(super) Fault);
 
@@ -256,8 +255,8 @@ fn json(body: Body) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 
-/// The head of the answer with the length of the whole body, and half of the body. An answer
-/// without a body is not sent at all.
+/// Returns the response with its full content length and half of its body. A response without a body
+/// is not sent.
 async fn half(answer: Response, cutter: &Cutter) -> Response {
     let (mut head, body) = answer.into_parts();
     let Ok(whole) = body.collect().await else { return StatusCode::INTERNAL_SERVER_ERROR.into_response() };
@@ -267,7 +266,7 @@ async fn half(answer: Response, cutter: &Cutter) -> Response {
     }
     head.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(whole.len()));
     let half = whole.slice(..whole.len() / 2);
-    // The server sends the half while the body is not ready: it flushes whenever it has to wait.
+    // The server flushes the half when the body is not ready.
     let body = stream::unfold(Some(half), |rest| async move {
         if let Some(half) = rest {
             return Some((Ok(half), None));
@@ -278,8 +277,8 @@ async fn half(answer: Response, cutter: &Cutter) -> Response {
     Response::from_parts(head, Body::from_stream(body))
 }
 
-/// The answer with id and login of another user, and with its headers, which contain a session. An
-/// answer without an account stays as it is.
+/// Returns the response with id and login of another user. Its headers contain the session. A response
+/// without an account is unchanged.
 async fn of_another_user(answer: Response) -> Response {
     let (mut head, body) = answer.into_parts();
     let Ok(whole) = body.collect().await else { return StatusCode::INTERNAL_SERVER_ERROR.into_response() };
@@ -295,7 +294,7 @@ async fn of_another_user(answer: Response) -> Response {
     Response::from_parts(head, Body::from(Value::Object(account).to_string()))
 }
 
-/// A valid answer that is too large; only a client that counts notices.
+/// Returns a valid but oversized response. It has no content length, so clients have to count.
 fn huge() -> Response {
     let start = Bytes::from_static(br#"{"ott": "SANDBOX-huge", "id": "huge", "login": "huge@sandbox""#);
     let pieces = std::iter::once(start)
@@ -309,7 +308,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_kind_reads_back_as_it_is_written() {
+    fn every_kind_round_trips() {
         for kind in [
             "503",
             "400-1018",
@@ -331,18 +330,18 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_fault_is_refused_with_the_list_of_those_there_are() {
+    fn unknown_faults_are_refused_with_the_list() {
         for text in [
             "", "200", "304", "600", "99999", "0503", "+503", "503x", "400-", "400-x", "400-+1", "-1018",
             "nothing", "HTML ",
         ] {
             assert_eq!(text.parse::<Fault>(), Err(UnknownFault), "{text}");
         }
-        assert!(UnknownFault.to_string().contains("`redirect`"));
+        assert!(UnknownFault.to_string().contains("redirect"));
     }
 
     #[test]
-    fn a_plan_meets_every_nth_request_exactly() {
+    fn a_plan_fails_exactly_every_nth_request() {
         let planned = Planned::new("503/3".parse().unwrap());
         let met: Vec<_> = (1..=9).filter(|_| planned.next().is_some()).collect();
         assert_eq!(met, [3, 6, 9]);
@@ -353,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plan_that_cannot_be_read_is_refused() {
+    fn malformed_plans_are_refused() {
         for (text, error) in [
             ("503/0", FaultPlanError::Count),
             ("503/", FaultPlanError::Count),

@@ -1,4 +1,4 @@
-//! The endpoints that issue tokens and spend them: `/api/2/idp/…`.
+//! Endpoints that issue and spend tokens: `/api/2/idp/…`.
 //!
 //! Users are in `accounts`, issued tokens in `tokens`, other endpoints in `api`.
 
@@ -18,9 +18,9 @@ use super::accounts::{ApiClient, Subject, User};
 use super::body;
 use super::demand::{Demand, Kind};
 use super::error::ApiError;
+use super::fault_injector;
 use super::faults::Fault;
 use super::log::{About, By, Concerns};
-use super::script;
 use super::tokens::{Login, SessionName, fingerprint, unpadded};
 use crate::clock::unix_seconds;
 
@@ -36,7 +36,7 @@ pub(super) async fn token(State(world): State<Arc<World>>, headers: HeaderMap, b
         Err(error) => return error.into_response(),
     };
     let field = |name: &str| form.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
-    // RFC 6749, section 2.3.1: the header, or else both in the form.
+    // RFC 6749, section 2.3.1: in the header, or both in the form.
     let credentials = basic.or_else(|| field("client_id").zip(field("client_secret")));
     let client = credentials
         .and_then(|(id, secret)| world.accounts.api_client(&id).filter(|client| client.secret == secret));
@@ -99,7 +99,7 @@ pub(super) async fn ott(
         Subject::ExternalId(_) | Subject::UserId(_) => None,
     };
     let demand = demand.transpose().map_err(|unknown| {
-        script::warn(unknown);
+        fault_injector::warn(unknown);
         ApiError::field("login", unknown.rules().join("; "))
     })?;
 
@@ -131,7 +131,7 @@ pub(super) async fn ott(
             response
         }),
         Some(Demand::Issue(Kind::Gateway(reason, _))) => {
-            let info = format!("{} is a failure of the gateway: ask the gateway for it.", reason.as_str());
+            let info = format!("The gateway injects {}: send the request to the gateway.", reason.as_str());
             return Err(ApiError::field("login", info));
         }
         Some(Demand::Login(failure)) => issue(Some(failure)),
@@ -141,7 +141,7 @@ pub(super) async fn ott(
     Ok(response)
 }
 
-/// The subject: exactly one of the three fields.
+/// Returns the subject from exactly one of the three fields.
 fn subject(fields: &Map<String, Value>) -> Result<Subject, ApiError> {
     let subjects = (text(fields, "login")?, text(fields, "external_id")?, text(fields, "user_id")?);
     match subjects {
@@ -152,7 +152,7 @@ fn subject(fields: &Map<String, Value>) -> Result<Subject, ApiError> {
     }
 }
 
-/// The text of a field; null counts as absent.
+/// Returns the text of a field; `None` if absent or null.
 fn text<'a>(fields: &'a Map<String, Value>, name: &'static str) -> Result<Option<&'a str>, ApiError> {
     match fields.get(name) {
         None | Some(Value::Null) => Ok(None),
@@ -179,7 +179,7 @@ pub(super) async fn ott_login(
 }
 
 fn spend(world: &World, token: &str) -> Result<Response, ApiError> {
-    // A fault that refuses comes before the token is spent.
+    // A refusal does not spend the token.
     if let Some(Login { user, failure: Some(Kind::Platform(fault)) }) = world.tokens.login(token)
         && let Some(mut refusal) = fault.refusal()
     {
@@ -200,7 +200,7 @@ fn spend(world: &World, token: &str) -> Result<Response, ApiError> {
     Ok(response)
 }
 
-/// `GET /api/2/idp/logout`: ends the session that the cookies name.
+/// `GET /api/2/idp/logout`: ends the session of the cookies.
 pub(super) async fn logout(
     State(world): State<Arc<World>>,
     headers: HeaderMap,
@@ -209,18 +209,18 @@ pub(super) async fn logout(
     let user = world.tokens.user_of(&name).ok_or_else(ApiError::session)?;
     world.tokens.end_session(&name);
     let mut response = StatusCode::NO_CONTENT.into_response();
-    let gone = SessionName { id: String::new(), key: String::new() };
-    set_cookies(response.headers_mut(), &gone, "; Max-Age=0");
+    let deleted = SessionName { id: String::new(), key: String::new() };
+    set_cookies(response.headers_mut(), &deleted, "; Max-Age=0");
     response.extensions_mut().insert(Concerns(user));
     Ok(response)
 }
 
-/// The account object, exactly as it is in the accounts.
+/// Returns the account object, verbatim.
 pub(super) fn account(user: &User) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], user.account.get().to_owned()).into_response()
 }
 
-/// The session that a request's cookies name, if they name one.
+/// Returns the session of the cookies of a request, if any.
 pub(super) fn session_name(headers: &HeaderMap) -> Option<SessionName> {
     let cookies = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
     let pairs: Vec<_> =
@@ -229,9 +229,9 @@ pub(super) fn session_name(headers: &HeaderMap) -> Option<SessionName> {
     Some(SessionName { id: value(SESSION_ID)?, key: value(SESSION_KEY)? })
 }
 
-fn set_cookies(headers: &mut HeaderMap, session: &SessionName, more: &str) {
+fn set_cookies(headers: &mut HeaderMap, session: &SessionName, attributes: &str) {
     for (name, value) in [(SESSION_ID, &session.id), (SESSION_KEY, &session.key)] {
-        let cookie = format!("{name}={value}; Path=/; HttpOnly; SameSite=Lax{more}");
+        let cookie = format!("{name}={value}; Path=/; HttpOnly; SameSite=Lax{attributes}");
         // Tokens are base64, which is valid in a header.
         if let Ok(mut cookie) = HeaderValue::try_from(cookie) {
             cookie.set_sensitive(true);
@@ -240,7 +240,7 @@ fn set_cookies(headers: &mut HeaderMap, session: &SessionName, more: &str) {
     }
 }
 
-/// The credentials after the scheme in `Authorization`.
+/// Returns the credentials after the scheme in `Authorization`.
 pub(super) fn authorization<'a>(headers: &'a HeaderMap, scheme: &str) -> Option<&'a str> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (name, credentials) = value.split_once(' ')?;

@@ -1,7 +1,7 @@
-//! `GET /sandbox/requests`: the requests that the copy of the platform has received.
+//! `GET /sandbox/requests`: the requests that the simulated platform has received.
 //!
-//! A test reads here what the gateway really sent. No header, no body and no query is kept. A
-//! one-time token is named by the start of its SHA-256, and only if it is one of the sandbox.
+//! Tests use it to check the requests of the gateway. No header, body or query is kept. A one-time
+//! token is identified by a prefix of its SHA-256, and only if the sandbox issued it.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,45 +14,45 @@ use super::World;
 
 /// Maximum number of requests that are kept; the oldest are dropped first.
 const CAPACITY: usize = 1000;
-/// Maximum number of characters of a text of a client that are kept.
+/// Maximum length of a text from a client, in characters.
 const MAX_TEXT: usize = 256;
 
-/// The last requests, the newest last.
+/// The most recent requests, the newest last.
 #[derive(Debug, Default)]
 pub(super) struct Journal(Mutex<Entries>);
 
-/// The journal as it is answered.
+/// Response of the endpoint.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(super) struct Entries {
     requests: VecDeque<Entry>,
-    /// Number of requests that are not kept any more.
+    /// Number of dropped requests.
     dropped: u64,
 }
 
-/// One request. What it does not have is left out.
+/// One request. Absent values are omitted.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Entry {
-    /// When it was answered (RFC 3339, UTC).
+    /// Time of the response (RFC 3339, UTC).
     pub(super) time: String,
     pub(super) method: String,
     /// Without the query.
     pub(super) path: String,
-    /// The HTTP status of the answer, also of one that a fault kept from arriving.
+    /// HTTP status of the response, even if a fault prevented its delivery.
     pub(super) status: u16,
     pub(super) duration_ms: u64,
-    /// Id of the API client whose access token or secret the request had.
+    /// Id of the API client that authenticated with an access token or secret.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) api_client: Option<String>,
-    /// Login of the account that the request was about.
+    /// Login of the account of the request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) login: Option<String>,
-    /// The fault that it met.
+    /// The injected fault.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) fault: Option<String>,
     /// First 16 hexadecimal digits of the SHA-256 of the one-time token.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) ott_sha256: Option<String>,
-    /// `x-request-id`: that of the gateway's call.
+    /// `x-request-id`: the id of the gateway's call.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) request_id: Option<String>,
 }
@@ -76,7 +76,7 @@ impl Journal {
     }
 }
 
-/// The start of a text that a client chose.
+/// Truncates a text from a client.
 pub(super) fn shortened(text: &str) -> String {
     text.chars().take(MAX_TEXT).collect()
 }

@@ -1,6 +1,6 @@
-//! Accepting connections and serving HTTP/1.1 on them.
+//! Accepts connections and serves HTTP/1.1 on them.
 //!
-//! The loop of axum gives no access to the connection, which a fault that resets it needs.
+//! `axum::serve` gives no access to the connection, which `reset` needs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,13 +19,13 @@ use tower::ServiceExt as _;
 
 use super::wire::{Cutter, Wire};
 
-/// Maximum number of connections; more wait in the kernel's queue.
+/// Maximum number of connections; others wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 1_024;
-/// Maximum time for the head of a request, and for an idle connection.
+/// Maximum time to receive the head of a request, including idle time.
 const MAX_HEAD_TIME: Duration = Duration::from_secs(75);
-/// Maximum time of a connection after the sandbox stops.
+/// Maximum time for requests in progress after the sandbox stops.
 const GRACE: Duration = Duration::from_secs(1);
-/// Pause after a failed `accept`, which fails again at once while there are no descriptors.
+/// Pause after a failed `accept`, which fails at once while descriptors are exhausted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves until `stop` is cancelled, each connection as a task of `tasks`.
@@ -63,7 +63,7 @@ async fn connection(
     stop: CancellationToken,
     _place: OwnedSemaphorePermit,
 ) {
-    // An answer is one or two small writes, which waiting for more would delay.
+    // Nagle would delay responses of two small writes.
     let _ = stream.set_nodelay(true);
     let cutter = Cutter::default();
     let wire = Wire::new(stream, cutter.clone());
@@ -78,7 +78,7 @@ async fn connection(
             .header_read_timeout(MAX_HEAD_TIME)
             .serve_connection(TokioIo::new(wire), service)
     );
-    // A connection can end in any way, through its client or a fault.
+    // Errors are expected: clients disconnect, and faults reset connections.
     tokio::select! {
         _ = connection.as_mut() => {}
         () = stop.cancelled() => {

@@ -1,7 +1,7 @@
-//! One readable line for each request, and its entry in the journal.
+//! Log line and journal entry of each request.
 //!
-//! The line names the endpoint by its route. It has no query, header or body of the request, and
-//! no login but that of a known account.
+//! The line contains the route, no query, header or body of the request, and only logins of known
+//! accounts.
 
 use std::sync::Arc;
 
@@ -17,22 +17,22 @@ use super::faults::Met;
 use super::journal::{Entry, shortened};
 use crate::clock;
 
-/// The user that an answer is about.
+/// The user of a response.
 #[derive(Clone)]
 pub(super) struct Concerns(pub(super) Arc<User>);
 
-/// The API client that has authenticated with its secret.
+/// The API client that authenticated with its secret.
 #[derive(Clone)]
 pub(super) struct By(pub(super) Arc<ApiClient>);
 
-/// Fingerprint of the one-time token that an answer is about.
+/// Fingerprint of the one-time token of a response.
 #[derive(Clone)]
 pub(super) struct About(pub(super) String);
 
-/// Paths of the sandbox itself, which are not part of the platform and not in the journal.
+/// Paths that are not part of the platform, and not in the journal.
 const OWN: [&str; 2] = ["/sandbox/", "/favicon.ico"];
 
-/// Writes the line and the entry after the answer.
+/// Logs the request and adds it to the journal, after the response.
 pub(super) async fn requests(
     State(world): State<Arc<World>>,
     request: Request<Body>,
@@ -51,7 +51,7 @@ pub(super) async fn requests(
         user.login = response.extensions().get::<Concerns>().map(|concerns| concerns.0.login.as_str()),
         fault = response.extensions().get::<Met>().map(|met| tracing::field::display(met.0)),
         duration_ms = started.elapsed().as_millis(),
-        "the sandbox answered"
+        "sandbox request completed"
     );
     if let Some(entry) = entry {
         let found = response.extensions();
@@ -69,7 +69,7 @@ pub(super) async fn requests(
     response
 }
 
-/// What a request itself has for the journal.
+/// Creates the journal entry of a request before its response.
 fn begun(world: &World, request: &Request<Body>) -> Entry {
     let id = |headers: &HeaderMap| headers.get("x-request-id")?.to_str().ok().map(shortened);
     Entry {

@@ -1,7 +1,7 @@
-//! The pages for browsers: the external login, and the console that it leads to.
+//! Pages for browsers: the external login, and the console that it redirects to.
 //!
-//! They contain their script and style, allowed by a nonce, and load nothing. Values of accounts
-//! are escaped.
+//! Script and style are inline, allowed by a nonce; nothing else is loaded. Account values are
+//! escaped.
 
 use std::sync::Arc;
 
@@ -19,18 +19,18 @@ const EXTERNAL_LOGIN: &str = include_str!("pages/external_login.html");
 const LOGGED_IN: &str = include_str!("pages/logged_in.html");
 const NOT_LOGGED_IN: &str = include_str!("pages/not_logged_in.html");
 
-/// `GET /api/2/idp/external-login`: spends the token in the URL's fragment and continues to the
-/// target in the fragment.
+/// `GET /api/2/idp/external-login`: spends the token in the URL's fragment and redirects to the target
+/// in the fragment.
 pub(super) async fn external_login() -> Response {
     page(EXTERNAL_LOGIN, &[])
 }
 
-/// `GET /mc/`: the management console, which only shows who is logged in.
+/// `GET /mc/`: the management console, which only shows the logged-in user.
 pub(super) async fn console(State(world): State<Arc<World>>, headers: HeaderMap) -> Response {
     let Some(user) = world.logged_in(&headers) else { return page(NOT_LOGGED_IN, &[]) };
     let account: Value = serde_json::from_str(user.account.get()).unwrap_or_default();
-    let said = |pointer| account.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
-    let name = format!("{} {}", said("/contact/firstname"), said("/contact/lastname"));
+    let text = |pointer| account.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+    let name = format!("{} {}", text("/contact/firstname"), text("/contact/lastname"));
     let name = match name.trim() {
         "" => user.login.as_str(),
         name => name,
@@ -45,12 +45,12 @@ pub(super) async fn to_console() -> Redirect {
     Redirect::temporary("/mc/")
 }
 
-/// There is no icon, which is not an error.
+/// Answers 204: there is no icon.
 pub(super) async fn no_icon() -> StatusCode {
     StatusCode::NO_CONTENT
 }
 
-/// Fills a template in one pass, so that no value is taken for a placeholder.
+/// Fills a template in one pass, so that values are not expanded.
 fn page(template: &str, values: &[(&str, &str)]) -> Response {
     let nonce = STANDARD.encode(rand::random::<[u8; 18]>());
     let mut html = String::with_capacity(template.len() + STYLE.len());
@@ -76,7 +76,7 @@ fn page(template: &str, values: &[(&str, &str)]) -> Response {
     );
     let mut response = Html(html).into_response();
     let headers = response.headers_mut();
-    // Made of base64 letters and fixed text, so that it can always be a header.
+    // Base64 and fixed text are always a valid header value.
     if let Ok(policy) = HeaderValue::try_from(policy) {
         headers.insert(header::CONTENT_SECURITY_POLICY, policy);
     }
@@ -89,7 +89,7 @@ fn page(template: &str, values: &[(&str, &str)]) -> Response {
     response
 }
 
-/// Text for HTML, in content and in quoted attributes.
+/// Escapes a text for HTML content and quoted attributes.
 fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for letter in text.chars() {

@@ -1,9 +1,8 @@
-//! The reasons of the gateway's failures (`docs/errors.md`) as failures on demand: how each
-//! comes about at each method.
+//! Table of the faults that produce each reason of the gateway (`docs/errors.md`), per method.
 //!
-//! Most are made by the copy of the platform, which answers so that the gateway arrives at the
-//! reason by itself. The others are about the gateway or its caller, and the gateway makes them
-//! (`crate::rehearsal`). A reason without a line here does not compile.
+//! Most are responses of the simulated platform that the gateway maps to the reason by itself. The
+//! others concern the gateway or its caller, and the gateway injects them
+//! (`crate::fault_injection`). A reason without an entry does not compile.
 
 use axum::http::StatusCode;
 
@@ -19,10 +18,10 @@ pub(super) enum Method {
     Login,
 }
 
-/// How a reason comes about, with that code.
+/// Fault that produces a reason, with its code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Way {
-    /// The copy of the platform fails in this way.
+    /// The simulated platform fails this way.
     Platform(FailureCode, Fault),
     /// The gateway fails the call.
     Gateway(FailureCode),
@@ -50,7 +49,8 @@ impl Method {
         }
     }
 
-    /// The ways to a reason, the usual one first; empty if the method never returns it.
+    /// Returns the faults that produce a reason, the default first; empty if the method never returns
+    /// it.
     pub(super) const fn ways(self, reason: Reason) -> &'static [Way] {
         let (issue, login) = ways(reason);
         match self {
@@ -60,22 +60,22 @@ impl Method {
     }
 }
 
-/// An error object of the platform with that status and that API code.
+/// Returns an error object of the platform with this status and API code.
 const fn answer(status: StatusCode, api_code: u32) -> Fault {
     Fault::Status(status, api_code)
 }
 
-/// An answer without an API code of its own.
+/// Returns an error object whose API code is the status.
 const fn plain(status: StatusCode) -> Fault {
     Fault::Status(status, status.as_u16() as u32)
 }
 
 const NONE: &[Way] = &[];
 
-/// The ways at `IssueOtt` and at `LoginWithOtt`.
+/// Returns the faults for `IssueOtt` and for `LoginWithOtt`.
 ///
-/// At login the platform answers 400, 401, 404 and 410 also to a token that is not valid, so a
-/// code that is not about the account comes with another status there.
+/// At login, the platform also answers 400, 401, 404 and 410 to an invalid token, so codes that are
+/// not about the account need another status.
 const fn ways(reason: Reason) -> (&'static [Way], &'static [Way]) {
     const BAD: StatusCode = StatusCode::BAD_REQUEST;
     const UNPROCESSABLE: StatusCode = StatusCode::UNPROCESSABLE_ENTITY;

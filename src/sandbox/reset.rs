@@ -1,8 +1,8 @@
-//! `POST /sandbox/reset`: forgets the state that tests have left behind.
+//! `POST /sandbox/reset`: clears the state between tests.
 //!
-//! Forgets one-time tokens, sessions, the journal, the count of `--fault`, and the quotas of the
-//! gateway. Accounts never change. Access tokens stay: the gateway would need seconds to replace
-//! the one that it uses.
+//! Clears one-time tokens, sessions, the journal, the count of `--fault`, and the quota usage of the
+//! gateway. Accounts never change. Access tokens stay: the gateway would need seconds to replace its
+//! own.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,7 +16,7 @@ use super::World;
 use super::body;
 use super::error::ApiError;
 
-/// What makes others forget their state.
+/// Callbacks that reset the state of others.
 #[derive(Default)]
 pub(super) struct Forget(Mutex<Vec<Box<dyn Fn() + Send + Sync>>>);
 
@@ -36,8 +36,8 @@ impl fmt::Debug for Forget {
     }
 }
 
-/// The endpoint. A JSON content type is required, which no page of another site can send without
-/// a preflight request (CORS), which is never answered.
+/// The endpoint. Requires a JSON content type, which pages of other sites cannot send without a CORS
+/// preflight request. Preflight requests always fail.
 pub(super) async fn reset(
     State(world): State<Arc<World>>,
     headers: HeaderMap,
@@ -50,15 +50,15 @@ pub(super) async fn reset(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Refuses requests that scripts of web pages send: they have an `Origin`, or come from another
-/// site (Fetch Metadata).
+/// Refuses requests from scripts of web pages: those with an `Origin`, or from another site (Fetch
+/// Metadata).
 pub(super) async fn refuse_pages(request: Request, next: Next) -> Response {
     let headers = request.headers();
     let site = headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
     if headers.contains_key(header::ORIGIN)
         || site.is_some_and(|site| site != b"none" && site != b"same-origin")
     {
-        let info = "Requests of web pages are refused here.";
+        let info = "Requests from web pages are refused.";
         return ApiError::plain(StatusCode::FORBIDDEN, info).into_response();
     }
     next.run(request).await

@@ -1,4 +1,4 @@
-//! The sandbox over real sockets, with a client that knows nothing but HTTP/1.1.
+//! The sandbox over real sockets, with a minimal HTTP/1.1 client.
 
 mod client;
 
@@ -26,7 +26,7 @@ async fn sandbox() -> Sandbox {
     start(settings()).await.unwrap()
 }
 
-/// An access token of the built-in API client.
+/// Returns an access token of the built-in API client.
 async fn access_token(sandbox: &Sandbox) -> String {
     let answer = Request::post("/api/2/idp/token")
         .basic("sandbox", "sandbox-secret")
@@ -37,37 +37,37 @@ async fn access_token(sandbox: &Sandbox) -> String {
     answer.json()["access_token"].as_str().unwrap().to_owned()
 }
 
-/// What `/idp/ott` answers to this body.
+/// Sends this body to `/idp/ott`.
 async fn issue(sandbox: &Sandbox, body: &str) -> Answer {
     let bearer = access_token(sandbox).await;
     Request::post("/api/2/idp/ott").bearer(&bearer).json(body).send(sandbox).await
 }
 
-/// A request for a one-time token for this login.
+/// Returns the body of a request for a one-time token.
 fn for_login(login: &str) -> String {
     serde_json::json!({ "purpose": "user_login", "login": login }).to_string()
 }
 
-/// A one-time token for this login.
+/// Returns a one-time token for this login.
 async fn one_time_token(sandbox: &Sandbox, login: &str) -> String {
     let answer = issue(sandbox, &for_login(login)).await;
     assert_eq!(answer.status, 200, "{}", answer.text());
     answer.json()["ott"].as_str().unwrap().to_owned()
 }
 
-/// What `/idp/ott/login` answers to this token.
+/// Sends this token to `/idp/ott/login`.
 async fn log_in(sandbox: &Sandbox, ott: &str) -> Answer {
     let body = serde_json::json!({ "ott": ott }).to_string();
     Request::post("/api/2/idp/ott/login").json(&body).send(sandbox).await
 }
 
-/// The `Cookie` header of a new session of this login.
+/// Returns the `Cookie` header of a new session of this login.
 async fn session(sandbox: &Sandbox, login: &str) -> String {
     let ott = one_time_token(sandbox, login).await;
     log_in(sandbox, &ott).await.cookie_header()
 }
 
-/// Sets the clock forward; in between it runs, as sockets take real time.
+/// Advances the clock. It runs between calls, because sockets take real time.
 async fn pass(time: Duration) {
     tokio::time::pause();
     tokio::time::advance(time).await;

@@ -1,7 +1,7 @@
-//! The access tokens, one-time tokens and sessions that the sandbox has given out.
+//! Access tokens, one-time tokens and sessions that the sandbox has issued.
 //!
-//! Who gets one is decided in `idp`. Every token starts with [`MARK`], so that none can be mistaken
-//! for a real one.
+//! `idp` decides who gets one. Every token starts with [`MARK`], so that none can be mistaken for a
+//! real one.
 
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,10 +18,10 @@ use super::expiring::Expiring;
 /// Prefix of every token of the sandbox.
 pub const MARK: &str = "SANDBOX-";
 
-/// Lifetime of a session. The platform documents none; half a working day is enough for any test.
+/// Lifetime of a session. The platform documents none; enough for any test.
 const SESSION_LIFETIME: Duration = Duration::from_hours(4);
 
-/// Issued tokens and sessions, and whose they are.
+/// Issued tokens and sessions, with their owners.
 pub(super) struct Tokens {
     access: Mutex<Expiring<Arc<ApiClient>>>,
     one_time: Mutex<Expiring<Login>>,
@@ -32,7 +32,7 @@ pub(super) struct Tokens {
 #[derive(Clone)]
 pub(super) struct Login {
     pub(super) user: Arc<User>,
-    /// How spending it fails, if its user asks for a failure.
+    /// Fault when the token is spent, if requested.
     pub(super) failure: Option<Kind>,
 }
 
@@ -42,8 +42,8 @@ struct Session {
     user: Arc<User>,
 }
 
-/// The two halves of a session, each in a cookie of its own: a client that keeps only one of
-/// several `Set-Cookie` headers has no session.
+/// The two halves of a session, in separate cookies: a client that keeps only one of several
+/// `Set-Cookie` headers has no session.
 pub(super) struct SessionName {
     pub(super) id: String,
     pub(super) key: String,
@@ -58,7 +58,7 @@ impl Tokens {
         }
     }
 
-    /// Forgets one-time tokens and sessions. Access tokens stay.
+    /// Removes one-time tokens and sessions. Access tokens stay.
     pub(super) fn forget(&self) {
         open(&self.one_time).clear();
         open(&self.sessions).clear();
@@ -74,15 +74,15 @@ impl Tokens {
         open(&self.access).find(access_token).cloned()
     }
 
-    /// A new one-time token. It ends in `==`, as the platform's do, so that a client that puts it
-    /// into a URL without escaping it fails.
+    /// Issues a one-time token. It ends in `==`, like those of the platform, so that a client fails
+    /// if it does not escape the token in a URL.
     pub(super) fn new_one_time_token(&self, login: Login) -> String {
         let token = format!("{MARK}{}", URL_SAFE.encode(rand::random::<[u8; 31]>()));
         open(&self.one_time).insert(token.clone(), login);
         token
     }
 
-    /// The login that a one-time token allows, without spending it.
+    /// Returns the login of a one-time token, without spending it.
     pub(super) fn login(&self, one_time_token: &str) -> Option<Login> {
         open(&self.one_time).find(one_time_token).cloned()
     }
@@ -109,12 +109,12 @@ impl Tokens {
     }
 }
 
-/// A token that needs no escaping anywhere.
+/// Returns a new token that never needs escaping.
 pub(super) fn unpadded() -> String {
     format!("{MARK}{}", URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>()))
 }
 
-/// The start of the SHA-256 of a one-time token of a sandbox, in hexadecimal digits; `None` for
+/// Returns a prefix of the SHA-256 of a one-time token of a sandbox, in hexadecimal digits; `None` for
 /// any other text, which could be a real secret.
 pub(super) fn fingerprint(token: &str) -> Option<String> {
     let hash = digest::digest(&digest::SHA256, token.as_bytes());
@@ -126,7 +126,7 @@ pub(super) fn fingerprint(token: &str) -> Option<String> {
     token.starts_with(MARK).then_some(digits)
 }
 
-/// The store behind the lock. A poisoned one is used: a store is consistent between any two calls.
+/// Locks a store. Ignores poisoning: a store is consistent between any two calls.
 fn open<T>(store: &Mutex<T>) -> MutexGuard<'_, T> {
     store.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,6 +1,4 @@
-//! The bytes of one connection, which can be reset and has a write timeout.
-//!
-//! `faults` decides when to reset it.
+//! TCP connection that can be reset and has a write timeout. `faults` decides when to reset it.
 
 use std::io;
 use std::pin::Pin;
@@ -13,10 +11,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
-/// Maximum time without progress of a write.
+/// Maximum time of a write without progress.
 const MAX_STALL: Duration = Duration::from_secs(30);
 
-/// Cuts a connection: its next write resets it.
+/// Handle that resets a connection at its next write.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Cutter(Arc<AtomicBool>);
 
@@ -42,7 +40,7 @@ impl Wire {
         Self { stream, cutter, stall: None }
     }
 
-    /// Fails once the connection is cut, after making sure that it ends with a reset.
+    /// Fails once the connection is cut, and makes closing it send a reset.
     fn check(&self) -> io::Result<()> {
         if self.cutter.is_cut() {
             // Closing with a linger time of zero sends RST instead of FIN.
@@ -52,7 +50,7 @@ impl Wire {
         Ok(())
     }
 
-    /// Passes the progress of a write on; fails if there is none for [`MAX_STALL`].
+    /// Returns the result of a write; fails if there was no progress for [`MAX_STALL`].
     fn limit_stall<T>(&mut self, cx: &mut Context<'_>, write: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if write.is_ready() {
             self.stall = None;
@@ -115,14 +113,14 @@ mod tests {
     use crate::clock;
 
     #[tokio::test(start_paused = true)]
-    async fn a_peer_that_takes_nothing_is_given_up_after_thirty_seconds() {
+    async fn a_write_without_progress_times_out_after_thirty_seconds() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let _silent_peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let mut wire = Wire::new(listener.accept().await.unwrap().0, Cutter::default());
         let started = clock::now();
         let more_than_any_buffer = vec![0; 64 * 1024 * 1024];
         let write = tokio::time::timeout(2 * MAX_STALL, wire.write_all(&more_than_any_buffer)).await;
-        assert_eq!(write.expect("it ends by itself").unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert_eq!(write.expect("the write fails by itself").unwrap_err().kind(), io::ErrorKind::TimedOut);
         assert!(started.elapsed() >= MAX_STALL);
     }
 }

@@ -13,7 +13,7 @@ use tower::Service;
 
 use super::response_body::ResponseBody;
 #[cfg(feature = "sandbox")]
-use crate::service::RehearsedService;
+use crate::service::FaultInjectingService;
 use crate::{access::Admission, arrival::Arrival, service::OttService, status::Failure};
 
 /// Number of response headers that the gateway adds: the content type and the request id.
@@ -28,9 +28,9 @@ pub struct Handlers {
 /// The service that answers the gateway's own calls.
 enum Calls {
     Service(OttService),
-    /// The service of a sandbox, which fails on demand.
+    /// The service of a sandbox, with fault injection.
     #[cfg(feature = "sandbox")]
-    Rehearsed(Box<RehearsedService>),
+    FaultInjecting(Box<FaultInjectingService>),
     /// The routes, so that tests can run the middleware with their own handlers.
     #[cfg(test)]
     Routed,
@@ -43,11 +43,11 @@ impl Handlers {
         Self { calls: Calls::Service(service), routes: routes.prepare() }
     }
 
-    /// As [`new`](Self::new), with a service that fails on demand. For the command `sandbox` only.
+    /// Like [`new`](Self::new), with fault injection. For the command `sandbox` only.
     #[cfg(feature = "sandbox")]
     #[must_use]
-    pub fn rehearsed(service: RehearsedService, routes: Routes) -> Self {
-        Self { calls: Calls::Rehearsed(Box::new(service)), routes: routes.prepare() }
+    pub fn with_faults(service: FaultInjectingService, routes: Routes) -> Self {
+        Self { calls: Calls::FaultInjecting(Box::new(service)), routes: routes.prepare() }
     }
 
     /// Answers a call of the gateway's own service. `message` is its complete body. The future
@@ -68,7 +68,7 @@ impl Handlers {
                 answer
             }
             #[cfg(feature = "sandbox")]
-            Calls::Rehearsed(service) => {
+            Calls::FaultInjecting(service) => {
                 let answer = service.answer(arrival, admission, &head.headers, message);
                 answer.map(|message| message.map(succeeded)).boxed().right_future()
             }

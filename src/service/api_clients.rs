@@ -15,14 +15,14 @@ struct ByName {
 }
 
 impl ApiClients {
-    /// These API clients; `default` names the one for requests that name none.
+    /// Creates the set. `default` is the name of the client for requests without `api_client`.
     #[must_use]
     pub fn new(clients: Vec<PlatformClient>, default: Option<Arc<str>>) -> Self {
         let clients = clients.into_iter().map(|client| (Arc::clone(client.name()), client)).collect();
         Self(Arc::new(ByName { clients, default }))
     }
 
-    /// The API client of that name; without a name the default one.
+    /// Returns the API client `name`; without a name, the default one.
     #[must_use]
     pub fn named(&self, name: Option<&str>) -> Option<&PlatformClient> {
         self.0.clients.get(name.or(self.0.default.as_deref())?)

@@ -1,7 +1,7 @@
-//! Converts between the contract's messages and our own types.
+//! Conversions between the contract's messages and the domain types.
 //!
-//! Conversion validates: our types satisfy the contract's rules. Whether the caller may do
-//! it, whether the API client exists and where a `target_uri` leads is decided later.
+//! Conversion validates: the domain types satisfy the contract's rules. Access, existence of the
+//! API client and `target_uri` are checked later.
 
 mod account;
 
@@ -24,7 +24,7 @@ pub(super) struct IssueOtt {
     pub(super) subject: Subject,
     /// The API client to use; `None` for the default one.
     pub(super) api_client: Option<String>,
-    /// Where a login URL leads; `None` if no login URL is requested. Not checked yet.
+    /// Target of the login URL, not validated yet; `None` if no login URL is requested.
     pub(super) target_uri: Option<String>,
 }
 
@@ -58,7 +58,7 @@ fn subject(subject: Option<issue_ott_request::Subject>) -> Result<Subject, (&'st
     Subject::new(kind, text).map_err(|rule| (kind.field(), rule.to_string()))
 }
 
-/// Returns how a request names its user, and the name.
+/// Returns the kind and the value of a subject.
 pub(super) fn kind_and_text(subject: issue_ott_request::Subject) -> (SubjectKind, String) {
     use issue_ott_request::Subject::{ExternalId, Login, UserId};
     match subject {
@@ -73,7 +73,7 @@ pub(super) fn kind_and_text(subject: issue_ott_request::Subject) -> (SubjectKind
 pub(super) struct LoginWithOtt {
     /// The token.
     pub(super) ott: OneTimeToken,
-    /// The API client to use; none for the default one.
+    /// The API client to use; `None` for the default one.
     pub(super) api_client: Option<String>,
 }
 
@@ -131,8 +131,8 @@ impl From<&SessionCookie> for v1::Cookie {
     }
 }
 
-/// Converts a time, limited to the years 1970 to 9999: a cookie may expire later, which a
-/// `Timestamp` cannot represent.
+/// Converts a time, clamped to the years 1970 to 9999: a cookie may expire later than a `Timestamp`
+/// can represent.
 fn timestamp(time: SystemTime) -> Timestamp {
     Timestamp::from(time.clamp(SystemTime::UNIX_EPOCH, SystemTime::UNIX_EPOCH + MAX_TIMESTAMP))
 }

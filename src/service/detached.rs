@@ -1,9 +1,9 @@
 //! Work that outlives its caller.
 //!
 //! Dropping a request that may have reached the platform would leave a token or a session
-//! without a record. So the work of a call moves to a task of its own when its caller
-//! disconnects, and stops there as soon as no platform request is in progress. Its audit record
-//! is written in any case. Until then it is part of the call's own task, which costs less.
+//! without a record. When the caller disconnects, the work therefore moves to a task of its own,
+//! and stops as soon as no platform request is in progress. Its audit record is always written.
+//! Until then the work runs in the task of the call, which is cheaper.
 
 use std::{
     future::{Future, pending, poll_fn},
@@ -21,13 +21,13 @@ use crate::{
     telemetry::{metrics::Metrics, panics},
 };
 
-/// Does the work of a call, and writes its audit record before the answer is handed over. If
-/// the returned future is dropped, the work ends in a task of its own.
+/// Runs the work of a call, and writes its audit record before returning the result. If the
+/// returned future is dropped, the work finishes in a task of its own.
 ///
-/// Without a record there is no answer: `T` is dropped, and its `Drop` has to clean up. If
-/// the answer is not taken, its record is corrected.
+/// If the record cannot be written, `T` is dropped, and its `Drop` has to clean up. If the result
+/// is not taken, the record is corrected.
 ///
-/// Give large work as [`Begin`]: a future that is handed over by value takes up its size twice.
+/// Pass large futures as [`Begin`]: a future passed by value takes its size twice.
 pub(super) fn run<T, W>(
     call: &Call,
     in_flight: Option<InFlight>,
@@ -45,7 +45,7 @@ where
     Detachable { call: call.clone(), work: Some(Box::pin(recorded)) }
 }
 
-/// Work that makes its future where it runs.
+/// Work that creates its future where it runs.
 pub(super) struct Begin<F>(pub(super) F);
 
 impl<F, W> IntoFuture for Begin<F>
@@ -61,7 +61,7 @@ where
     }
 }
 
-/// Does the work and writes its record.
+/// Runs the work and writes its record.
 async fn record<T, W>(
     call: Call,
     in_flight: Option<InFlight>,
@@ -75,14 +75,14 @@ where
 {
     let result = tokio::select! {
         biased;
-        // Before the work, which may send something each time that it is polled.
+        // Checked first, because each poll of the work may send a request.
         () = unrecordable(&call, &audit) => Err(Failure::new(Reason::AuditUnavailable)),
-        // A panic fails one call only, and that call still gets its record.
+        // A panic fails only this call, which still gets its record.
         result = AssertUnwindSafe(work.into_future()).catch_unwind() => result.unwrap_or_else(|_payload| {
             panics::call_panicked(&call, &metrics);
             Err(Failure::new(Reason::InternalError))
         }),
-        // This answer is not read.
+        // The caller is gone: nobody reads this result.
         () = is_obsolete(&call, in_flight.as_ref()) => Err(Failure::new(Reason::InternalError)),
     };
     let ending = ending(&call, result.as_ref().err());
@@ -92,7 +92,7 @@ where
             let recorded = Recorded { audit, call, ending, delivered: false };
             Handover { recorded: is_ours.then_some(recorded), result, in_flight }
         }
-        // The audit writes the record once it can, marked as late.
+        // The audit writes the record later, marked as late.
         Err(_) if result.is_ok() => {
             Handover { recorded: None, result: Err(Failure::new(Reason::AuditUnavailable)), in_flight }
         }
@@ -100,12 +100,12 @@ where
     }
 }
 
-/// Work in the task of its call. When dropped unfinished, the call is abandoned, and the work
-/// moves to a task of its own.
-#[must_use = "the work is done while this is polled"]
+/// Work in the task of its call. Dropping it unfinished abandons the call and moves the work to a
+/// task of its own.
+#[must_use = "the work runs only while this is polled"]
 pub(super) struct Detachable<T: Send + 'static> {
     call: Call,
-    /// `None` once it has ended.
+    /// `None` once it has completed.
     work: Option<Pin<Box<dyn Future<Output = Handover<T>> + Send>>>,
 }
 
@@ -113,8 +113,8 @@ impl<T: Send + 'static> Future for Detachable<T> {
     type Output = Result<T, Failure>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        // Put back only if it goes on: work that has panicked outside of the call's own part
-        // must not be polled again.
+        // Restored only while pending: work that panicked outside `catch_unwind` must not be polled
+        // again.
         let Some(mut work) = self.work.take() else { return Poll::Pending };
         match work.as_mut().poll(context) {
             Poll::Ready(handover) => Poll::Ready(handover.take()),
@@ -130,16 +130,16 @@ impl<T: Send + 'static> Drop for Detachable<T> {
     fn drop(&mut self) {
         self.call.abandon();
         let Some(work) = self.work.take() else { return };
-        // Without a runtime the process is ending, and nothing can be sent or awaited.
+        // Without a runtime the process is stopping, and nothing can be sent or awaited.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            // Nobody takes the answer: it is dropped, and `T` with it.
+            // Nobody takes the result; dropping it drops `T`.
             runtime.spawn(async move { drop(work.await) });
         }
     }
 }
 
-/// The answer to a call whose record is written. Dropped in this order: a drain that waits for
-/// the call's place also waits for the correction of its record.
+/// The result of a call whose record is written. Field order is drop order: a drain that waits for
+/// `in_flight` also waits for the correction of the record.
 struct Handover<T> {
     recorded: Option<Recorded>,
     result: Result<T, Failure>,
@@ -156,9 +156,8 @@ impl<T> Handover<T> {
     }
 }
 
-/// The record of an answer. If the answer was not delivered, corrects the record when
-/// dropped: while the record was being written, or right after, the call may have been
-/// answered otherwise (deadline, drain) or cancelled.
+/// The written record of a call. Corrects the record when dropped undelivered: while or after the
+/// record was written, the call may have failed otherwise (deadline, drain) or been cancelled.
 struct Recorded {
     audit: Audit,
     call: Call,
@@ -171,10 +170,10 @@ impl Drop for Recorded {
         if self.delivered {
             return;
         }
-        // The code that drops this may abandon the call only afterwards.
+        // The code that drops this may not have abandoned the call yet.
         self.call.abandon();
         let ending = ending(&self.call, None);
-        // Equal if the call had been abandoned before its record was begun.
+        // Equal if the call was abandoned before its record was started.
         if ending != self.ending {
             self.audit.correct_record(&self.call, ending);
         }
@@ -184,14 +183,14 @@ impl Drop for Recorded {
 /// Resolves when the caller is gone and no platform request is in progress, or when the
 /// process is shutting down.
 async fn is_obsolete(call: &Call, in_flight: Option<&InFlight>) {
-    // Wakes nothing by itself: a call is abandoned where its work is dropped, and the task that
-    // the work moves to polls it.
+    // Registers no waker: dropping the work abandons the call, and the task that takes over the
+    // work polls it.
     poll_fn(|_| if call.is_abandoned() { Poll::Ready(()) } else { Poll::Pending }).await;
-    // On the heap: the future of every call would have room for it otherwise.
-    Box::pin(at_rest_or_given_up(call, in_flight)).await;
+    // Boxed: otherwise the future of every call would reserve space for it.
+    Box::pin(idle_or_given_up(call, in_flight)).await;
 }
 
-async fn at_rest_or_given_up(call: &Call, in_flight: Option<&InFlight>) {
+async fn idle_or_given_up(call: &Call, in_flight: Option<&InFlight>) {
     let given_up = async {
         match in_flight {
             Some(in_flight) => in_flight.given_up().await,
@@ -204,9 +203,9 @@ async fn at_rest_or_given_up(call: &Call, in_flight: Option<&InFlight>) {
     }
 }
 
-/// Resolves, when polled, if records cannot be written and the call has nothing at the
-/// platform, neither a request nor its result: nothing more may be sent then. Wakes nothing by
-/// itself: what matters is that it is polled before the work goes on.
+/// Resolves if records cannot be written and the call has neither a platform request in progress nor
+/// its result: nothing more may be sent then. Registers no waker: it only has to be polled before
+/// the work.
 async fn unrecordable(call: &Call, audit: &Audit) {
     poll_fn(|_| {
         let may_withdraw = || call.is_idle() && call.certainty() != Certainty::Done;
@@ -215,7 +214,7 @@ async fn unrecordable(call: &Call, audit: &Audit) {
     .await;
 }
 
-/// Returns how the call ended for its caller: how it was answered, or that it was cancelled.
+/// Returns the outcome of the call for its caller: the response, or a cancellation.
 fn ending(call: &Call, failure: Option<&Failure>) -> Ending {
     match (call.failure(), failure) {
         (Some((code, reason)), _) => Ending::Failed(code, reason),
@@ -238,7 +237,7 @@ mod tests {
         clock::{self, WallClock},
     };
 
-    /// An audit log in a file, and calls that write to it.
+    /// An audit log, and a call that is recorded in it.
     struct Fixture {
         folder: tempfile::TempDir,
         audit: Audit,
@@ -251,18 +250,18 @@ mod tests {
             Self::with_sink(Path::new("audit.jsonl"))
         }
 
-        /// The path is relative to the folder, or absolute.
+        /// `path` is relative to the folder, or absolute.
         fn with_sink(path: &Path) -> Self {
-            Self::in_folder(tempfile::tempdir().expect("a folder of the test's own"), path)
+            Self::in_folder(tempfile::tempdir().expect("a temporary folder"), path)
         }
 
-        /// With a pipe as the sink, which accepts nothing before it is read again. Returns the pipe.
+        /// Uses a full pipe as the sink, which blocks until it is read. Returns the pipe.
         async fn with_full_pipe() -> (Self, std::fs::File) {
-            let folder = tempfile::tempdir().expect("a folder of the test's own");
+            let folder = tempfile::tempdir().expect("a temporary folder");
             let path = Path::new("audit.pipe");
             let mut pipe = pipe(&folder.path().join(path));
             let fixture = Self::in_folder(folder, path);
-            // The sink has been seen to be available.
+            // Make sure that the sink was available.
             fixture.audit.flush(Duration::from_secs(10)).await.expect("the sink works");
             read_available(&mut pipe);
             fill(&mut pipe);
@@ -283,32 +282,32 @@ mod tests {
             Self { folder, audit, metrics, call }
         }
 
-        /// Code, reason and whether it is late, of each record.
+        /// Returns code, reason and `late` of each record.
         async fn records(&self) -> Vec<String> {
             self.audit.flush(Duration::from_secs(10)).await.expect("the sink works");
-            essences(&std::fs::read_to_string(self.folder.path().join("audit.jsonl")).expect("a file"))
+            summaries(&std::fs::read_to_string(self.folder.path().join("audit.jsonl")).expect("a file"))
         }
 
-        /// The same of the records in a pipe.
+        /// Like [`records`](Self::records), from a pipe.
         async fn records_in(&self, pipe: &mut std::fs::File) -> Vec<String> {
             let mut text = read_available(pipe);
             self.audit.flush(Duration::from_secs(10)).await.expect("the sink works");
             text.push_str(&read_available(pipe));
-            essences(&text)
+            summaries(&text)
         }
     }
 
-    fn essences(text: &str) -> Vec<String> {
-        let essence = |line: &str| {
+    fn summaries(text: &str) -> Vec<String> {
+        let summary = |line: &str| {
             let record: serde_json::Value = serde_json::from_str(line).expect("one JSON object");
             let [code, reason, late] =
                 ["code", "reason", "late"].map(|name| record.get(name).map(ToString::to_string));
             format!("{code:?} {reason:?} {late:?}").replace(['"', '\\'], "")
         };
-        text.lines().filter(|line| line.contains(r#""event":"call""#)).map(essence).collect()
+        text.lines().filter(|line| line.contains(r#""event":"call""#)).map(summary).collect()
     }
 
-    /// What a login leaves behind: notices that it is dropped.
+    /// A session that records when it is dropped.
     struct Session(std::sync::Arc<std::sync::atomic::AtomicBool>);
 
     impl Drop for Session {
@@ -317,9 +316,8 @@ mod tests {
         }
     }
 
-    /// The moment between the record and the taking of the answer: the record is written, and
-    /// the handler has not been polled again.
-    async fn drop_before_the_answer_is_taken(settle: impl FnOnce(&Call)) -> Vec<String> {
+    /// Drops a call whose record is written, before its handler is polled again. Returns the records.
+    async fn records_of_untaken_result(settle: impl FnOnce(&Call)) -> Vec<String> {
         let (fixture, mut pipe) = Fixture::with_full_pipe().await;
         let limit = InFlightLimit::new(1);
         let in_flight = limit.admit(&Holder::default(), None).ok();
@@ -340,26 +338,26 @@ mod tests {
         settle(&call);
         drop(handler);
         limit.idle().await;
-        assert!(dropped.load(std::sync::atomic::Ordering::Acquire), "nobody holds the session");
+        assert!(dropped.load(std::sync::atomic::Ordering::Acquire), "the session is dropped");
         assert!(call.is_abandoned());
         records.extend(fixture.records_in(&mut pipe).await);
         records
     }
 
     #[tokio::test]
-    async fn an_answer_that_is_not_taken_is_corrected_by_a_late_record() {
+    async fn an_untaken_result_is_corrected_by_a_late_record() {
         assert_eq!(
-            drop_before_the_answer_is_taken(|_| {}).await,
+            records_of_untaken_result(|_| {}).await,
             ["Some(OK) Some(null) None", "Some(CANCELLED) Some(cancelled) Some(true)"]
         );
         assert_eq!(
-            drop_before_the_answer_is_taken(|call| Failure::new(Reason::DeadlineExceeded).settle(call)).await,
+            records_of_untaken_result(|call| Failure::new(Reason::DeadlineExceeded).settle(call)).await,
             ["Some(OK) Some(null) None", "Some(DEADLINE_EXCEEDED) Some(DEADLINE_EXCEEDED) Some(true)"]
         );
     }
 
     #[tokio::test]
-    async fn an_answer_that_is_taken_and_one_of_an_abandoned_call_have_one_record() {
+    async fn taken_results_and_abandoned_calls_have_one_record() {
         let fixture = Fixture::new();
         let Fixture { call, audit, metrics, .. } = &fixture;
         let work = async { Ok(()) };
@@ -391,9 +389,9 @@ mod tests {
         assert_eq!(fixture.records().await, ["Some(CANCELLED) Some(cancelled) None"]);
     }
 
-    /// A call that waits for an access token, or for its next attempt.
+    /// Such a call waits for an access token, or for its next attempt.
     #[tokio::test]
-    async fn call_that_has_sent_nothing_ends_when_its_record_cannot_be_written() {
+    async fn an_unsent_call_fails_when_its_record_cannot_be_written() {
         let fixture = Fixture::with_sink(Path::new("/dev/full"));
         let Fixture { call, audit, metrics, .. } = &fixture;
         let (sent, unsent) =
@@ -404,7 +402,7 @@ mod tests {
             let sent = sent.clone();
             async move {
                 sent.sending();
-                // Its sender is not dropped with this future, which would resolve it.
+                // `answered` outlives this future: dropping it would resolve `answer`.
                 let _ = answer.await;
                 sent.attempt_ended(Certainty::Done);
                 Ok(())
@@ -420,18 +418,18 @@ mod tests {
         let waiting = run::<(), _>(&unsent, None, audit.clone(), metrics.clone(), backoff);
         audit.correct_record(call, Ending::Cancelled);
         let withdrawn =
-            tokio::time::timeout(Duration::from_secs(10), waiting).await.expect("it does not go on");
+            tokio::time::timeout(Duration::from_secs(10), waiting).await.expect("withdrawn in time");
         assert_eq!(withdrawn.expect_err("it was withdrawn").reason(), Reason::AuditUnavailable);
         assert_eq!(unsent.certainty(), Certainty::NotSent);
-        // The other one is at the platform: its outcome is awaited.
+        // The request of the other call is in progress: its outcome is awaited.
         assert!(exchange.as_mut().now_or_never().is_none());
-        answered.send(()).expect("its work goes on");
+        answered.send(()).expect("still waiting");
         assert_eq!(exchange.await.expect_err("without a record").reason(), Reason::AuditUnavailable);
         assert_eq!(sent.certainty(), Certainty::Done);
     }
 
     #[tokio::test]
-    async fn a_panic_is_one_answer_one_record_and_one_count() {
+    async fn a_panic_has_one_response_one_record_and_one_count() {
         let fixture = Fixture::new();
         let Fixture { call, audit, metrics, .. } = &fixture;
         let work = {

@@ -16,8 +16,8 @@ use crate::{
 };
 
 impl OttService {
-    /// Begins the work of a call, unless it has to be refused. Not a future until then: it would
-    /// have room for all that is checked while the call waits for the platform.
+    /// Checks a call and starts its work. The checks are not part of the future, which would reserve
+    /// space for them while the call waits for the platform.
     pub(super) fn issue(
         &self,
         arrival: Arrival,
@@ -31,7 +31,7 @@ impl OttService {
         call.set_subject(subject.clone());
         let client = self.client_for(&call, &admission, api_client.as_deref())?;
         let landing = target_uri
-            // Boxed, because most calls have none, and their future would have room for it twice.
+            // Boxed: most calls have none, and the future would reserve its space twice.
             .map(|uri| client.api_client().landing(&uri).map(Box::new))
             .transpose()
             .map_err(|rule| Failure::new(Reason::InvalidRequest).violation("target_uri", rule.to_string()))?;

@@ -1,9 +1,8 @@
 //! Tokens that this replica has issued or is spending.
 //!
-//! Two calls that spend one token at the same time would log one in and refuse the other, in
-//! no particular order. The second call is refused without asking the platform. The user that
-//! a token was issued for is remembered for as long as the token lives, so that the account
-//! in the login's response can be compared with it. Tokens are kept as hashes only.
+//! If two calls spend one token at the same time, the platform accepts either of them. The gateway
+//! therefore refuses the second call itself. It remembers the user of each token for the token's
+//! lifetime, to compare it with the account in the login response. Only hashes of tokens are kept.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -16,13 +15,13 @@ use crate::{
     ott::{Subject, TokenHash},
 };
 
-/// Time for which the user of a token is remembered: the token's lifetime of 30 s, and the
-/// time that a login which is sent at its end may take.
+/// Time for which the user of a token is remembered: the token's lifetime of 30 s, plus the duration
+/// of a login sent just before its expiry.
 const REMEMBERED: Duration = Duration::from_secs(40);
-/// Number of independently locked parts: the workers rarely wait for each other.
+/// Number of independently locked shards, so that workers rarely contend.
 const SHARDS: usize = 16;
-/// Maximum number of remembered tokens in one part; beyond it the oldest is forgotten. In
-/// total enough for 1,600 tokens a second, in at most some 30 MiB.
+/// Maximum number of remembered tokens per shard; the oldest is evicted first. The total is enough
+/// for 1,600 tokens per second, and takes at most about 30 MiB.
 const MAX_REMEMBERED: usize = 65_536 / SHARDS;
 
 /// The tokens of this replica. Cheap to clone.
@@ -33,7 +32,7 @@ pub struct KnownTokens(Arc<[Mutex<Shard>; SHARDS]>);
 struct Shard {
     in_use: HashSet<TokenHash>,
     issued: HashMap<TokenHash, Subject>,
-    /// The issued ones, oldest first.
+    /// Issued tokens, oldest first.
     by_age: VecDeque<(Instant, TokenHash)>,
 }
 
@@ -52,7 +51,7 @@ impl KnownTokens {
         shard.issued.insert(hash, subject);
     }
 
-    /// Marks a token as being spent until the guard is dropped. `None` if another call is
+    /// Marks a token as being spent until the guard is dropped. Returns `None` if another call is
     /// spending it.
     #[must_use]
     pub(super) fn claim(&self, hash: TokenHash) -> Option<TokenInUse> {
@@ -66,7 +65,7 @@ impl KnownTokens {
     }
 }
 
-/// Marks a token as being spent for as long as it lives.
+/// Guard that marks a token as being spent.
 #[derive(Debug)]
 pub(super) struct TokenInUse {
     tokens: KnownTokens,
@@ -105,13 +104,13 @@ mod tests {
     }
 
     fn remembered(tokens: &KnownTokens, text: &str) -> Option<Subject> {
-        tokens.claim(token(text)).expect("nobody else spends it").subject().cloned()
+        tokens.claim(token(text)).expect("not in use").subject().cloned()
     }
 
     #[test]
     fn a_token_is_in_use_until_its_guard_is_dropped() {
         let tokens = KnownTokens::default();
-        let first = tokens.claim(token("one")).expect("nobody else spends it");
+        let first = tokens.claim(token("one")).expect("not in use");
         assert!(tokens.clone().claim(token("one")).is_none());
         assert!(tokens.claim(token("two")).is_some());
         drop(first);
@@ -120,15 +119,11 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_user_of_a_token_is_remembered_until_the_token_is_dead() {
+    async fn the_user_of_a_token_is_remembered_for_its_lifetime() {
         let tokens = KnownTokens::default();
         tokens.issued(token("one"), subject("anna"));
         assert_eq!(remembered(&tokens.clone(), "one"), Some(subject("anna")));
-        assert_eq!(
-            remembered(&tokens, "one"),
-            Some(subject("anna")),
-            "a login that was not sent may come again"
-        );
+        assert_eq!(remembered(&tokens, "one"), Some(subject("anna")), "an unsent login may be repeated");
         assert_eq!(remembered(&tokens, "two"), None);
         tokio::time::advance(REMEMBERED).await;
         for other in 0..1000 {

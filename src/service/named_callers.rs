@@ -1,4 +1,4 @@
-//! The access check of reflection: does any rule name this caller at all?
+//! Access check of reflection: any rule must mention the caller.
 //!
 //! Runs before a message is decoded, so that decoding errors reveal nothing to an unknown
 //! caller.
@@ -7,12 +7,12 @@ use tonic::{Request, Status, service::Interceptor};
 
 use crate::{access::Access, arrival::Arrival, status::Failure};
 
-/// Refuses callers that no rule names.
+/// Interceptor that refuses callers that no rule mentions.
 #[derive(Clone, Debug)]
 pub struct NamedCallers(Access);
 
 impl NamedCallers {
-    /// Accepts the callers that the rules name.
+    /// Accepts the callers that the rules mention.
     #[must_use]
     pub const fn of(access: Access) -> Self {
         Self(access)

@@ -1,4 +1,4 @@
-//! Reflection: the contract, for callers that a rule names.
+//! Server reflection, for callers that a rule mentions.
 
 mod contract;
 
@@ -11,20 +11,20 @@ use self::contract::Contract;
 use super::NamedCallers;
 use crate::{access::Access, proto::FILE_DESCRIPTOR_SET};
 
-/// Maximum size of a request, in bytes: usually a name.
+/// Maximum size of a request, in bytes. Requests usually contain one name.
 const MAX_MESSAGE_BYTES: usize = 4096;
 
-/// Why the contract cannot be offered: its descriptors do not fit together.
+/// Inconsistent descriptors.
 pub type ReflectionError = prost_reflect::DescriptorError;
 
-/// Offers the contract by reflection.
+/// Serves the contract by reflection.
 #[derive(Clone, Debug)]
 pub struct Reflection {
     callers: NamedCallers,
 }
 
-/// The service of one version of the protocol. The two versions have the same messages under
-/// different names.
+/// Implements one version of the protocol. Both versions have the same messages in different
+/// packages.
 macro_rules! service {
     ($version:ident) => {
         pub(super) mod $version {
@@ -59,7 +59,7 @@ macro_rules! service {
                 }
             }
 
-            /// An unknown name is answered within the stream, which goes on.
+            /// Answers an unknown name within the stream, which stays open.
             fn answer(contract: &Contract, request: ServerReflectionRequest) -> ServerReflectionResponse {
                 let response = respond(contract, request.message_request.as_ref());
                 ServerReflectionResponse {
@@ -114,7 +114,7 @@ type V1<Service> = pb::v1::server_reflection_server::ServerReflectionServer<Serv
 type V1Alpha<Service> = pb::v1alpha::server_reflection_server::ServerReflectionServer<Service>;
 
 impl Reflection {
-    /// Offers it to callers that these rules name.
+    /// Creates the service for callers that these rules mention.
     #[must_use]
     pub const fn new(access: Access) -> Self {
         Self { callers: NamedCallers::of(access) }
@@ -124,7 +124,7 @@ impl Reflection {
     ///
     /// # Errors
     ///
-    /// The descriptors of the contract do not fit together.
+    /// The descriptors of the contract are inconsistent.
     pub fn v1(
         &self,
     ) -> Result<Served<V1<impl pb::v1::server_reflection_server::ServerReflection>>, ReflectionError> {
@@ -137,7 +137,7 @@ impl Reflection {
     ///
     /// # Errors
     ///
-    /// The descriptors of the contract do not fit together.
+    /// The descriptors of the contract are inconsistent.
     pub fn v1alpha(
         &self,
     ) -> Result<Served<V1Alpha<impl pb::v1alpha::server_reflection_server::ServerReflection>>, ReflectionError>

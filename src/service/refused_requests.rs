@@ -1,7 +1,7 @@
-//! Whom a refused request wanted to be: its user and API client, for the audit record.
+//! User and API client of refused requests, for the audit record.
 //!
 //! Calls are refused before their message is decoded, and most before it is read. The message
-//! is decoded here after the call has been decided, so nothing here affects the answer.
+//! is decoded here after the call has been decided, so nothing here affects the response.
 
 use std::sync::Arc;
 
@@ -24,21 +24,20 @@ pub struct RefusedRequests {
 }
 
 impl RefusedRequests {
-    /// `api_clients` are the configured ones: any other name is not valid. Tokens are recorded
-    /// by the audit's fingerprint.
+    /// `api_clients` are the configured names: any other name is invalid. Tokens are recorded as
+    /// the fingerprint of `audit`.
     #[must_use]
     pub fn new(api_clients: impl IntoIterator<Item = Arc<str>>, audit: Audit) -> Self {
         Self { api_clients: api_clients.into_iter().collect(), audit }
     }
 
-    /// Records in a refused call what its request named, if its message has arrived: as user
-    /// and API client of the call if they are valid, else as unvalidated.
+    /// Records user and API client of a refused call, if its message has arrived: as those of the
+    /// call if they are valid, else as unvalidated.
     ///
-    /// Names that are not valid are recorded only of calls that failed because of their caller.
-    /// An allowed caller gets which of its fields is not valid, and the text of that field
-    /// may be a token that belongs into another one.
+    /// Invalid values are recorded only if the call was refused because of its caller. An allowed
+    /// caller gets a violation for the field instead, and its value may be a misplaced token.
     ///
-    /// Call this once the answer exists, because answers may contain the API client.
+    /// Call this once the response exists, because responses may contain the API client.
     pub fn name(&self, call: &Call, ending: Ending) {
         let Some(body) = call.take_message() else { return };
         let Some(message) = wire::uncompressed(&body) else { return };
@@ -74,7 +73,7 @@ impl RefusedRequests {
     }
 }
 
-/// Records a valid user in the call, and returns any other one.
+/// Records a valid user in the call, and returns an invalid one.
 fn user(call: &Call, user: issue_ott_request::Subject) -> Option<(&'static str, UnvalidatedText)> {
     let (kind, text) = convert::kind_and_text(user);
     let bounded = UnvalidatedText::new(&text);
@@ -122,7 +121,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn valid_names_are_those_of_the_call() {
+    async fn valid_names_are_recorded_in_the_call() {
         let subject = issue_ott_request::Subject::ExternalId("x-17".to_owned());
         let call = named(Operation::IssueOtt, issue(subject, "eu2"), STRANGER);
         assert_eq!(call.subject(), Some(&Subject::new(SubjectKind::ExternalId, "x-17".to_owned()).unwrap()));
@@ -131,7 +130,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn names_that_are_not_valid_are_bounded_and_kept_apart() {
+    async fn invalid_names_are_truncated_and_recorded_as_unvalidated() {
         let subject = issue_ott_request::Subject::Login("a\nb".repeat(200));
         let call = named(Operation::IssueOtt, issue(subject.clone(), "elsewhere"), STRANGER);
         assert_eq!((call.subject(), call.api_client()), (None, None));
@@ -142,11 +141,11 @@ mod tests {
 
         let mistake = Ending::Failed(FailureCode::InvalidArgument, Reason::InvalidRequest);
         let call = named(Operation::IssueOtt, issue(subject, "elsewhere"), mistake);
-        assert_eq!(call.unvalidated(), None, "of an allowed caller");
+        assert_eq!(call.unvalidated(), None, "the caller is allowed");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_login_names_its_api_client_and_never_its_token() {
+    async fn a_login_records_its_api_client_and_never_its_token() {
         let request = LoginWithOttRequest { ott: "CANARY".to_owned(), api_client: "eu2".to_owned() };
         let call = named(Operation::LoginWithOtt, framed(&request.encode_to_vec()), STRANGER);
         assert_eq!(call.api_client().as_deref(), Some("eu2"));
@@ -154,7 +153,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_compressed_or_incomplete_message_names_nobody() {
+    async fn compressed_and_incomplete_messages_record_nothing() {
         let subject = issue_ott_request::Subject::Login("x".to_owned());
         let body = issue(subject, "eu2");
         let compressed = [&[1], &body[1..]].concat();

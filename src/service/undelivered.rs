@@ -1,9 +1,9 @@
 //! A session that the platform has opened and no caller has received yet.
 //!
-//! If it is dropped before a caller has it (the caller disconnected, the deadline passed,
-//! the audit record could not be written, the account could not be read), it is logged out:
-//! nobody could use it, and nobody else would end it. Each such session is reported once,
-//! in log, metrics and audit, even if the process stops during the logout.
+//! If it is dropped undelivered (the caller disconnected, the deadline passed, the audit record
+//! could not be written, the account could not be read), it is logged out, because nobody else
+//! would. Each undelivered session is reported once in log, metrics and audit, even if the process
+//! stops during the logout.
 
 use std::mem;
 
@@ -22,8 +22,7 @@ pub(super) struct Context {
     pub(super) call: Call,
     pub(super) audit: Audit,
     pub(super) metrics: Metrics,
-    /// Held until the session is reported: logging it out is part of the call, and a drain
-    /// waits for it.
+    /// Held until the session is reported, so that a drain waits for the logout.
     pub(super) in_flight: Option<InFlight>,
 }
 
@@ -38,7 +37,7 @@ impl Undelivered {
         Self { session, context }
     }
 
-    /// Takes the session out, for the caller.
+    /// Returns the session for delivery to the caller.
     pub(super) fn deliver(mut self) -> Session {
         mem::take(&mut self.session)
     }
@@ -47,7 +46,7 @@ impl Undelivered {
 impl Drop for Undelivered {
     fn drop(&mut self) {
         let session = mem::take(&mut self.session);
-        // Cookies that had expired on arrival do not make a session.
+        // A response with only expired cookies has no session.
         if session.logout_header().is_none() {
             return;
         }
@@ -100,7 +99,7 @@ impl Drop for Report {
             Logout::Succeeded => line!(info, "undelivered session ended"),
             Logout::Failed => line!(warn, "failed to end undelivered session"),
         }
-        // Not before: a drain flushes the audit once no call is in flight.
+        // Released last: a drain flushes the audit once no call is in flight.
         self.context.in_flight.take();
     }
 }

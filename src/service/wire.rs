@@ -1,8 +1,7 @@
-//! The messages of a unary call as gRPC sends them: a flag, a length and the message itself.
+//! gRPC message framing of unary calls: a flag, a length and the message.
 //!
-//! The body of a request is read by `server`, which also limits its size: here it is complete,
-//! and exactly one message. Compressed messages are not accepted, and responses are not
-//! compressed.
+//! `server` reads the body and limits its size. Here it is complete, and must be exactly one
+//! message. Compressed requests are refused, and responses are not compressed.
 
 use bytes::{BufMut as _, Bytes};
 use http::{HeaderMap, HeaderName};
@@ -10,12 +9,12 @@ use prost::Message;
 
 use crate::status::{Case, Failure, Reason};
 
-/// Length of the prefix of a gRPC message: a flag and four bytes of length.
+/// Size of the prefix of a gRPC message: one flag byte and four length bytes.
 const PREFIX: usize = 5;
 /// Maximum size of a response message, in bytes: an account of 256 KiB and its session, both
 /// encoded.
 const MAX_RESPONSE_BYTES: usize = 512 * 1024;
-/// Header with the compression of the messages of a request.
+/// Header with the message compression of a request.
 const ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 
 /// Decodes the message of a request from its complete body, including the prefix.
@@ -71,7 +70,7 @@ mod tests {
     };
 
     fn framed(flag: u8, message: &[u8]) -> Vec<u8> {
-        let length = u32::try_from(message.len()).expect("a short one").to_be_bytes();
+        let length = u32::try_from(message.len()).expect("fits in u32").to_be_bytes();
         [&[flag][..], &length[..], message].concat()
     }
 
@@ -115,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_response_that_is_too_long_is_not_sent() {
+    fn an_oversized_response_is_not_sent() {
         let response = |length| LoginWithOttResponse {
             session: Some(Session { cookie_header: "x".repeat(length), ..Session::default() }),
             ..LoginWithOttResponse::default()
@@ -139,7 +138,7 @@ mod tests {
         }
 
         #[test]
-        fn a_request_is_decoded_as_it_was_encoded(login in ".{0,64}", api_client in ".{0,64}", purpose in any::<i32>()) {
+        fn requests_round_trip(login in ".{0,64}", api_client in ".{0,64}", purpose in any::<i32>()) {
             let request = IssueOttRequest {
                 subject: Some(issue_ott_request::Subject::Login(login)),
                 api_client,
@@ -154,7 +153,7 @@ mod tests {
         }
 
         #[test]
-        fn a_response_is_framed_with_its_length(names in proptest::collection::vec(".{0,16}", 0..8)) {
+        fn responses_have_a_length_prefix(names in proptest::collection::vec(".{0,16}", 0..8)) {
             let cookies = names.into_iter().map(|name| Cookie { name, ..Cookie::default() }).collect();
             let response = LoginWithOttResponse {
                 session: Some(Session { cookies, ..Session::default() }),

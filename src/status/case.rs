@@ -1,17 +1,17 @@
 //! The cases of each reason, and the message of each case.
 //!
-//! A reason is what a caller's code decides by; a case is what its developer reads. Each case has
-//! one message, which is about this case only. `docs/errors.md` lists all of them.
+//! The code of a caller decides by the reason; its developer reads the message. Each case has one
+//! message, about this case only. `docs/errors.md` lists all of them.
 
 use super::Reason;
 use crate::call::{Call, Certainty, Operation};
 
 /// The advice in a message.
 ///
-/// What became of a one-time token is added where it changes what the caller has to do.
+/// If the one-time token is or may be spent, the message adds or substitutes advice about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Advice {
-    /// Send the same request again. Replaced if the token of a login is no longer usable.
+    /// Retry the same request. Replaced if the token of a login is no longer usable.
     Retry(&'static str),
     /// Change something else. A login whose token may be spent also needs a new one.
     Fix(&'static str),
@@ -20,7 +20,7 @@ pub enum Advice {
 }
 
 impl Advice {
-    /// The sentence in the catalogue.
+    /// Returns the sentence in the catalogue.
     #[must_use]
     pub const fn text(self) -> &'static str {
         match self {
@@ -48,7 +48,7 @@ macro_rules! cases {
             /// Every case, in the order of the reasons.
             pub const ALL: &'static [Self] = &[$(Self::$general, $(Self::$case,)*)*];
 
-            /// The reason that this is a case of.
+            /// Returns the reason of the case.
             #[must_use]
             pub const fn reason(self) -> Reason {
                 match self {
@@ -56,7 +56,7 @@ macro_rules! cases {
                 }
             }
 
-            /// The sentence that describes the case. May contain [`Placeholder`]s.
+            /// Returns the sentence that describes the case. May contain [`Placeholder`]s.
             #[must_use]
             pub const fn meaning(self) -> &'static str {
                 match self {
@@ -64,7 +64,7 @@ macro_rules! cases {
                 }
             }
 
-            /// What a caller does about it. May contain [`Placeholder`]s.
+            /// Returns the advice for the caller. May contain [`Placeholder`]s.
             #[must_use]
             pub const fn advice(self) -> Advice {
                 match self {
@@ -75,8 +75,8 @@ macro_rules! cases {
                 }
             }
 
-            /// The first case of a reason, for failures about which nothing else is known.
-            /// [`narrowed`](Self::narrowed) may find a more specific one.
+            /// Returns the general case of a reason. [`narrowed`](Self::narrowed) may return a more
+            /// specific one.
             #[must_use]
             pub(super) const fn general(reason: Reason) -> Self {
                 match reason {
@@ -87,16 +87,16 @@ macro_rules! cases {
     };
 }
 
-/// A value in a message. Written in braces in the texts of the cases.
+/// A placeholder for a value in a message, in braces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Placeholder {
     /// The method: `this IssueOtt call`.
     Call,
-    /// Whom the caller was identified as: `the caller "token:portal"`.
+    /// The name of the caller: `the caller "token:portal"`.
     Caller,
     /// Rate and burst of a quota: `50/s, burst 100`.
     Quota,
-    /// The field of the request that names the user: `login`.
+    /// The field of the request with the user: `login`.
     User,
 }
 
@@ -104,7 +104,7 @@ impl Placeholder {
     /// Every placeholder.
     pub const ALL: [Self; 4] = [Self::Call, Self::Caller, Self::Quota, Self::User];
 
-    /// How it is written in the texts.
+    /// Returns the placeholder as written in the texts.
     #[must_use]
     pub const fn written(self) -> &'static str {
         match self {
@@ -123,7 +123,7 @@ cases! {
         UndecodableMessage: "The request message cannot be decoded."
             Fix "Encode the request message that the contract defines for this method.";
         CompressedMessage: "The request message is compressed." Fix "Send it uncompressed.";
-        CompressedFlag: "The compressed flag of the request message is not 0, but grpc-encoding names no compression."
+        CompressedFlag: "The compressed flag of the request message is not 0, but grpc-encoding specifies no compression."
             Fix "Send the message uncompressed, with the flag 0.";
         NotOneMessage: "The body of the call is not exactly one complete gRPC message." Fix "Send exactly one message.";
         MalformedBody: "The body of the call violates HTTP/2."
@@ -136,9 +136,9 @@ cases! {
         MethodUnknown: "The gateway has no such method." Fix "Call a method of ott.v1.OttService.";
     }
     ApiClientUnknown {
-        ApiClientUnknown: "The gateway's configuration has no API client of that name."
+        ApiClientUnknown: "The gateway's configuration has no API client with this name."
             Fix "Set api_client to the name of a configured API client.";
-        NoDefaultApiClient: "The request names no API client, and the gateway's configuration has no default one."
+        NoDefaultApiClient: "The request has no API client, and the gateway's configuration has no default one."
             Fix "Set api_client to the name of a configured API client.";
     }
     CallerUnauthenticated {
@@ -147,11 +147,11 @@ cases! {
             Fix "Send each of these headers once.";
         UnacceptedCredential: "The gateway is not configured for the credential in the authorization header."
             Fix "Send a credential of a kind that the gateway accepts.";
-        CertificateWithoutName: "The client certificate does not name a caller."
+        CertificateWithoutName: "The client certificate does not identify a caller."
             Fix "Use a certificate with exactly one SPIFFE id, or without one and with exactly one DNS name.";
         UntrustedIdentityHeader: "The request has an identity header, which the gateway accepts from trusted proxies only."
             Fix "Remove the header, and send a credential.";
-        ProxyNamesNoCaller: "The identity header of the proxy does not name a caller."
+        ProxyIdentityInvalid: "The identity header of the proxy does not identify a caller."
             Fix "Contact the gateway's operator; the caller cannot fix this.";
         IssuerKeysMissing: "The JWT issuer's keys are not available yet." Retry "Retry with backoff.";
     }
@@ -229,7 +229,7 @@ cases! {
             Fix "Contact the gateway's operator; the caller cannot fix this.";
     }
     OttRejected {
-        // One message for all of these: the caller must not learn which it is.
+        // One message for all of these: the caller must not learn which one applies.
         OttRejected: "The one-time token is not valid: unknown, used or expired."
             NewToken "Issue a new token and log in with that.";
     }
@@ -315,7 +315,7 @@ cases! {
 }
 
 impl Case {
-    /// Returns the case that this one is, by what the call knows.
+    /// Returns the most specific case, according to the state of the call.
     #[must_use]
     pub(super) fn narrowed(self, call: &Call) -> Self {
         match (self, call.certainty()) {

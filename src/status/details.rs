@@ -1,6 +1,4 @@
 //! Encodes a failure as a status: message, details and trailers, within 4 KiB.
-//!
-//! Reason, case and code of a failure have been decided before.
 
 use std::{borrow::Cow, collections::BTreeMap, mem, time::Duration};
 
@@ -24,21 +22,21 @@ use crate::{
     call::{Call, Operation},
 };
 
-/// Maximum size of a status in the peer's header list (RFC 9113, 6.5.2):
-/// clients that limit theirs to 8 KiB hang or reset on more.
+/// Maximum size of a status in the peer's header list (RFC 9113, 6.5.2). Clients with a limit of
+/// 8 KiB hang or reset the connection if it is exceeded.
 const MAX_STATUS_BYTES: usize = 4096;
-/// Bytes that RFC 9113 adds to name and value of each header.
+/// Overhead per header according to RFC 9113, in bytes.
 const HEADER_OVERHEAD: usize = 32;
-/// Maximum wait in a `RetryInfo`.
+/// Maximum delay in a `RetryInfo`.
 const MAX_RETRY_DELAY: Duration = Duration::from_hours(1);
-/// Wait in a `RetryInfo`, plus jitter, where the platform gave none.
+/// Delay in a `RetryInfo`, plus jitter, if the platform sent none.
 const DEFAULT_RETRY_DELAY: Duration = Duration::from_secs(1);
 /// Lifetime of a one-time token.
 const TOKEN_LIFETIME: Duration = Duration::from_secs(30);
 /// Maximum number of violations in a status.
 const MAX_VIOLATIONS: usize = 16;
 
-/// Number of headers that most responses have, with the request id that is added later.
+/// Usual number of headers of a response, including the request id that is added later.
 const USUAL_HEADERS: usize = 6;
 /// Trailer that stops gRPC clients with a retry policy (gRFC A6).
 const RETRY_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
@@ -49,8 +47,7 @@ const ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encodin
 
 const DOMAIN: &str = "ott-gateway";
 
-/// `google.rpc.ErrorInfo` with its metadata in order, so that the same answer is the
-/// same bytes.
+/// `google.rpc.ErrorInfo` with ordered metadata, so that its encoding is deterministic.
 #[derive(Clone, PartialEq, Message)]
 struct ErrorInfo {
     #[prost(string, tag = "1")]
@@ -93,14 +90,14 @@ pub(super) fn headers(failure: Failure, call: &Call) -> HeaderMap {
         headers.insert(Status::GRPC_MESSAGE, message);
     }
     if let Ok(mut details) = HeaderValue::try_from(STANDARD_NO_PAD.encode(details)) {
-        // HPACK then does not index it: it contains the id of the call.
+        // Not indexed by HPACK, because it contains the id of the call.
         details.set_sensitive(true);
         headers.insert(Status::GRPC_STATUS_DETAILS, details);
     }
     headers
 }
 
-/// Encodes a message as gRPC over HTTP/2 requires: visible ASCII and spaces remain, except `%`.
+/// Percent-encodes a message for gRPC over HTTP/2: visible ASCII except `%`, and spaces, stay.
 fn encoded(message: String) -> String {
     const ENCODED: &AsciiSet = &CONTROLS.add(b'%');
     match Cow::from(percent_encode(message.as_bytes(), ENCODED)) {
@@ -110,7 +107,7 @@ fn encoded(message: String) -> String {
 }
 
 impl<'a> Parts<'a> {
-    /// Returns as much of a failure as fits into [`MAX_STATUS_BYTES`], and its encoded details.
+    /// Returns the parts of a failure that fit into [`MAX_STATUS_BYTES`], and their encoding.
     fn within_limit(failure: Failure, call: &'a Call) -> (Self, Vec<u8>) {
         let mut parts = Self::of(failure, call);
         loop {
@@ -147,7 +144,7 @@ impl<'a> Parts<'a> {
         }
     }
 
-    /// Leaves out one part, the least important first. Returns false if everything left is needed.
+    /// Removes one part, the least important first. Returns false if no optional part is left.
     fn shorten(&mut self) -> bool {
         let metadata = &mut self.info.metadata;
         if metadata.remove("apiMessage").is_some() || metadata.remove("apiDomain").is_some() {
@@ -156,7 +153,7 @@ impl<'a> Parts<'a> {
         let is_shorter = self.violations.pop().is_some()
             || self.quota.take().is_some()
             || metadata.remove("apiClient").is_some()
-            || self.text.leave_out_values();
+            || self.text.remove_values();
         self.message = self.text.text(&self.violations);
         is_shorter
     }
@@ -217,7 +214,7 @@ fn metadata(failure: &Failure, call: &Call) -> BTreeMap<String, String> {
         add("operation", operation.name().to_owned());
         add("outcome", call.certainty().as_str().to_owned());
     }
-    // Names of API clients must not be confirmed to callers that may not use them.
+    // Callers must not learn the names of API clients that they may not use.
     if let Some(api_client) = call.api_client().filter(|_| failure.reason() != Reason::CallerNotAllowed) {
         add("apiClient", bounded(&api_client));
     }
@@ -244,7 +241,7 @@ fn metadata(failure: &Failure, call: &Call) -> BTreeMap<String, String> {
     metadata
 }
 
-/// Returns how long a caller waits before a retry.
+/// Returns the delay before a retry.
 fn retry_delay(failure: &Failure) -> Option<Duration> {
     let usual = || match failure.reason() {
         Reason::Overloaded
@@ -295,12 +292,13 @@ fn quota(failure: &Failure, call: &Call) -> Option<pb::quota_failure::Violation>
     })
 }
 
-/// Length of a message as the gRPC library encodes it, which encodes more than it has to.
+/// Returns the length of a message in the encoding of the gRPC library, which encodes more
+/// characters than required.
 fn longest_encoding(message: &str) -> usize {
     message.bytes().map(|byte| usize::from(LONGEST[usize::from(byte)])).sum()
 }
 
-/// Number of bytes that each byte of a message takes up in the encoding of the gRPC library.
+/// Encoded length of each byte of a message in the gRPC library.
 const LONGEST: [u8; 256] = {
     let mut lengths = [3; 256];
     let mut byte = b'!';

@@ -1,7 +1,7 @@
-//! The message of a status: what a person reads, and often all that a client shows.
+//! The message of a status, for people. Often the only part that a client shows.
 //!
-//! Composed of the constant texts of the case, the names of fields and their rules, and few values:
-//! see [`Placeholder`]. Values of the request are never part of it.
+//! Contains the constant texts of the case, field names and their rules, and the values of
+//! [`Placeholder`]. Never contains values of the request.
 
 use super::{
     Failure, Violation,
@@ -26,7 +26,7 @@ const TOKEN_EXPIRES_FIRST: &str =
 pub(super) struct Message<'a> {
     case: Case,
     token: Token,
-    /// The name that the caller has proven.
+    /// The authenticated name of the caller.
     caller: Option<&'a str>,
     method: Option<&'static str>,
     quota: Option<String>,
@@ -34,10 +34,10 @@ pub(super) struct Message<'a> {
     platform_code: Option<(i64, &'static str)>,
 }
 
-/// What became of the token of a login.
+/// State of the token of a login.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Token {
-    /// There is none, or it is as good as before.
+    /// There is none, or it is still valid.
     Usable,
     /// It expires before a retry can succeed.
     ExpiresFirst,
@@ -46,7 +46,7 @@ enum Token {
 }
 
 impl Token {
-    /// What is to be done about the token; empty for nothing.
+    /// Returns the advice about the token; empty if there is none.
     const fn text(self) -> &'static str {
         match self {
             Self::Usable => "",
@@ -58,7 +58,7 @@ impl Token {
 }
 
 impl<'a> Message<'a> {
-    /// `outlives_token`: the wait before a retry is longer than the token of the login lives.
+    /// `outlives_token`: the delay before a retry exceeds the lifetime of the login's token.
     pub(super) fn of(failure: &Failure, call: &'a Call, outlives_token: bool) -> Self {
         let token = match call.certainty() {
             Certainty::Done if may_be_spent(call) => Token::Spent,
@@ -78,14 +78,14 @@ impl<'a> Message<'a> {
         }
     }
 
-    /// Leaves out the values, whose size others decide. Returns whether there were any.
-    pub(super) fn leave_out_values(&mut self) -> bool {
+    /// Removes the values, whose size is not constant. Returns whether there were any.
+    pub(super) fn remove_values(&mut self) -> bool {
         let caller = self.caller.take();
         let quota = self.quota.take();
         caller.is_some() || quota.is_some()
     }
 
-    /// The whole text. Fields that are not valid take the place of the case's own sentence.
+    /// Returns the message. Invalid fields replace the sentence of the case.
     pub(super) fn text(&self, violations: &[Violation]) -> String {
         let mut text = String::with_capacity(256);
         for (index, violation) in violations.iter().enumerate() {
@@ -126,8 +126,7 @@ impl<'a> Message<'a> {
         text
     }
 
-    /// Appends a text of the catalogue with its placeholders replaced. Values are not searched for
-    /// placeholders.
+    /// Appends a text of the catalogue and expands its placeholders. Values are not expanded.
     fn expand(&self, text: &mut String, sentence: &str) {
         let mut rest = sentence;
         while let Some((before, after)) = rest.split_once('{') {
@@ -157,12 +156,12 @@ impl<'a> Message<'a> {
                 None => text.push_str("this caller"),
             },
             Placeholder::Quota => text.push_str(self.quota.as_deref().unwrap_or("see the access rules")),
-            Placeholder::User => text.push_str(self.user_field.unwrap_or("the name of the user")),
+            Placeholder::User => text.push_str(self.user_field.unwrap_or("the user")),
         }
     }
 }
 
-/// Returns the text without unprintable characters, cut to [`MAX_TEXT_BYTES`].
+/// Returns the text without unprintable characters, truncated to [`MAX_TEXT_BYTES`].
 pub(super) fn bounded(text: &str) -> String {
     let mut bounded = String::new();
     for letter in text.chars().filter(|&letter| !is_unprintable(letter)) {

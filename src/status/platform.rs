@@ -1,6 +1,6 @@
-//! Failures of the platform as failures of the call (`docs/errors.md`).
+//! Maps failures of the platform to failures of the call (`docs/errors.md`).
 //!
-//! Maps final failures only: retries happen in `platform`.
+//! Only for final failures: retries happen in `platform`.
 
 use std::time::Duration;
 
@@ -12,12 +12,12 @@ use crate::{
     platform::error::{ErrorAnswer, PlatformError, PlatformErrorCode as Api},
 };
 
-/// Floor of the wait that callers are asked for when the platform asks for none.
+/// Minimum retry delay if the platform requests none.
 const MIN_RETRY_DELAY: Duration = Duration::from_secs(1);
 
 impl Failure {
-    /// The failure that an operation ends in because of `error`, whose text is the cause
-    /// in the operator's log.
+    /// Returns the failure of an operation because of `error`. The text of the error becomes the
+    /// cause in the operator's log.
     #[must_use]
     pub fn from_platform(operation: Operation, error: &PlatformError) -> Self {
         let failure = match error {
@@ -45,7 +45,7 @@ impl Failure {
 
 fn from_credential(error: &CredentialError) -> Failure {
     match error.kind() {
-        // An operator has to act on both, and callers cannot do anything about either.
+        // Only the operator can fix these two.
         CredentialErrorKind::Rejected => Failure::of(Case::CredentialRejected),
         CredentialErrorKind::SecretUnreadable => Failure::of(Case::CredentialUnreadable),
         CredentialErrorKind::Unreachable => Failure::of(Case::PlatformUnreachable),
@@ -78,17 +78,17 @@ fn from_answer(operation: Operation, answer: &ErrorAnswer) -> Failure {
         matches!(reason, Reason::PlatformRateLimited | Reason::PlatformUnavailable | Reason::PlatformBlocked)
     });
     match wish {
-        // Without jitter, all callers that obey would come back at the same time.
+        // Without jitter, all callers would retry at the same time.
         Some(wish) if wish < MIN_RETRY_DELAY => failure.retry_after(jittered(MIN_RETRY_DELAY, 1.0, 2.0)),
         Some(wish) => failure.retry_after(wish),
         None => failure,
     }
 }
 
-/// Returns the case of a reason that a response and its code decided.
+/// Returns the case for a reason and an API code.
 const fn case_of(reason: Reason, code: Option<Api>) -> Case {
     match (reason, code) {
-        // Of the token endpoint's own answers, `from_credential` decides.
+        // `from_credential` handles responses of the token endpoint.
         (Reason::PlatformCredentialRejected, _) => Case::AccessTokenRejected,
         (Reason::PlatformAccessDenied, Some(Api::AddressForbidden)) => Case::GatewayAddressForbidden,
         (Reason::PlatformAccessDenied, Some(Api::MachineRegistration)) => Case::PlatformOperationDenied,
@@ -107,7 +107,7 @@ const fn case_of(reason: Reason, code: Option<Api>) -> Case {
     }
 }
 
-/// What a response other than 2xx means.
+/// Maps a response other than 2xx.
 fn decide(operation: Operation, status: u16, json: bool, code: Option<Api>) -> (Reason, FailureCode) {
     if (400..500).contains(&status)
         && let Some(code) = code
@@ -119,21 +119,20 @@ fn decide(operation: Operation, status: u16, json: bool, code: Option<Api>) -> (
     (reason, reason.code())
 }
 
-/// Returns what the API code of a 4xx answer means; `None` if the HTTP status decides.
+/// Maps the API code of a 4xx response; `None` if the HTTP status decides.
 pub(super) fn decided_by_code(operation: Operation, status: u16, code: Api) -> Option<(Reason, FailureCode)> {
-    // Proxies send these, and then no code proves anything about a login.
+    // Proxies send these, so no code shows the outcome of a login.
     if operation == Operation::LoginWithOtt && matches!(status, 408 | 425 | 499) {
         return None;
     }
-    // The platform answers with these four to a token that is not valid. Only a code about the
-    // account shows that the token was valid. Any other code could distinguish an unknown
-    // token from a used one.
+    // The platform answers an invalid token with these four. Only a code about the account shows that
+    // the token was valid. Any other code could distinguish an unknown token from a used one.
     let about_the_token = operation == Operation::LoginWithOtt && matches!(status, 400 | 401 | 404 | 410);
     if about_the_token && !is_about_the_account(code) {
         return None;
     }
     let (reason, grpc) = from_code(code)?;
-    // A login that met "internal system error" may have happened.
+    // After "internal system error", the login may have happened.
     if operation == Operation::LoginWithOtt && reason == Reason::PlatformUnavailable {
         return Some((reason, FailureCode::Aborted));
     }
@@ -145,7 +144,7 @@ const fn is_about_the_account(code: Api) -> bool {
     matches!(code, Api::AccessDenied | Api::ParentTenantDisabled | Api::TenantLocked | Api::UserDisabled)
 }
 
-/// Returns what each of the platform's codes means; `None` for an unknown one.
+/// Maps an API code; `None` if it is unknown.
 pub(super) const fn from_code(code: Api) -> Option<(Reason, FailureCode)> {
     let reason = match code {
         Api::UserDisabled => Reason::UserDisabled,
@@ -185,8 +184,8 @@ pub(super) const fn from_code(code: Api) -> Option<(Reason, FailureCode)> {
     Some((reason, reason.code()))
 }
 
-/// Returns what the HTTP status means. `json`: whether the body was the platform's error
-/// object, so that the platform itself answered and not a proxy.
+/// Maps an HTTP status. `json`: the body is the platform's error object, so that the platform and
+/// not a proxy answered.
 fn decided_by_status(operation: Operation, status: u16, json: bool) -> Reason {
     use Operation::{IssueOtt, LoginWithOtt};
     match (status, json, operation) {

@@ -1,7 +1,7 @@
-//! Failures of calls that the gateway itself refuses: malformed requests, callers that it
-//! cannot identify, calls that its rules do not allow, quotas that are used up.
+//! Failures of calls that the gateway itself refuses: malformed requests, unidentified callers,
+//! calls that no rule allows, exceeded quotas.
 //!
-//! Which rule refused, and why a credential is not valid, goes to the log only.
+//! The name of the rule, and the reason why a credential is invalid, are only logged.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::{
 const KEYS_RETRY_AFTER: Duration = Duration::from_secs(2);
 
 impl Failure {
-    /// Creates the failure of a request whose body violates HTTP/2, so that it has no message.
+    /// Creates the failure of a request whose body violates HTTP/2.
     #[must_use]
     pub fn malformed_body(broken: BrokenBody) -> Self {
         Self::of(Case::MalformedBody).because(&broken)
@@ -36,7 +36,7 @@ impl Failure {
     }
 
     /// Creates the failure of a request whose message cannot be decoded. The error contains names of
-    /// messages and fields, and nothing of the request.
+    /// messages and fields, and no data of the request.
     #[must_use]
     pub fn undecodable(error: &prost::DecodeError) -> Self {
         Self::of(Case::UndecodableMessage).because(error)
@@ -63,8 +63,8 @@ impl Failure {
 }
 
 impl From<CallerError> for Failure {
-    /// UNAVAILABLE while the issuer's keys are missing: that is temporary, and another replica
-    /// may have them. Any other problem is in the caller's credential.
+    /// UNAVAILABLE while the issuer's keys are missing: this is temporary, and another replica may
+    /// have them. Any other error is caused by the caller's credential.
     fn from(error: CallerError) -> Self {
         let case = match error {
             _ if error.is_temporary() => {
@@ -72,12 +72,12 @@ impl From<CallerError> for Failure {
                 return failure.with_code(FailureCode::Unavailable).retry_after(KEYS_RETRY_AFTER);
             }
             CallerError::DuplicateIdentity => Case::RepeatedCredential,
-            // Which part of a credential is not valid is logged only.
+            // The invalid part of a credential is only logged.
             CallerError::InvalidCredential | CallerError::InvalidJwt(_) => Case::InvalidCredential,
             CallerError::InvalidCertificate(_) => Case::CertificateWithoutName,
             CallerError::Unread(Unread::Authorization) => Case::UnacceptedCredential,
             CallerError::Unread(Unread::Forwarded) => Case::UntrustedIdentityHeader,
-            CallerError::InvalidForwarded(_) => Case::ProxyNamesNoCaller,
+            CallerError::InvalidForwarded(_) => Case::ProxyIdentityInvalid,
         };
         Self::of(case).because(&error)
     }

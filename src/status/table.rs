@@ -1,9 +1,7 @@
-//! The catalogue as data: for every reason what it means, what to do, with which
-//! codes it comes and whether a retry is safe.
+//! The error catalogue: meaning, action, codes and retry safety of every reason.
 //!
-//! `docs/errors.md` and the comments in the contract follow from here. The messages on the wire
-//! are those of the cases of a reason ([`Case`]); a reason with several cases has a text here that
-//! is about all of them.
+//! Source of `docs/errors.md` and of the comments in the contract. Messages on the wire are those of
+//! the cases ([`Case`]); a reason with several cases has a text here that covers all of them.
 
 mod render;
 
@@ -17,31 +15,30 @@ use crate::call::Operation;
 /// The catalogue's entry for one reason.
 #[derive(Clone, Copy, Debug)]
 pub struct Entry {
-    /// What the reason means, in all its cases: one sentence.
+    /// Meaning of the reason, for all its cases: one sentence.
     pub meaning: &'static str,
-    /// What a caller does about it: one sentence.
+    /// Action for the caller: one sentence.
     pub action: &'static str,
-    /// Who has to act on it: the level of the call's log line.
+    /// Who has to act on it. Sets the level of the call's log line.
     pub concern: Concern,
-    /// Codes and retries at `IssueOtt`; `None` if it never answers with this reason.
+    /// Codes and retries of `IssueOtt`; `None` if it never returns this reason.
     pub issue: Option<Answers>,
-    /// Codes and retries at `LoginWithOtt`; `None` if it never answers with this reason.
+    /// Codes and retries of `LoginWithOtt`; `None` if it never returns this reason.
     pub login: Option<Answers>,
 }
 
 /// Who has to act on a failed call (`docs/logging.md`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Concern {
-    /// The caller, whose response contains what to do. Logged at `info`.
+    /// The caller; the response contains the action. Logged at `info`.
     Caller,
-    /// No one, unless it persists: the platform or this replica is in trouble. Logged at
-    /// `warn`.
+    /// No one, unless it persists: the platform or this replica is failing. Logged at `warn`.
     Trouble,
-    /// The gateway's operator: it persists until somebody acts. Logged at `error`.
+    /// The gateway's operator: it persists until fixed. Logged at `error`.
     Operator,
 }
 
-/// The answers of one method with a reason.
+/// Codes and retry safety of a reason at one method.
 #[derive(Clone, Copy, Debug)]
 pub struct Answers {
     /// The codes.
@@ -53,21 +50,20 @@ pub struct Answers {
 /// Whether the same request may be sent again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Retry {
-    /// It is safe and may help, with backoff.
+    /// Safe and useful, with backoff.
     WithBackoff,
-    /// It is safe unless the token may have been spent: decided by the outcome.
+    /// Safe unless the token may be spent; the outcome decides.
     IfUnspent,
-    /// It is safe and may help, with backoff, where the code is UNAVAILABLE; it would
-    /// fail again where it is another.
+    /// Safe and useful with UNAVAILABLE, with backoff; with other codes it would fail again.
     IfUnavailable,
-    /// It is harmless, and would fail again.
+    /// Harmless, but would fail again.
     Useless,
-    /// It is wrong: the token is spent, or may be.
+    /// Wrong: the token is or may be spent.
     Never,
 }
 
 impl Retry {
-    /// Returns whether to retry after an answer with that code while no token has been spent.
+    /// Returns whether to retry after this code while no token has been spent.
     #[must_use]
     pub const fn is_advised(self, code: FailureCode) -> bool {
         match self {
@@ -78,7 +74,7 @@ impl Retry {
     }
 }
 
-/// What is the matter, and what a caller does about it.
+/// Meaning and action.
 type Text = (&'static str, &'static str);
 
 /// The text of a reason with one case.
@@ -87,8 +83,8 @@ const fn text(case: Case) -> Text {
 }
 
 impl Entry {
-    /// Returns the answers of a method. While the method is unknown, nothing was sent, and those of
-    /// either method are correct.
+    /// Returns the answers of a method. If the method is unknown, nothing was sent, and those of either
+    /// method apply.
     #[must_use]
     pub fn answers(&self, operation: Option<Operation>) -> Option<Answers> {
         match operation {
@@ -138,7 +134,7 @@ const fn never(codes: &'static [FailureCode]) -> Answers {
 impl Reason {
     /// Returns the catalogue's entry for the reason.
     #[must_use]
-    #[expect(clippy::too_many_lines, reason = "a table, one entry after the other")]
+    #[expect(clippy::too_many_lines, reason = "a table")]
     pub const fn entry(self) -> Entry {
         use Concern::{Caller, Operator, Trouble};
         use FailureCode::{
@@ -150,7 +146,7 @@ impl Reason {
                 Caller,
                 (
                     "The request does not follow the contract, or is not a gRPC request that the gateway accepts.",
-                    "Correct the request; the message and BadRequest name each field that is not valid.",
+                    "Correct the request; the message and BadRequest contain each invalid field.",
                 ),
                 useless(&[InvalidArgument, Unimplemented]),
             ),
@@ -161,7 +157,7 @@ impl Reason {
             Self::ApiClientUnknown => Entry::both(
                 Caller,
                 (
-                    "The gateway's configuration has no API client of that name, or no default one.",
+                    "The gateway's configuration has no API client with this name, or no default one.",
                     "Set api_client to the name of a configured API client.",
                 ),
                 useless(&[InvalidArgument]),
@@ -208,7 +204,7 @@ impl Reason {
             Self::DeadlineExceeded => Entry::each(
                 Trouble,
                 (
-                    "The deadline passed before there was an answer.",
+                    "The deadline passed before the call was complete.",
                     "Retry, with a longer deadline if this repeats.",
                 ),
                 with_backoff(&[DeadlineExceeded]),

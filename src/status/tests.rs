@@ -32,7 +32,7 @@ fn call_with(operation: Operation, certainty: Certainty) -> Call {
     call
 }
 
-/// A status, read as a client reads it.
+/// A status as a client reads it.
 struct Answer {
     code: Code,
     reason: String,

@@ -1,8 +1,8 @@
 //! Statuses that the gRPC library creates by itself, mapped to documented failures.
 //!
-//! tonic 0.14.9 answers requests that never reach a handler (undecodable or over-long
-//! messages, unknown methods, compression) with a bare code. The failure is derived from
-//! that code and the fixed beginning of its message.
+//! tonic 0.14.9 answers requests that never reach a handler (undecodable or oversized messages,
+//! unknown methods, compression) with a code and a message only. The failure is derived from the code
+//! and the constant prefix of the message.
 
 use tonic::Code;
 
@@ -10,7 +10,7 @@ use super::{Case, Failure, Reason};
 #[cfg(doc)]
 use crate::call::Call;
 
-/// Beginnings of tonic's messages about a request that it cannot read.
+/// Prefixes of tonic's messages about requests that it cannot read.
 const UNREADABLE: [(&str, Case); 4] = [
     ("failed to decode Protobuf message", Case::UndecodableMessage),
     ("Missing request message", Case::NotOneMessage),
@@ -19,18 +19,18 @@ const UNREADABLE: [(&str, Case); 4] = [
 ];
 
 impl Failure {
-    /// Returns the failure behind a status that tonic created, from its code and its
-    /// message as [`tonic::Status::message`] returns it (not percent-encoded). The message
-    /// is not passed on, because it may echo the request.
+    /// Returns the failure for a status that tonic created, from its code and its message as
+    /// returned by [`tonic::Status::message`] (not percent-encoded). The message is dropped, because
+    /// it may echo the request.
     ///
-    /// Not for health and reflection, which keep their own errors. Not for a request body
-    /// that broke off either: the call itself [records that](Call::broken_body).
+    /// Do not use it for health and reflection, which keep their own errors, or for an interrupted
+    /// request body, which the call [records](Call::broken_body).
     #[must_use]
     pub fn from_undocumented(code: Code, message: &str) -> Self {
         let unreadable = UNREADABLE.iter().find(|(start, _)| message.starts_with(start));
         match (code, unreadable) {
             (Code::Internal, Some((_, case))) => Self::of(*case),
-            // The same code with "encoded" means a response of ours that is too long.
+            // The same code with "encoded" means an oversized response.
             (Code::OutOfRange, _) if message.starts_with("Error, decoded message length too large") => {
                 Self::new(Reason::RequestTooLarge)
             }

@@ -1,4 +1,4 @@
-//! The certificates that the mTLS guide and the tests make, as strict parsers read them.
+//! Certificates of the mTLS guide and of the tests: strict parsers accept them.
 
 use std::{
     ffi::OsStr,
@@ -25,9 +25,9 @@ use crate::{
     },
 };
 
-/// Returns whether Java reads a certificate. It insists on RFC 5280, 4.2.1.6: the subject is not
+/// Returns whether Java accepts a certificate. It enforces RFC 5280, 4.2.1.6: the subject is not
 /// empty, or the alternative names are critical.
-fn is_read_by_java(der: &[u8]) -> bool {
+fn is_accepted_by_java(der: &[u8]) -> bool {
     let (_, certificate) = X509Certificate::from_der(der).expect("a certificate");
     let has_subject = certificate.subject().iter().next().is_some();
     let are_names = |extension: &&X509Extension<'_>| {
@@ -36,20 +36,20 @@ fn is_read_by_java(der: &[u8]) -> bool {
     has_subject || certificate.extensions().iter().find(are_names).is_some_and(|names| names.critical)
 }
 
-/// Checks the certificates in a file, and returns how many it contains.
+/// Checks the certificates in a file, and returns their number.
 fn check(name: &str, content: &[u8]) -> usize {
     let parts = Pem::iter_from_buffer(content).map_while(Result::ok);
     let certificates = parts.filter(|part| part.label == "CERTIFICATE");
-    certificates.map(|part| assert!(is_read_by_java(&part.contents), "{name}")).count()
+    certificates.map(|part| assert!(is_accepted_by_java(&part.contents), "{name}")).count()
 }
 
 #[test]
-fn certificate_that_java_cannot_read_is_recognized() {
+fn certificate_that_java_rejects_is_recognized() {
     let read = |change: fn(&mut CertificateParams)| {
         let mut params = CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");
         change(&mut params);
         let certificate = params.self_signed(&KeyPair::generate().expect("a key")).expect("a certificate");
-        is_read_by_java(certificate.der())
+        is_accepted_by_java(certificate.der())
     };
     assert!(read(|_| {}), "rcgen sets a common name");
     assert!(read(|params| params.distinguished_name = rcgen::DistinguishedName::new()), "critical names");
@@ -60,7 +60,7 @@ fn certificate_that_java_cannot_read_is_recognized() {
 }
 
 #[test]
-fn certificates_of_the_tests_are_read_by_java() {
+fn java_accepts_the_certificates_of_the_tests() {
     let authority = Authority::new("authority");
     assert_eq!(check("authority", authority.certificate().as_bytes()), 1);
     for names in [&["localhost"][..], &["spiffe://mesh/ns/web/sa/portal"], &[]] {
@@ -76,7 +76,6 @@ fn certificates_of_the_tests_are_read_by_java() {
     assert!(found > 0);
 }
 
-/// Scripts make their certificates with `openssl`.
 #[test]
 fn no_script_requests_a_certificate_with_an_empty_subject() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -89,7 +88,7 @@ fn no_script_requests_a_certificate_with_an_empty_subject() {
     }
 }
 
-/// The files below a folder, except for what is built or fetched.
+/// Returns the files below a folder, except build output and dependencies.
 fn files(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path());
     let is_ours =
@@ -97,24 +96,26 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     entries.filter(is_ours).flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
 }
 
-/// The commands of `docs/run-with-mtls.md`, those of the rotation included.
+/// Runs the commands of `docs/run-with-mtls.md`, including the rotation.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn certificates_of_the_mtls_guide_are_read_by_java_and_work() {
+async fn java_and_the_gateway_accept_the_certificates_of_the_mtls_guide() {
     let scripts: Vec<String> = blocks("sh").into_iter().map(|block| block.text).collect();
-    let making = scripts.iter().find(|text| text.contains("certificate() {")).expect("the guide makes them");
-    let rotating = scripts.iter().find(|text| text.contains("certificate new ")).expect("and rotates one");
+    let creation =
+        scripts.iter().find(|text| text.contains("certificate() {")).expect("creates certificates");
+    let rotation =
+        scripts.iter().find(|text| text.contains("certificate new ")).expect("rotates a certificate");
 
     let platform = Upstream::http().await;
     let setup = Setup::for_platform(platform.address());
     let folder = setup.folder().join("tls");
     fs::create_dir(&folder).expect("a folder");
-    let script = format!("set -e\n{making}\ncp gateway.pem first.pem\n{rotating}");
+    let script = format!("set -e\n{creation}\ncp gateway.pem first.pem\n{rotation}");
     let made = Command::new("bash").args(["-c", &script]).current_dir(&folder).output();
-    let made = made.expect("bash and openssl are there");
+    let made = made.expect("bash and openssl are installed");
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     for name in ["ca", "first", "gateway", "billing", "stranger"] {
         let file = folder.join(format!("{name}.pem"));
-        assert_eq!(check(name, &fs::read(file).expect("it was made")), 1, "{name}");
+        assert_eq!(check(name, &fs::read(file).expect("was created")), 1, "{name}");
     }
 
     let tls = "[server.tls]
@@ -126,7 +127,7 @@ async fn certificates_of_the_mtls_guide_are_read_by_java_and_work() {
         .replacing("[admin]", tls)
         .replacing("\"anonymous\"", "\"spiffe://example.org/ns/billing/sa/*\"")
         .start();
-    let read = |name: &str| fs::read_to_string(folder.join(name)).expect("it was made");
+    let read = |name: &str| fs::read_to_string(folder.join(name)).expect("was created");
     let call_as = async |name: &str| {
         let tls = ClientTlsConfig::new()
             .ca_certificate(Certificate::from_pem(read("ca.pem")))

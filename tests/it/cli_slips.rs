@@ -26,14 +26,13 @@ fn run(arguments: &[&str]) -> Output {
         .expect("the binary runs")
 }
 
-/// Runs a command, and returns its exit code and what it wrote to standard error.
+/// Runs a command, and returns its exit code and standard error.
 fn refused(arguments: &[&str]) -> (Option<i32>, String) {
     let done = run(arguments);
     (done.status.code(), String::from_utf8(done.stderr).expect("text"))
 }
 
-/// A server that sends these bytes to each connection after it has received something, and
-/// closes it.
+/// Starts a server that waits for data on each connection, sends these bytes and closes it.
 fn server(answer: &'static [u8]) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("its address");
@@ -74,7 +73,7 @@ async fn a_port_that_is_not_a_gateway_is_recognized() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_that_is_not_grpc_is_shown_as_such() {
+async fn a_response_that_is_not_grpc_is_reported() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("its address");
     tokio::spawn(async move {
@@ -105,7 +104,7 @@ async fn an_answer_that_is_not_grpc_is_shown_as_such() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_gateway_with_tls_and_one_without_name_each_others_scheme() {
+async fn a_scheme_that_does_not_match_the_gateway_is_reported() {
     let platform = Upstream::http().await;
     let plain = Setup::for_platform(platform.address()).start();
     let (_, error) =
@@ -139,7 +138,7 @@ async fn a_gateway_with_tls_and_one_without_name_each_others_scheme() {
 }
 
 #[test]
-fn files_that_cannot_be_used_are_refused_with_their_path() {
+fn unusable_files_are_reported_with_their_path() {
     let folder = tempfile::tempdir().expect("a folder");
     let at = |name: &str| folder.path().join(name).to_str().expect("a path").to_owned();
     Authority::new("files").issue(&["localhost"]).write(folder.path());

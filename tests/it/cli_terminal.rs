@@ -1,4 +1,4 @@
-//! The program at a terminal: how it logs, how it asks for a token, and how it ends.
+//! Behavior at a terminal: log format, token prompt, shutdown.
 
 use std::{net::TcpListener, os::unix::process::ExitStatusExt};
 
@@ -9,7 +9,7 @@ use crate::support::{
 };
 
 #[tokio::test(flavor = "multi_thread")]
-async fn serve_logs_text_on_a_terminal_and_says_where_it_listens() {
+async fn serve_logs_text_and_prints_its_addresses_on_a_terminal() {
     let platform = Upstream::http().await;
     let setup = |format: &str| {
         let setup = Setup::for_platform(platform.address())
@@ -41,7 +41,7 @@ async fn serve_logs_text_on_a_terminal_and_says_where_it_listens() {
         }
         assert_eq!(shown.contains("{\"timestamp\""), is_json, "{format}: {shown}");
     }
-    // Elsewhere the default is JSON.
+    // Without a terminal, the default is JSON.
     let gateway = setup("").start();
     let log = gateway.stderr().text();
     assert!(log.lines().all(|line| line.starts_with('{')), "{log}");
@@ -50,7 +50,7 @@ async fn serve_logs_text_on_a_terminal_and_says_where_it_listens() {
 
 #[test]
 fn a_typed_token_is_not_shown() {
-    // Nothing listens there.
+    // Nothing listens on this port.
     let holder = TcpListener::bind("127.0.0.1:0").expect("a port");
     let endpoint = format!("http://{}", holder.local_addr().expect("its address"));
     drop(holder);
@@ -67,7 +67,7 @@ fn a_typed_token_is_not_shown() {
 }
 
 #[test]
-fn a_terminal_is_restored_after_an_interrupted_prompt() {
+fn an_interrupted_prompt_restores_the_terminal() {
     for (typed, code) in [("\u{3}", 1), ("\u{4}", 2)] {
         let (mut terminal, login) = Terminal::start(&["login"], &[]);
         terminal.wait_for("one-time token: ");
@@ -79,7 +79,7 @@ fn a_terminal_is_restored_after_an_interrupted_prompt() {
 
 #[cfg(feature = "sandbox")]
 #[test]
-fn a_sandbox_ends_with_its_terminal() {
+fn a_sandbox_stops_when_its_terminal_closes() {
     let arguments = ["sandbox", "--listen", "127.0.0.1:0", "--platform-listen", "127.0.0.1:0"];
     let (mut terminal, sandbox) = Terminal::start(&arguments, &[]);
     terminal.wait_for("Serving until Ctrl-C.");

@@ -1,4 +1,4 @@
-//! What `docs/clients.md` shows to clients in other languages.
+//! Examples of `docs/clients.md`.
 
 use ott_gateway::proto::FILE_DESCRIPTOR_SET;
 use prost_reflect::DescriptorPool;
@@ -6,11 +6,11 @@ use serde_json::Value;
 
 const PAGE: &str = include_str!("../../docs/clients.md");
 
-/// The service config is applied by client libraries, which do not look at the error details. A login
-/// must not be repeated without them.
+/// Client libraries apply the service config without checking the error details, so it must not cover
+/// logins.
 #[test]
-fn documented_service_config_retries_issue_ott_and_nothing_else() {
-    let (_, rest) = PAGE.split_once("```json\n").expect("the page shows it");
+fn documented_service_config_retries_only_issue_ott() {
+    let (_, rest) = PAGE.split_once("```json\n").expect("the page has a service config");
     let (json, _) = rest.split_once("```").expect("the block ends");
     let config: Value = serde_json::from_str(json).expect("JSON");
     let pool = DescriptorPool::decode(FILE_DESCRIPTOR_SET).expect("descriptors");
@@ -19,7 +19,7 @@ fn documented_service_config_retries_issue_ott_and_nothing_else() {
         for name in method_config["name"].as_array().expect("a list") {
             let service = name["service"].as_str().expect("a service");
             let service = pool.get_service_by_name(service).expect("of the contract");
-            // A name without a method would be for all methods of the service.
+            // A name without a method would apply to all methods of the service.
             let method = name["method"].as_str().expect("a method");
             assert!(service.methods().any(|one| one.name() == method), "{method}");
             named.push(method.to_owned());
@@ -32,7 +32,6 @@ fn documented_service_config_retries_issue_ott_and_nothing_else() {
     assert_eq!(named, ["IssueOtt"]);
 }
 
-/// Each example accepts a reason of the gateway only.
 #[test]
 fn every_documented_example_checks_the_domain() {
     for language in ["go", "java", "csharp", "ruby", "cpp"] {

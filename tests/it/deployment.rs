@@ -1,8 +1,7 @@
-//! The README's production configuration, Deployment and commands, and the image, work together as
-//! pasted.
+//! The README's production configuration, Deployment and commands match each other and the image.
 //!
-//! They are compared as data, and the gateway runs with the configuration in a folder that is laid
-//! out as the Deployment mounts it.
+//! The tests compare them as data, and run the gateway with the configuration in a folder with the
+//! layout of the Deployment's mounts.
 
 mod mismatches;
 mod pasted;
@@ -18,7 +17,7 @@ use tonic::{Code, transport::Channel};
 
 use self::{
     mismatches::mismatches,
-    pasted::{Pasted, files_in, mode, mounts, named_files},
+    pasted::{Pasted, configured_files, files_in, mode, mounts},
 };
 use crate::support::{
     authority::{Authority, Identity},
@@ -29,7 +28,7 @@ use crate::support::{
 };
 
 #[test]
-fn the_production_configuration_fits_the_deployment_and_the_image() {
+fn the_production_configuration_matches_the_deployment_and_the_image() {
     assert_eq!(mismatches(&Pasted::read()), Vec::<String>::new());
 }
 
@@ -62,15 +61,15 @@ fn each_mismatch_is_found() {
         ("./tls:/run/secrets/ott-gateway-tls:ro", "./tls:/run/tls:ro", "is not in a volume of"),
         ("sink = \"stdout\"", "sink = \"/var/log/ott-gateway/audit.jsonl\"", "not on a writable volume"),
         ("containerPort: 50052", "containerPort: 50053", "health listens on"),
-        ("grpc: {port: 50052}", "grpc: {port: 50051}", "readinessProbe asks port"),
+        ("grpc: {port: 50052}", "grpc: {port: 50051}", "readinessProbe uses port"),
         (
             "httpGet: {port: admin, path: /livez}",
             "httpGet: {port: metrics, path: /livez}",
-            "livenessProbe asks port",
+            "livenessProbe uses port",
         ),
         ("listen = \"[::]:9464\"", "listen = \"127.0.0.1:9464\"", "admin listens on loopback"),
         ("health_listen = \"[::]:50052\"", "", "nothing listens on the port `health`"),
-        ("targetPort: grpc", "targetPort: admin", "the Service leads to another port"),
+        ("targetPort: grpc", "targetPort: admin", "the Service has another target port"),
         ("  selector: {app: ott-gateway}", "  selector: {app: gateway}", "the Service selects"),
         ("seccompProfile: {type: RuntimeDefault}", "seccompProfile: {type: Unconfined}", "seccompProfile"),
         ("runAsUser: 65532", "runAsUser: 1000", "runAsUser"),
@@ -113,7 +112,7 @@ fn each_mismatch_is_found() {
     ];
     let good = Pasted::read();
     let changed = |text: &str, (part, by): (&str, &str)| {
-        assert!(text.contains(part), "there is no `{part}`");
+        assert!(text.contains(part), "`{part}` is missing");
         text.replacen(part, by, 1)
     };
     let in_readme = readme.map(|(part, by, mismatch)| {
@@ -128,16 +127,18 @@ fn each_mismatch_is_found() {
     }
 }
 
-/// Fills a folder as Kubernetes fills the mounts: each file with the content for its key in the
+/// Fills a folder like the mounts in Kubernetes: each file has the content for its key in the
 /// configuration and the permissions of its volume.
 fn mount(folder: &Path, pasted: &Pasted, content: impl Fn(&str, &str) -> String) {
     let deployment = pasted.manifest("Deployment");
     let mounts = mounts(&deployment["spec"]["template"]["spec"]);
-    let keys: BTreeMap<String, String> =
-        named_files(&pasted.production_configuration()).into_iter().map(|(key, path)| (path, key)).collect();
+    let keys: BTreeMap<String, String> = configured_files(&pasted.production_configuration())
+        .into_iter()
+        .map(|(key, path)| (path, key))
+        .collect();
     for mount in mounts {
         let inside = folder.join(mount.path.trim_start_matches('/'));
-        fs::create_dir_all(&inside).expect("can be made");
+        fs::create_dir_all(&inside).expect("can be created");
         let mode = if mount.volume["secret"].is_badvalue() { 0o644 } else { mode(&mount.volume) };
         for name in files_in(&mount.volume, pasted) {
             let key = keys.get(&format!("{}/{name}", mount.path)).map_or("", String::as_str);
@@ -161,7 +162,7 @@ async fn the_production_configuration_serves_from_the_deployments_mounts() {
     let setup = Setup::new();
     let root = setup.folder().join("root");
     let (health, grpc, admin) = (Reserved::new(), Reserved::new(), Reserved::new());
-    // Paths inside the mounts, loopback ports and the tests' platform instead of the real ones.
+    // Replace the paths by those of the folder, and use loopback ports and the test platform.
     let mut configuration = pasted.production_configuration();
     configuration = configuration.replace(" = \"/", &format!(" = \"{}/", root.display()));
     for (port, address) in [("50051", &grpc), ("50052", &health), ("9464", &admin)] {
@@ -183,7 +184,7 @@ async fn the_production_configuration_serves_from_the_deployments_mounts() {
         }
     });
 
-    // The path that the image's command reads, below the folder.
+    // The configuration path of the image's command, below the folder.
     let command = pasted.instruction("CMD");
     let file = root.join(command.last().expect("a path").trim_start_matches('/'));
     let run = |arguments: &[&str]| {

@@ -1,4 +1,4 @@
-//! `ott-gateway example-config` and `completions`: what they print can be used.
+//! The output of `ott-gateway example-config` and `completions` is valid.
 
 use std::{fs, process::Command};
 
@@ -14,7 +14,7 @@ fn printed(arguments: &[&str]) -> String {
     String::from_utf8(done.stdout).expect("text")
 }
 
-/// A key or a table in a comment, without the comment sign.
+/// Returns a commented-out key or table, without the comment sign.
 fn uncommented(line: &str) -> Option<&str> {
     let line = line.strip_prefix("# ")?;
     let key = line.split(" = ").next().filter(|key| key.len() < line.len());
@@ -23,20 +23,20 @@ fn uncommented(line: &str) -> Option<&str> {
 }
 
 #[test]
-fn the_example_is_valid_as_it_is_and_with_every_key_set() {
+fn the_example_is_valid_unchanged_and_with_every_key_set() {
     let example = printed(&["example-config"]);
     assert_eq!(example, EXAMPLE);
     let mut place = Place::new();
-    let config = place.load(&example).unwrap_or_else(|faults| panic!("{faults}"));
+    let config = place.load(&example).unwrap_or_else(|problems| panic!("{problems}"));
     assert!(config.warnings.is_empty(), "{:?}", config.warnings);
 
     let whole: String =
         example.lines().map(|line| uncommented(line).unwrap_or(line).to_owned() + "\n").collect();
-    // Its values are an example here, not a default.
+    // This value is an example, not the default.
     let whole = whole.replace("sink = \"stdout\"", "sink = \"/audit/audit.jsonl\"");
-    let config = place.load(&with_hashes(&whole)).unwrap_or_else(|faults| panic!("{faults}"));
+    let config = place.load(&with_hashes(&whole)).unwrap_or_else(|problems| panic!("{problems}"));
     assert_eq!((config.api_clients.by_name.len(), config.access.rules.len()), (3, 2));
-    // Each is set to its default: nothing is refused for being out of bounds, and nothing is lost.
+    // Every key is set to its default.
     assert!(config.callers.forwarded.is_some() && config.callers.jwt.len() == 2);
 }
 
@@ -58,19 +58,19 @@ fn the_example_has_every_key_that_the_code_reads() {
 }
 
 #[test]
-fn each_key_of_the_example_has_a_line_about_it() {
+fn each_key_of_the_example_is_described() {
     let lines: Vec<&str> = EXAMPLE.lines().collect();
     for (line, before) in lines.iter().skip(1).zip(&lines) {
         let is_key = |line: &str| line.contains(" = ") && !line.starts_with("#  ");
         if uncommented(line).is_some_and(is_key) || (!line.starts_with('#') && is_key(line)) {
             let key = line.trim_start_matches("# ").split(' ').next().expect("a key");
-            let is_told = before.starts_with("# ") && uncommented(before).is_none();
-            let is_known = lines.iter().zip(lines.iter().skip(1)).any(|(text, other)| {
+            let is_described = before.starts_with("# ") && uncommented(before).is_none();
+            let is_described_elsewhere = lines.iter().zip(lines.iter().skip(1)).any(|(text, other)| {
                 other.trim_start_matches("# ").starts_with(&format!("{key} = "))
                     && text.starts_with("# ")
                     && uncommented(text).is_none()
             });
-            assert!(is_told || is_known, "{line}");
+            assert!(is_described || is_described_elsewhere, "{line}");
         }
     }
 }
@@ -82,7 +82,7 @@ fn completions_are_printed_for_each_shell() {
         for part in ["check-config", "example-config", "bearer-token-file"] {
             assert!(script.contains(part), "{shell}: {part} is missing");
         }
-        // An argument that exists only to be refused.
+        // A hidden argument that is always refused.
         assert!(!script.contains("one-time-token"), "{shell}");
     }
     let folder = tempfile::tempdir().expect("a folder");

@@ -1,4 +1,4 @@
-//! Reflection, as generic tools use it.
+//! Reflection, as used by generic tools.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -16,7 +16,7 @@ use tonic_reflection::pb::v1::{
 
 use crate::support::{gateway::Setup, upstream::Upstream};
 
-/// A tool that knows no types but those that it gets by reflection.
+/// A tool that gets all types by reflection.
 struct Tool(ServerReflectionClient<Channel>);
 
 impl Tool {
@@ -35,7 +35,7 @@ impl Tool {
         }
     }
 
-    /// The type of that name: its file, and everything that the file imports.
+    /// Returns the message type `name`, from its file and all imports.
     async fn message(&mut self, name: &str) -> MessageDescriptor {
         let mut files = HashMap::new();
         let mut missing = VecDeque::from([MessageRequest::FileContainingSymbol(name.to_owned())]);
@@ -47,7 +47,7 @@ impl Tool {
             }
         }
         let set = FileDescriptorSet { file: files.into_values().collect() };
-        let pool = DescriptorPool::from_file_descriptor_set(set).expect("the files fit together");
+        let pool = DescriptorPool::from_file_descriptor_set(set).expect("the files are consistent");
         pool.get_message_by_name(name).expect("the file declares it")
     }
 }
@@ -57,7 +57,7 @@ fn tokio_stream_of<T: Send + 'static>(value: T) -> impl futures_util::Stream<Ite
 }
 
 #[tokio::test]
-async fn error_details_can_be_shown_by_a_tool_that_knows_no_types() {
+async fn error_details_can_be_decoded_by_reflection() {
     let platform = Upstream::http().await;
     let gateway =
         Setup::for_platform(platform.address()).replacing("[admin]", "reflection = true\n[admin]").start();

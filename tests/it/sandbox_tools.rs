@@ -1,5 +1,5 @@
-//! What `ott-gateway sandbox` offers to tests: the journal, the reset, the lifetime of tokens, a
-//! configuration and accounts of one's own, addresses that can be reached; and the page about it.
+//! Tools of `ott-gateway sandbox` for tests: journal, reset, token lifetime, custom configuration and
+//! accounts, reachable addresses; and their documentation page.
 
 use std::time::{Duration, SystemTime};
 
@@ -16,7 +16,7 @@ use crate::{
 const JOHN: &str = "johncustomer@mysite.com";
 
 #[tokio::test]
-async fn the_journal_has_what_the_gateway_sent_and_a_reset_forgets_it() {
+async fn the_journal_has_the_requests_of_the_gateway_until_a_reset() {
     let sandbox = Sandbox::start(&["--fault", "503/1000"]);
     sandbox.reset();
     assert_eq!(sandbox.requests(), Vec::<serde_json::Value>::new());
@@ -27,7 +27,7 @@ async fn the_journal_has_what_the_gateway_sent_and_a_reset_forgets_it() {
     client.login_with_ott(login(&issued.ott)).await.expect("a session");
     let status = client.login_with_ott(login(&issued.ott)).await.expect_err("it is spent");
     assert_eq!(reason(&status), "OTT_REJECTED");
-    client.issue_ott(issue("fault+400-1018@sandbox")).await.expect_err("as asked for");
+    client.issue_ott(issue("fault+400-1018@sandbox")).await.expect_err("injected");
 
     let requests = sandbox.requests();
     let of = |index: usize| {
@@ -49,16 +49,16 @@ async fn the_journal_has_what_the_gateway_sent_and_a_reset_forgets_it() {
     let text = serde_json::to_string(&requests).unwrap();
     assert!(!text.contains("SANDBOX-") && !text.contains("sandbox-secret"), "{text}");
 
-    // A token and a session of before are gone, and the gateway's access token is not.
+    // A reset removes tokens and sessions, but not the gateway's access token.
     let kept = client.issue_ott(issue(JOHN)).await.expect("a token").into_inner();
     sandbox.reset();
     assert_eq!(sandbox.requests().len(), 0);
     assert_eq!(result_of(&client.login_with_ott(login(&kept.ott)).await), "Unauthenticated OTT_REJECTED");
-    client.issue_ott(issue(JOHN)).await.expect("a token, with the access token of before");
+    client.issue_ott(issue(JOHN)).await.expect("a token, with the same access token");
 }
 
 #[tokio::test]
-async fn a_web_page_can_neither_reset_a_sandbox_nor_read_its_journal() {
+async fn web_pages_can_neither_reset_a_sandbox_nor_read_its_journal() {
     let sandbox = Sandbox::start(&[]);
     let before = sandbox.requests().len();
     assert!(before > 0, "the walk");
@@ -82,17 +82,17 @@ async fn a_web_page_can_neither_reset_a_sandbox_nor_read_its_journal() {
 }
 
 #[tokio::test]
-async fn a_token_lives_as_long_as_asked_for_and_its_expire_time_is_that() {
+async fn token_life_sets_the_lifetime_and_the_expire_time() {
     let sandbox = Sandbox::start(&["--token-life", "1s"]);
     let mut client = sandbox.client().await;
     let before = WallClock::system().now();
     let issued = client.issue_ott(issue(JOHN)).await.expect("a token").into_inner();
     let expires = SystemTime::try_from(issued.expire_time.unwrap()).unwrap();
-    let lives = expires.duration_since(before).expect("in the future");
-    // Counted from the moment at which the request was sent, which is not before the call.
-    assert!(lives >= Duration::from_secs(1), "{lives:?}");
+    let lifetime = expires.duration_since(before).expect("in the future");
+    // Counted from the time at which the request was sent, which is after the start of the call.
+    assert!(lifetime >= Duration::from_secs(1), "{lifetime:?}");
     let answered = WallClock::system().now().duration_since(before).unwrap();
-    assert!(lives <= Duration::from_secs(1) + answered, "{lives:?}");
+    assert!(lifetime <= Duration::from_secs(1) + answered, "{lifetime:?}");
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(result_of(&client.login_with_ott(login(&issued.ott)).await), "Unauthenticated OTT_REJECTED");
 }
@@ -115,7 +115,7 @@ const CONFIG: &str = r#"
 "#;
 
 #[tokio::test]
-async fn a_configuration_of_ones_own_is_tried_against_the_copy_of_the_platform() {
+async fn a_custom_configuration_runs_against_the_simulated_platform() {
     let mut sandbox = Sandbox::with_config(CONFIG, &[]);
     let mut client = sandbox.client().await;
     let mut named = issue(JOHN);
@@ -129,31 +129,33 @@ async fn a_configuration_of_ones_own_is_tried_against_the_copy_of_the_platform()
         result_of(&client.issue_ott(issue("x@elsewhere.com")).await),
         "PermissionDenied CALLER_NOT_ALLOWED"
     );
-    let on_demand = client.issue_ott(issue("fault+DRAINING@sandbox")).await;
-    assert_eq!(result_of(&on_demand), "Unavailable DRAINING");
+    let injected = client.issue_ott(issue("fault+DRAINING@sandbox")).await;
+    assert_eq!(result_of(&injected), "Unavailable DRAINING");
     assert!(sandbox.interrupt().success(), "{}", sandbox.stderr.text());
     let audit = std::fs::read_to_string(sandbox.path("audit.jsonl")).expect("the audit log");
     let calls = audit.lines().filter(|line| line.contains(r#""event":"call""#));
     let issued = calls.filter(|line| line.contains(r#""code":"OK""#) && line.contains("IssueOtt")).count();
     assert_eq!(issued, 2, "{audit}");
-    assert!(!sandbox.path("ready.json").exists(), "it is there only while the sandbox serves");
+    assert!(!sandbox.path("ready.json").exists(), "exists only while the sandbox serves");
 }
 
 #[test]
-fn a_sandbox_that_is_open_to_the_network_says_so() {
+fn a_sandbox_that_is_open_to_the_network_warns() {
     let sandbox = Sandbox::start(&["--listen", "0.0.0.0:0", "--platform-listen", "0.0.0.0:0"]);
     for (what, address) in [("gateway", &sandbox.ready["gateway"]), ("platform", &sandbox.ready["platform"])]
     {
         let port = address.as_str().unwrap().rsplit(':').next().unwrap();
         assert_ne!(port, "0");
         let warning = format!("warning: the sandbox's {what} at 0.0.0.0:{port} is open to the network");
-        sandbox.stderr.wait_for("a warning with the real port", |line| line.contains(&warning).then_some(()));
+        sandbox
+            .stderr
+            .wait_for("a warning with the actual port", |line| line.contains(&warning).then_some(()));
     }
     let loopback = Sandbox::start(&[]);
     assert!(!loopback.stderr.text().contains("open to the network"), "{}", loopback.stderr.text());
 }
 
-/// The gateway could not connect to it, since it speaks http on loopback only.
+/// The gateway uses plain HTTP on loopback only, and could not connect to any other address.
 #[test]
 fn the_platform_listens_on_loopback_or_on_every_address() {
     let done = std::process::Command::new(env!("CARGO_BIN_EXE_ott-gateway"))
@@ -166,7 +168,7 @@ fn the_platform_listens_on_loopback_or_on_every_address() {
 }
 
 #[tokio::test]
-async fn on_every_address_what_is_printed_and_login_urls_can_be_reached() {
+async fn printed_addresses_and_login_urls_are_reachable_on_every_address() {
     let everywhere = ["--listen", "0.0.0.0:0", "--platform-listen", "0.0.0.0:0"];
     let public = Sandbox::start(&[&everywhere[..], &["--public-url", "http://box.test:9000"]].concat());
     let login_url = async |sandbox: &Sandbox, target: &str| {
@@ -196,7 +198,7 @@ async fn on_every_address_what_is_printed_and_login_urls_can_be_reached() {
 }
 
 #[test]
-fn accounts_are_listed_with_what_happens_to_them() {
+fn accounts_are_listed_with_their_outcome() {
     let done = std::process::Command::new(env!("CARGO_BIN_EXE_ott-gateway"))
         .args(["sandbox", "--list-accounts"])
         .output()
@@ -224,7 +226,7 @@ fn page() -> String {
     std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/sandbox.md")).expect("the page")
 }
 
-/// The cells of the rows whose first one is code.
+/// Returns the cells of the rows whose first cell is code.
 fn rows(page: &str) -> Vec<Vec<String>> {
     let cells = |line: &str| line.split('|').map(|cell| cell.trim().replace('`', "")).collect::<Vec<_>>();
     page.lines().filter(|line| line.starts_with("| `")).map(|line| cells(line)[1..].to_vec()).collect()
@@ -244,7 +246,7 @@ fn the_page_lists_the_built_in_accounts() {
 }
 
 #[test]
-fn the_page_lists_every_further_code_and_every_answer_of_the_platform() {
+fn the_page_lists_every_additional_code_and_every_platform_fault() {
     let page = page();
     let rows = rows(&page);
     for reason in Reason::ALL {
@@ -256,13 +258,16 @@ fn the_page_lists_every_further_code_and_every_answer_of_the_platform() {
             assert!(rows.iter().any(|row| row[0] == kind), "{kind} is missing");
         }
     }
-    for kind in sandbox::Fault::KINDS.split('`').skip(1).step_by(2) {
+    for kind in sandbox::Fault::KINDS
+        .split([',', ' ', '(', ')'])
+        .filter(|kind| kind.parse::<sandbox::Fault>().is_ok())
+    {
         assert!(page.contains(&format!("`{kind}`")), "{kind} is missing");
     }
 }
 
 #[tokio::test]
-async fn the_accounts_of_the_page_can_be_used() {
+async fn the_accounts_of_the_page_are_valid() {
     let block = blocks("json").into_iter().find(|block| block.info == "json accounts");
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("accounts.json");

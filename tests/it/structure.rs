@@ -68,7 +68,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "ott",
             "backoff",
             "supervision",
-            "rehearsal",
+            "fault_injection",
         ],
     ),
     (
@@ -132,7 +132,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "clock",
             "secret",
             "text",
-            "rehearsal",
+            "fault_injection",
         ],
     ),
     ("arrival", &["caller", "access", "telemetry", "call", "clock"]),
@@ -175,8 +175,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("validity", &[]),
     ("clock", &[]),
     ("backoff", &[]),
-    ("rehearsal", &["reason"]),
-    ("sandbox", &["clock", "reason", "rehearsal"]),
+    ("fault_injection", &["reason"]),
+    ("sandbox", &["clock", "reason", "fault_injection"]),
 ];
 
 /// Files that start tasks and threads, how many, and why they are not duties of `supervision`. A
@@ -201,8 +201,8 @@ const MAY_SPAWN: &[(&str, usize, &str)] = &[
     ("src/cli/prompt.rs", 1, "one read from the terminal"),
     ("src/files/timed.rs", 1, "one read of files"),
     ("src/http_client/resolver/system.rs", 1, "the threads of name lookups"),
-    ("src/sandbox.rs", 1, "the copy of the platform"),
-    ("src/sandbox/listener.rs", 1, "the connections to the copy of the platform"),
+    ("src/sandbox.rs", 1, "the simulated platform"),
+    ("src/sandbox/listener.rs", 1, "the connections to the simulated platform"),
 ];
 
 #[test]

@@ -17,9 +17,9 @@ pub(super) struct Ready {
     pub(super) gateway: String,
     /// Whether the gateway uses TLS.
     pub(super) gateway_tls: bool,
-    /// URL of the copy of the platform, for this machine.
+    /// URL of the simulated platform, for this machine.
     pub(super) platform: String,
-    /// URL of the copy of the platform in the login URLs of the gateway.
+    /// URL of the simulated platform in the login URLs of the gateway.
     pub(super) public_url: String,
     /// Address of metrics and probes, if enabled.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -18,91 +18,89 @@ use crate::{
     },
 };
 
-/// Time without any response after which an HTTP/2 connection with unanswered requests
-/// takes no more of them. Shorter than the keep-alive, and far shorter than a login's
-/// timeout: a login on a dead connection costs its token.
+/// Time without any response after which an HTTP/2 connection with unanswered requests takes no more
+/// requests. Shorter than the keep-alive, and much shorter than the timeout of a login: a login on a
+/// dead connection wastes its token.
 const MAX_SILENCE: Duration = Duration::from_secs(2);
-/// Time after the first request on a new connection until others follow, unless its response
-/// arrives earlier. The peer's SETTINGS, with its limit of streams, come within a round trip;
-/// requests that are sent before may be queued inside the HTTP library, beyond our control.
+/// Delay between the first request on a new connection and the next, unless its response arrives
+/// earlier. The peer's SETTINGS with the stream limit arrive within a round trip; requests sent
+/// before may be queued inside the HTTP library.
 pub(super) const SETTLING_TIME: Duration = Duration::from_millis(100);
-/// A connection on which a stream was opened this recently still accepts streams.
+/// Time after opening a stream during which a connection is known to accept streams.
 const RECENTLY: Duration = Duration::from_secs(1);
 /// Maximum age of the last response at which a client counts as connected.
 const CONNECTED_FOR: Duration = Duration::from_secs(1);
 
-/// The client, shared by the requests in progress on it.
+/// An HTTP client, shared by its requests in progress.
 pub(super) struct Client {
     http: reqwest::Client,
-    /// Which of its connections it uses again.
+    /// Its connection reuse.
     pub(super) reuse: ConnectionReuse,
-    /// How many header lines its responses may have.
+    /// Maximum number of header lines of its responses.
     pub(super) header_room: HeaderRoom,
     pub(super) created_at: Instant,
     /// Its generation ([`Generation`](super::Generation)).
     pub(super) generation: u64,
-    /// Generation of the trusted authorities that its connections were verified by, or a later
-    /// one.
+    /// Generation of the trusted authorities when it was created, or an earlier one.
     pub(super) trust_generation: u64,
-    /// Set by a response that the platform itself does not send.
+    /// Set by a response that the platform would not send.
     distrusted: AtomicBool,
-    /// Held by the one request that is being handed to the HTTP library. The library counts
-    /// streams only after it has opened them: of several requests at once it would take more
-    /// than the peer accepts, bodies included, and queue them beyond our control.
+    /// Held by the one request that is being passed to the HTTP library. The library counts streams
+    /// only after opening them: it would accept more concurrent requests than the peer, including
+    /// their bodies, and queue them.
     pub(super) turn: Arc<Semaphore>,
-    /// The protocol of its server. Apart from the progress, because over HTTP/1.1 most questions
-    /// about a client need nothing else.
+    /// The protocol of its server. Outside `progress`, because HTTP/1.1 rarely needs the lock.
     protocol: LastProtocol,
     progress: Mutex<Progress>,
 }
 
-/// How far the request that connects has come, for those who wait for it.
+/// State of the connecting request, for requests that wait for it.
 #[derive(Clone, Debug)]
 pub(super) enum Connection {
     /// There is no connection yet.
     Connecting,
-    /// There is one since then, and the request is being sent. The peer's limit of streams
-    /// may not have arrived.
+    /// Connected at this time; the request is being sent. The peer's stream limit may not have
+    /// arrived.
     Connected(Instant),
     /// The peer has responded.
     Settled,
-    /// There is no connection.
+    /// Connecting failed.
     Failed(ConnectFailure),
 }
 
-/// The requests of a client, and what is known from them.
+/// The requests of a client, and the state inferred from them.
 pub(super) struct Progress {
-    /// The server's limit of concurrent streams on a connection ([`KnownServer::max_streams`]).
+    /// The server's limit of concurrent streams ([`KnownServer::max_streams`]).
     max_streams: u32,
-    /// When a request was last sent.
+    /// Time when a request was last sent.
     sent_at: Option<Instant>,
-    /// Number of requests that have ever been sent.
+    /// Total number of requests sent.
     pub(super) opened: u64,
-    /// Requests that have not been sent.
+    /// Number of requests not sent yet.
     pub(super) waiting: u32,
-    /// Requests that have been sent and whose response is not complete.
+    /// Number of requests sent without a complete response.
     pub(super) sent: u32,
-    /// Requests that have been sent and have no response head.
+    /// Number of requests sent without a response head.
     unanswered: u32,
-    /// Since when there are unanswered requests and nothing arrived.
+    /// Start of the current period with unanswered requests and without a response.
     silent_since: Option<Instant>,
     answered_at: Option<Instant>,
-    /// The outcome of the request that connects, if there is one.
+    /// State of the connecting request, if any.
     pub(super) connecting: Option<watch::Receiver<Connection>>,
 }
 
-/// What is known of a server from its responses.
+/// Properties of a server, learned from its responses.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct KnownServer {
     /// The protocol of its last response.
     protocol: Option<HttpProtocol>,
-    /// Its limit of concurrent streams on a connection, inferred from streams that it refused
-    /// or did not accept in time.
+    /// Its limit of concurrent streams on a connection, inferred from streams that it refused or did
+    /// not accept in time.
     max_streams: u32,
 }
 
 impl KnownServer {
-    /// A server of which only the protocol may be known.
+    /// Creates the properties of a server of which at most the protocol is known.
     pub(super) const fn speaking(protocol: Option<HttpProtocol>) -> Self {
         Self { protocol, max_streams: u32::MAX }
     }
@@ -113,14 +111,14 @@ impl KnownServer {
 }
 
 impl Client {
-    /// Creates a client of a server of which `server` is already known.
+    /// Creates a client of a server with these known properties.
     pub(super) fn new(
         settings: &HttpSettings,
         reuse: ConnectionReuse,
         server: KnownServer,
         generation: u64,
     ) -> Result<Self, HttpClientError> {
-        // Before the client exists, so that it is never taken for one of a later generation.
+        // Read before building the client, so that it never gets a later generation than its authorities.
         let trust_generation = settings.tls.generation();
         let header_room = settings.header_room();
         let protocol = LastProtocol::default();
@@ -155,7 +153,7 @@ impl Client {
         &self.http
     }
 
-    /// Returns what is known of its server.
+    /// Returns the known properties of its server.
     pub(super) fn server(&self) -> KnownServer {
         KnownServer { protocol: self.protocol(), max_streams: self.progress().max_streams }
     }
@@ -176,8 +174,8 @@ impl Client {
         self.protocol.replace(protocol);
     }
 
-    /// Returns whether a request may have to wait for a connection or a stream of its server. Over
-    /// HTTP/1.1 each request has a connection of its own.
+    /// Returns whether a request may have to wait for a connection or a stream. Over HTTP/1.1 each
+    /// request has its own connection.
     pub(super) fn may_wait(&self) -> bool {
         self.protocol() != Some(HttpProtocol::Http1)
     }
@@ -187,7 +185,7 @@ impl Client {
         self.progress().answered_at.is_some()
     }
 
-    /// Records a response that the platform itself does not send.
+    /// Records a response that the platform would not send.
     pub(super) fn distrust(&self) {
         self.distrusted.store(true, Ordering::Relaxed);
     }
@@ -196,14 +194,14 @@ impl Client {
         self.distrusted.load(Ordering::Relaxed)
     }
 
-    /// Returns whether the connection seems to be dead. Only over HTTP/2: over HTTP/1.1 a
-    /// slow request occupies a connection of its own.
+    /// Returns whether the connection seems dead. Only for HTTP/2: over HTTP/1.1 a slow request
+    /// occupies only its own connection.
     pub(super) fn is_suspect(&self, now: Instant) -> bool {
         self.protocol() == Some(HttpProtocol::Http2)
             && self.progress().silent_since.is_some_and(|since| now >= since + MAX_SILENCE)
     }
 
-    /// Returns whether one more request would be sent at once.
+    /// Returns whether another request would be sent at once.
     pub(super) fn has_room(&self) -> bool {
         !self.may_wait() || {
             let progress = self.progress();
@@ -223,8 +221,8 @@ impl Client {
 }
 
 impl Progress {
-    /// Returns whether a request that [may wait](Client::may_wait) has to wait for another one that
-    /// connects, or has to be that one.
+    /// Returns whether a request that [may wait](Client::may_wait) has to wait for the connecting
+    /// request, or has to connect itself.
     pub(super) fn needs_connection(&self) -> bool {
         let now = clock::now();
         self.is_settling(now) || self.sent == 0 && self.answered_at.is_none_or(|at| now >= at + CONNECTED_FOR)
@@ -241,7 +239,7 @@ impl Progress {
         self.sent_at.is_some()
     }
 
-    /// Records that a request got no stream in time, although others have some.
+    /// Records that a request got no stream in time while others have streams.
     pub(super) fn no_stream_in_time(&mut self, now: Instant) {
         if self.sent_at.is_some_and(|at| now < at + RECENTLY) {
             self.max_streams = self.sent.max(1);
@@ -261,7 +259,7 @@ impl Progress {
     pub(super) fn request_sent(&mut self, now: Instant) {
         self.waiting = self.waiting.saturating_sub(1);
         self.sent += 1;
-        // The limit was too low, or the peer has raised it.
+        // The inferred limit was too low, or the peer has raised it.
         self.max_streams = self.max_streams.max(self.sent);
         self.unanswered += 1;
         self.sent_at = Some(now);
@@ -285,7 +283,7 @@ impl Progress {
     pub(super) fn request_ended(&mut self) {
         self.sent = self.sent.saturating_sub(1);
         if self.sent == 0 {
-            // What was inferred may have been about a connection that no longer exists.
+            // The limit may have been inferred from a connection that no longer exists.
             self.max_streams = u32::MAX;
         }
     }

@@ -1,4 +1,4 @@
-//! One request's place on a client.
+//! Assignment of a request to a client.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -15,31 +15,31 @@ use crate::{
     http_client::{ConnectFault, HttpProtocol, cause::root_cause},
 };
 
-/// Why there is no connection, as the network stack reports it.
+/// Connection error, as reported by the network stack.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in super::super) struct ConnectFailure {
     pub(in super::super) fault: ConnectFault,
-    /// For the operator.
+    /// Root cause, for the log.
     pub(in super::super) cause: String,
 }
 
 impl ConnectFailure {
-    /// The failure of a request that was not sent because of this error.
+    /// Creates the failure of a request that was not sent because of this error.
     pub(in super::super) fn of(error: &(dyn std::error::Error + 'static)) -> Self {
         Self { fault: ConnectFault::of(error), cause: root_cause(error) }
     }
 }
 
-/// One request's place on a client, from its assignment to the end of its response.
+/// Assignment of a request to a client, until its response is complete.
 pub(in super::super) struct Lease {
     client: Arc<Client>,
-    /// Locked before the progress of the client, where both are needed.
+    /// Lock order: before the client's progress.
     state: Mutex<State>,
 }
 
 struct State {
     stage: Stage,
-    /// The turn of this request, until it has been sent.
+    /// Permit to be sent, until the request has been sent.
     turn: Option<OwnedSemaphorePermit>,
     /// Set while others wait for this request to connect.
     connecting: Option<watch::Sender<Connection>>,
@@ -60,7 +60,7 @@ impl Lease {
         Self { client, state: Mutex::new(state) }
     }
 
-    /// A lease on a client that never connects anywhere.
+    /// Creates a lease on a client that never connects.
     #[cfg(test)]
     pub(in super::super) fn for_test() -> Self {
         use crate::http_client::{ConnectionReuse, HttpSettings, Resolver, tls_config};
@@ -70,7 +70,7 @@ impl Lease {
         Self::new(Arc::new(client.expect("a client")))
     }
 
-    /// Records that its response is not one that the platform itself sends.
+    /// Records that the platform would not send this response.
     pub(in super::super) fn distrust(&self) {
         self.client.distrust();
     }
@@ -83,14 +83,13 @@ impl Lease {
         Arc::ptr_eq(&self.client, client)
     }
 
-    /// The client to send the request with.
+    /// Returns the client to send the request with.
     pub(in super::super) fn http(&self) -> &reqwest::Client {
         self.client.http()
     }
 
-    /// Waits while another request of this client connects, and fails as that one fails.
-    /// Without this, any number of first requests would each open a connection of which
-    /// HTTP/2 needs only one.
+    /// Waits while another request of this client connects, and fails with its error. Without this,
+    /// each of several first requests would open a connection, although HTTP/2 needs only one.
     pub(in super::super) async fn connection(&self) -> Result<(), ConnectFailure> {
         loop {
             if !self.client.may_wait() {
@@ -103,7 +102,7 @@ impl Lease {
                     return Ok(());
                 }
                 match &progress.connecting {
-                    // An error: the other request ended without an outcome.
+                    // An error means that the other request ended without an outcome.
                     Some(connecting) if connecting.has_changed().is_ok() => connecting.clone(),
                     _ => {
                         let (sender, receiver) = watch::channel(Connection::Connecting);
@@ -113,7 +112,7 @@ impl Lease {
                     }
                 }
             };
-            // Until the other request ends; then its last state counts.
+            // Runs until the other request ends.
             loop {
                 let state = connecting.borrow_and_update().clone();
                 let ended = match state {
@@ -131,7 +130,7 @@ impl Lease {
         }
     }
 
-    /// Waits for the turn to be sent, where streams have to be counted.
+    /// Waits for the permit to be sent, if streams have to be counted.
     pub(in super::super) async fn turn(&self) {
         if self.may_wait()
             && let Ok(turn) = Arc::clone(&self.client.turn).acquire_owned().await
@@ -140,50 +139,48 @@ impl Lease {
         }
     }
 
-    /// Returns whether its client has ever received a response, so may have a connection.
+    /// Returns whether its client has received a response, and thus may have a connection.
     pub(in super::super) fn has_answered(&self) -> bool {
         self.client.has_answered()
     }
 
-    /// Returns the protocol of the server, if its client has had a response.
+    /// Returns the protocol of the server, if its client has received a response.
     pub(in super::super) fn protocol(&self) -> Option<HttpProtocol> {
         self.client.protocol()
     }
 
-    /// Returns whether the request may have to wait for a connection or a stream. Over HTTP/1.1 it
-    /// has a connection of its own.
+    /// Returns whether the request may have to wait for a connection or a stream. Over HTTP/1.1 it has
+    /// its own connection.
     pub(in super::super) fn may_wait(&self) -> bool {
         self.client.may_wait()
     }
 
-    /// Returns whether a request that was not sent in time waited for others on the same
-    /// connection: connecting itself has a shorter limit.
+    /// Returns whether a request that was not sent in time was queued behind others on the same
+    /// connection. Connecting has a shorter timeout.
     pub(in super::super) fn is_queued(&self) -> bool {
         self.is_waiting() && self.may_wait() && self.client.progress().has_sent()
     }
 
-    /// Returns whether the request waits for one of the peer's streams rather than for a
-    /// connection.
+    /// Returns whether the request waits for a stream rather than for a connection.
     pub(in super::super) fn waits_for_stream(&self) -> bool {
         self.is_waiting()
             && self.client.protocol() == Some(HttpProtocol::Http2)
             && self.client.progress().sent > 0
     }
 
-    /// Returns the number of streams that have ever been opened on this connection.
+    /// Returns the total number of streams opened on this connection.
     pub(in super::super) fn opened_streams(&self) -> u64 {
         self.client.progress().opened
     }
 
-    /// Records that the request got no stream while others use this connection. If they
-    /// opened theirs recently, the peer limits them; otherwise the connection may merely be
-    /// closing.
+    /// Records that the request got no stream while others use this connection. If a stream was opened
+    /// recently, the peer limits streams; otherwise the connection may be closing.
     pub(in super::super) fn no_stream_in_time(&self) {
         self.client.progress().no_stream_in_time(clock::now());
     }
 
-    /// Records that the peer refused the stream of this request. Returns whether other
-    /// requests use streams, so that a limit can be the reason.
+    /// Records that the peer refused the stream of this request. Returns whether other requests use
+    /// streams, so that a limit can be the cause.
     pub(in super::super) fn stream_refused(&self) -> bool {
         self.state().stage == Stage::Sent && self.client.progress().stream_refused()
     }
@@ -197,19 +194,19 @@ impl Lease {
             state.report(Connection::Connected(now));
             let turn = state.turn.take();
             drop(state);
-            // Wakes the request that is next.
+            // Wakes the next request.
             drop(turn);
         }
     }
 
-    /// Records the head of the response.
+    /// Records the response head.
     pub(in super::super) fn answered(&self, protocol: HttpProtocol) {
         let now = clock::now();
         self.client.set_protocol(protocol);
         let mut state = self.state();
         let mut progress = self.client.progress();
         if state.stage == Stage::Waiting {
-            // A server may answer before it reads.
+            // A server may respond before it reads the request.
             progress.request_sent(now);
         }
         progress.response(now);
@@ -221,12 +218,12 @@ impl Lease {
         state.report(Connection::Settled);
     }
 
-    /// Records that no connection could be made.
+    /// Records that connecting failed.
     pub(in super::super) fn connection_failed(&self, failure: ConnectFailure) {
         self.state().report(Connection::Failed(failure));
     }
 
-    /// Ends the lease. Ending it twice does nothing.
+    /// Ends the lease. Idempotent.
     pub(in super::super) fn end(&self) {
         let mut state = self.state();
         if state.stage == Stage::Ended {
@@ -246,8 +243,7 @@ impl Lease {
         let ended =
             std::mem::replace(&mut *state, State { stage: Stage::Ended, turn: None, connecting: None });
         drop(state);
-        // Wakes the request that is next, and those that wait for a connection, one of which then
-        // connects.
+        // Wakes the next request, and those that wait for a connection, one of which then connects.
         drop(ended);
     }
 

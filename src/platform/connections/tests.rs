@@ -1,4 +1,4 @@
-//! When connections are renewed: spread out, so that replicas do not reconnect together.
+//! Renewal of connections, with jitter so that replicas do not reconnect at the same time.
 
 use super::*;
 use crate::{
@@ -8,7 +8,7 @@ use crate::{
     telemetry::logging::captured::CapturedLog,
 };
 
-/// Nobody listens on this port.
+/// Returns settings for a port that nothing listens on.
 fn unreachable() -> HttpSettings {
     HttpSettings::new("http://127.0.0.1:9".parse().unwrap(), tls_config(None).unwrap(), Resolver::for_test())
 }
@@ -21,7 +21,7 @@ async fn renewals_are_spread_over_eight_to_twelve_minutes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn renewals_that_fail_are_repeated_after_24_to_36_seconds() {
+async fn failed_renewals_are_repeated_after_24_to_36_seconds() {
     let reuse = Reuse { max_idle: Duration::from_secs(30), over_http1: true };
     let connections = Connections::new(unreachable(), reuse, Generation::default()).unwrap();
     let _clock = HeldClock::new();
@@ -49,7 +49,7 @@ async fn renewal_that_panics_does_not_prevent_the_next_one() {
     let renewal = Renewal(Arc::clone(&connections));
     let task = tokio::spawn(async move {
         let _renewal = renewal;
-        panic!("as a defect would");
+        panic!("injected");
     });
     assert!(task.await.unwrap_err().is_panic());
     let wait = connections.state().renew_at - clock::now();
@@ -62,7 +62,7 @@ async fn renewal_that_panics_does_not_prevent_the_next_one() {
 }
 
 #[tokio::test]
-async fn connections_of_authorities_that_were_replaced_take_no_more_requests() {
+async fn connections_verified_by_replaced_authorities_take_no_more_requests() {
     let authority = || {
         let key = rcgen::KeyPair::generate().unwrap();
         let certificate = rcgen::CertificateParams::new(Vec::new()).unwrap().self_signed(&key).unwrap();
@@ -76,7 +76,7 @@ async fn connections_of_authorities_that_were_replaced_take_no_more_requests() {
             let connections = Connections::new(settings.clone(), reuse, Generation::default()).unwrap();
             connections.lease(clock::now()).client().answered(protocol);
             let before = connections.lease(clock::now());
-            assert!(before.is_on(connections.lease(clock::now()).client()), "it is used again");
+            assert!(before.is_on(connections.lease(clock::now()).client()), "reused");
             assert!(connections.is_usable(&before, clock::now()));
             assert!(tls.replace(&authority()));
             assert!(!connections.is_usable(&before, clock::now()), "{protocol:?}");

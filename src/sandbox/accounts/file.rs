@@ -1,7 +1,7 @@
-//! Reading a file of accounts.
+//! Reads an accounts file.
 //!
-//! Every error names the file, the line and the field. Of the account objects, only the fields
-//! that the sandbox needs are checked; everything else is returned unchanged.
+//! Every error contains the file, the line and the field. Only the fields that the sandbox needs are
+//! checked; everything else in an account is returned unchanged.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -12,10 +12,10 @@ use serde_json::value::RawValue;
 
 use super::{Accounts, ApiClient, CLIENT_ID, CLIENT_SECRET, Tenant, User};
 
-/// Why a file of accounts cannot be used.
+/// Error in an accounts file.
 #[derive(Debug, thiserror::Error)]
 pub enum AccountsError {
-    /// The file cannot be read at all.
+    /// The file cannot be read.
     #[error("{}: cannot be read: {source}", path.display())]
     Unreadable {
         /// The file.
@@ -42,12 +42,12 @@ pub enum AccountsError {
         line: usize,
         /// The field, such as `users[2].login`.
         field: String,
-        /// What is wrong with it.
+        /// The problem with it.
         problem: Problem,
     },
 }
 
-/// What is wrong with a field.
+/// Problem with a field.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Problem {
     /// It is required.
@@ -71,12 +71,12 @@ pub enum Problem {
     /// Another entry has the same value.
     #[error("\"{0}\" is used twice")]
     Twice(String),
-    /// It names a tenant that is not in the file.
+    /// It refers to a tenant that is not in the file.
     #[error("no tenant has the id \"{0}\"")]
     NoSuchTenant(String),
-    /// Its parents form a circle.
+    /// Its parents form a cycle.
     #[error("the tenant is its own ancestor")]
-    Circle,
+    Cycle,
     /// It is empty.
     #[error("must not be empty")]
     Empty,
@@ -89,7 +89,7 @@ pub(super) fn read(path: &Path) -> Result<Accounts, AccountsError> {
     parse(path, &text)
 }
 
-/// Checks the text of a file; `path` is only for error messages.
+/// Parses and checks the text of a file; `path` is only for error messages.
 pub(in crate::sandbox) fn parse(path: &Path, text: &str) -> Result<Accounts, AccountsError> {
     let whole: &RawValue = serde_json::from_str(text).map_err(|error| AccountsError::Syntax {
         path: path.to_owned(),
@@ -104,10 +104,10 @@ pub(in crate::sandbox) fn parse(path: &Path, text: &str) -> Result<Accounts, Acc
     let api_clients = top.objects("api_clients")?;
     let users = top.objects("users")?;
     let Some(first) = tenants.first() else { return Err(top.fault("tenants", Problem::Empty)) };
-    refuse_twice(&tenants, "id")?;
-    refuse_twice(&api_clients, "client_id")?;
+    refuse_duplicates(&tenants, "id")?;
+    refuse_duplicates(&api_clients, "client_id")?;
     for field in ["id", "login", "external_id"] {
-        refuse_twice(&users, field)?;
+        refuse_duplicates(&users, field)?;
     }
 
     let accounts = Accounts {
@@ -123,7 +123,7 @@ pub(in crate::sandbox) fn parse(path: &Path, text: &str) -> Result<Accounts, Acc
             object.require_tenant(&accounts, "parent_id", &parent)?;
         }
     }
-    tenants.iter().try_for_each(|object| refuse_circle(&accounts, object))?;
+    tenants.iter().try_for_each(|object| refuse_cycle(&accounts, object))?;
     for object in api_clients.iter().chain(&users) {
         object.require_tenant(&accounts, "tenant_id", &object.required_text("tenant_id")?)?;
     }
@@ -154,7 +154,7 @@ fn api_client(object: &Object<'_>) -> Result<Arc<ApiClient>, AccountsError> {
     }))
 }
 
-/// The API client of a file without any.
+/// Returns the default API client of a file without any.
 fn well_known_client(tenant: &Object<'_>) -> Result<Arc<ApiClient>, AccountsError> {
     Ok(Arc::new(ApiClient {
         id: CLIENT_ID.to_owned(),
@@ -175,12 +175,12 @@ fn user(object: &Object<'_>) -> Result<Arc<User>, AccountsError> {
     }))
 }
 
-/// Refuses a value of `field` that two of the objects have.
-fn refuse_twice(objects: &[Object<'_>], field: &'static str) -> Result<(), AccountsError> {
+/// Refuses duplicate values of `field`.
+fn refuse_duplicates(objects: &[Object<'_>], field: &'static str) -> Result<(), AccountsError> {
     let mut seen = BTreeSet::new();
     for object in objects {
         let Some(value) = object.text(field)? else { continue };
-        // Case does not matter when a login is looked up.
+        // Login lookup ignores case.
         let key = if field == "login" { value.to_ascii_lowercase() } else { value.clone() };
         if !seen.insert(key) {
             return Err(object.fault(field, Problem::Twice(value)));
@@ -190,12 +190,12 @@ fn refuse_twice(objects: &[Object<'_>], field: &'static str) -> Result<(), Accou
 }
 
 /// Refuses a tenant that is below itself.
-fn refuse_circle(accounts: &Accounts, object: &Object<'_>) -> Result<(), AccountsError> {
+fn refuse_cycle(accounts: &Accounts, object: &Object<'_>) -> Result<(), AccountsError> {
     let own = object.required_text("id")?;
     let parent = |id: &String| accounts.tenant(id).and_then(|tenant| tenant.parent_id.clone());
-    // Limited, because a circle without this tenant would never end; a tenant in it reports it.
+    // Limited, because a cycle above this tenant would never end; a tenant in it reports it.
     let mut above = std::iter::successors(parent(&own), parent).take(accounts.tenants.len());
-    if above.any(|id| id == own) { Err(object.fault("parent_id", Problem::Circle)) } else { Ok(()) }
+    if above.any(|id| id == own) { Err(object.fault("parent_id", Problem::Cycle)) } else { Ok(()) }
 }
 
 /// The file that is being read.
@@ -221,7 +221,7 @@ impl<'a> Object<'a> {
         Ok(object)
     }
 
-    /// The objects of the array at `field`; none if it is absent.
+    /// Returns the objects of the array `field`; empty if absent.
     fn objects(&self, field: &str) -> Result<Vec<Self>, AccountsError> {
         let entries: Vec<&RawValue> = self.value(field, "an array of objects")?.unwrap_or_default();
         let named = entries.into_iter().enumerate();
@@ -232,7 +232,7 @@ impl<'a> Object<'a> {
         self.text(field)?.ok_or_else(|| self.fault(field, Problem::Missing))
     }
 
-    /// Text that is present and not null. It must not be empty.
+    /// Returns a non-empty text; `None` if absent or null.
     fn text(&self, field: &'static str) -> Result<Option<String>, AccountsError> {
         let text: Option<String> = self.value(field, "text")?;
         if text.as_ref().is_some_and(String::is_empty) {
@@ -270,7 +270,7 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// An error in a field of this object, with the line of the field's value if there is one.
+    /// Returns an error in a field, with the line of its value, or of the object if it is absent.
     fn fault(&self, field: &str, problem: Problem) -> AccountsError {
         let name = if self.name.is_empty() { field.to_owned() } else { format!("{}.{field}", self.name) };
         self.fault_at(self.fields.get(field).copied().unwrap_or(self.raw), name, problem)

@@ -1,19 +1,19 @@
-//! The accounts as a person chooses among them: who they are and what happens to a call for them.
+//! List of the accounts, with the outcome of a call for each.
 
 use super::{Accounts, Barred, User};
 
 /// One account.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListedAccount {
-    /// Its login.
+    /// The login.
     pub login: String,
-    /// Its user id.
+    /// The user id.
     pub user_id: String,
-    /// Its id at an identity provider, if it has one.
+    /// The id at an identity provider, if any.
     pub external_id: Option<String>,
-    /// Name of its tenant.
+    /// Name of the tenant.
     pub tenant: String,
-    /// The reason of `IssueOtt` for it and why; `None`: it can log in.
+    /// Error reason of `IssueOtt` and its explanation; `None` if the account can log in.
     pub refused: Option<(&'static str, &'static str)>,
 }
 

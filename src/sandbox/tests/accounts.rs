@@ -15,7 +15,7 @@ fn fault(text: &str) -> (usize, String, Problem) {
 }
 
 #[tokio::test]
-async fn every_built_in_account_that_may_log_in_answers_as_it_stands_in_the_file() {
+async fn built_in_accounts_are_returned_verbatim() {
     let sandbox = sandbox().await;
     let file: Value = serde_json::from_str(include_str!("../accounts/built_in.json")).unwrap();
     let mut logged_in = 0;
@@ -32,7 +32,7 @@ async fn every_built_in_account_that_may_log_in_answers_as_it_stands_in_the_file
 }
 
 #[tokio::test]
-async fn a_file_of_accounts_is_served_and_brings_the_well_known_client_if_it_names_none() {
+async fn an_accounts_file_without_api_clients_has_the_default_one() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("accounts.json");
     let text = r#"{"tenants": [{"id": "t", "name": "T"}],
@@ -46,7 +46,7 @@ async fn a_file_of_accounts_is_served_and_brings_the_well_known_client_if_it_nam
 }
 
 #[test]
-fn a_file_that_is_not_there_or_no_json_is_told_by_name_and_line() {
+fn missing_and_malformed_files_are_reported_with_path_and_line() {
     let missing = Accounts::from_file(Path::new("/nowhere/accounts.json")).unwrap_err();
     assert!(missing.to_string().starts_with("/nowhere/accounts.json: cannot be read: "), "{missing}");
     let broken = parse(Path::new("accounts.json"), "{\n\n\"tenants\": nonsense}").unwrap_err();
@@ -54,14 +54,14 @@ fn a_file_that_is_not_there_or_no_json_is_told_by_name_and_line() {
 }
 
 #[test]
-fn a_fault_is_told_with_file_line_and_field() {
+fn an_error_contains_file_line_and_field() {
     let text = "{\"tenants\": [\n  {\"id\": \"t\",\n   \"name\": 5}]}";
     let error = parse(Path::new("accounts.json"), text).unwrap_err();
     assert_eq!(error.to_string(), "accounts.json:3: tenants[0].name: must be text");
 }
 
 #[test]
-fn every_kind_of_fault_is_found() {
+fn every_kind_of_error_is_reported() {
     let tenant = r#"{"id": "t", "name": "T"}"#;
     let with_users = |users: &str| format!("{{\"tenants\": [{tenant}],\n\"users\": [{users}]}}");
     let twice = |text: &str| Problem::Twice(text.to_owned());
@@ -103,7 +103,7 @@ fn every_kind_of_fault_is_found() {
                 .to_owned(),
             1,
             "tenants[0].parent_id",
-            Problem::Circle,
+            Problem::Cycle,
         ),
         (
             "{\"tenants\": [{\"id\": \"a\", \"name\": \"A\", \"parent_id\": \"b\"},\n\
@@ -111,7 +111,7 @@ fn every_kind_of_fault_is_found() {
                 .to_owned(),
             2,
             "tenants[1].parent_id",
-            Problem::Circle,
+            Problem::Cycle,
         ),
         (with_users(r#"{"login": "a", "tenant_id": "t"}"#), 2, "users[0].id", Problem::Missing),
         (with_users(r#"{"id": "", "login": "a", "tenant_id": "t"}"#), 2, "users[0].id", Problem::Empty),
@@ -142,7 +142,7 @@ fn every_kind_of_fault_is_found() {
 }
 
 #[tokio::test]
-async fn a_client_whose_own_tenant_has_support_access_off_still_reaches_its_users() {
+async fn support_access_of_the_clients_own_tenant_does_not_matter() {
     let text = r#"{"tenants": [{"id": "t", "name": "T", "support_access": false}],
         "users": [{"id": "u", "login": "ada", "tenant_id": "t"}]}"#;
     let accounts = parse(Path::new("accounts.json"), text).unwrap();

@@ -16,7 +16,7 @@ async fn a_login_sets_session_cookies_that_work_over_http() {
 }
 
 #[tokio::test]
-async fn a_session_tells_its_user_until_it_is_logged_out() {
+async fn a_session_returns_its_user_until_logout() {
     let sandbox = sandbox().await;
     let (john, sales) = (session(&sandbox, JOHN).await, session(&sandbox, "sales@mysite.com").await);
     let me = |cookies: &str| Request::get("/api/2/users/me").header("Cookie", cookies);
@@ -35,7 +35,7 @@ async fn a_session_tells_its_user_until_it_is_logged_out() {
 }
 
 #[tokio::test]
-async fn half_a_session_is_none() {
+async fn half_a_session_is_refused() {
     let sandbox = sandbox().await;
     let (one, other) = (session(&sandbox, JOHN).await, session(&sandbox, JOHN).await);
     let (id, key) = one.split_once("; ").unwrap();
@@ -69,7 +69,7 @@ async fn an_api_client_can_look_itself_up() {
 }
 
 #[tokio::test]
-async fn what_lies_outside_the_clients_tenants_is_closed_to_it() {
+async fn objects_outside_the_clients_tenants_are_refused() {
     let sandbox = sandbox().await;
     let bearer = access_token(&sandbox).await;
     let get = |path: &str| Request::get(path).bearer(&bearer);
@@ -91,7 +91,7 @@ async fn what_lies_outside_the_clients_tenants_is_closed_to_it() {
 }
 
 #[tokio::test]
-async fn libraries_that_look_for_the_endpoints_find_them_under_the_name_they_used() {
+async fn discovered_urls_use_the_host_of_the_request() {
     let sandbox = sandbox().await;
     let base = sandbox.base_url();
     let found = Request::get("/.well-known/openid-configuration").send(&sandbox).await.json();

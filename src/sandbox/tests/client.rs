@@ -1,4 +1,4 @@
-//! Just enough of an HTTP client to see what is really on the wire.
+//! Minimal HTTP client that exposes the raw response.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 
 use super::Sandbox;
 
-/// One request, on a connection of its own.
+/// One request, on its own connection.
 #[derive(Clone)]
 pub(super) struct Request {
     method: &'static str,
@@ -20,7 +20,7 @@ pub(super) struct Request {
     body: Vec<u8>,
 }
 
-/// What came back.
+/// A response.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) status: u16,
@@ -68,7 +68,7 @@ impl Request {
         self.body("application/x-www-form-urlencoded", body)
     }
 
-    /// Sends it, and reads to the end of the connection.
+    /// Sends the request and reads until the connection is closed.
     pub(super) async fn send_raw(&self, address: SocketAddr) -> (Vec<u8>, std::io::Result<()>) {
         let mut stream = TcpStream::connect(address).await.unwrap();
         let mut head =
@@ -121,10 +121,10 @@ impl Answer {
         self
     }
 
-    /// The only header of this name.
+    /// Returns the only header with this name.
     pub(super) fn header(&self, name: &str) -> Option<&str> {
         let values = self.all(name);
-        assert!(values.len() <= 1, "{name} is there more than once");
+        assert!(values.len() <= 1, "{name} is repeated");
         values.first().copied()
     }
 
@@ -141,7 +141,7 @@ impl Answer {
         serde_json::from_slice(&self.body).unwrap()
     }
 
-    /// The status and the platform's code of a documented error body.
+    /// Returns the status and the API code of a documented error body.
     pub(super) fn error(&self) -> (u16, u64) {
         let body = self.json();
         let error = &body["error"];
@@ -151,7 +151,7 @@ impl Answer {
         (self.status, error["code"].as_u64().unwrap())
     }
 
-    /// The cookies that were set, as a `Cookie` header.
+    /// Returns the cookies that were set, as a `Cookie` header.
     pub(super) fn cookie_header(&self) -> String {
         let pairs: Vec<_> =
             self.all("set-cookie").iter().map(|cookie| cookie.split(';').next().unwrap()).collect();

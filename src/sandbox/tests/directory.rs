@@ -7,7 +7,7 @@ const MY_SITE: &str = "2de246a4-1t3e-937c-9e76-5a21bd6492b";
 const SALES: &str = "7d1a1d3e-6a52-4a39-9b7d-2f3c3fb0c004";
 const JOHNS_ID: &str = "2955b448-7df8-43uc-9c63-a21511dbe06d";
 
-/// The items of a list, asked for with the built-in API client's access token.
+/// Returns the items of a list.
 async fn items(sandbox: &Sandbox, bearer: &str, path: &str) -> Vec<Value> {
     let answer = Request::get(path).bearer(bearer).send(sandbox).await;
     assert_eq!(answer.status, 200, "{path}: {}", answer.text());
@@ -15,7 +15,7 @@ async fn items(sandbox: &Sandbox, bearer: &str, path: &str) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn the_tree_can_be_walked_down_from_the_clients_tenant_to_every_user() {
+async fn the_tenant_tree_leads_to_every_user() {
     let sandbox = sandbox().await;
     let bearer = access_token(&sandbox).await;
     let mut tenants = vec![json!(PARTNER)];
@@ -34,7 +34,7 @@ async fn the_tree_can_be_walked_down_from_the_clients_tenant_to_every_user() {
 }
 
 #[tokio::test]
-async fn a_search_finds_users_and_tenants_with_the_way_to_them() {
+async fn a_search_returns_users_and_tenants_with_their_paths() {
     let sandbox = sandbox().await;
     let bearer = access_token(&sandbox).await;
     let search = |tenant: &str, text: &str| format!("/api/2/search?tenant={tenant}&text={text}");
@@ -86,7 +86,7 @@ async fn users_and_tenants_are_listed_by_id_and_by_tenant() {
 }
 
 #[tokio::test]
-async fn a_login_is_told_to_be_free_or_taken() {
+async fn check_login_reports_whether_a_login_is_taken() {
     let sandbox = sandbox().await;
     let bearer = access_token(&sandbox).await;
     let check =

@@ -2,7 +2,7 @@ use super::*;
 use crate::clock;
 use crate::sandbox::FaultPlan;
 
-/// Has one endpoint fail in the given way: at issuing, and at the login.
+/// Returns requests that fail with this fault: at issuing, and at the login.
 async fn fail(sandbox: &Sandbox, kind: &str) -> [Request; 2] {
     let bearer = access_token(sandbox).await;
     let issue =
@@ -12,14 +12,14 @@ async fn fail(sandbox: &Sandbox, kind: &str) -> [Request; 2] {
     [issue, Request::post("/api/2/idp/ott/login").json(&body)]
 }
 
-/// After a fault, everything works as before.
-async fn assert_sound(sandbox: &Sandbox) {
+/// Checks that the sandbox works after a fault.
+async fn assert_works(sandbox: &Sandbox) {
     let ott = one_time_token(sandbox, JOHN).await;
     assert_eq!(log_in(sandbox, &ott).await.status, 200);
 }
 
 #[tokio::test]
-async fn a_status_comes_with_its_code_or_the_one_asked_for() {
+async fn a_status_has_its_own_code_or_the_requested_one() {
     let sandbox = sandbox().await;
     for (kind, expected) in [
         ("503", (503, 503)),
@@ -30,27 +30,27 @@ async fn a_status_comes_with_its_code_or_the_one_asked_for() {
         ("403-1002", (403, 1002)),
     ] {
         for request in fail(&sandbox, kind).await {
-            // A refusal leaves the token alone, so that the same request fails again.
+            // A refusal does not spend the token, so the same request fails again.
             assert_eq!(request.send(&sandbox).await.error(), expected, "{kind}");
             assert_eq!(request.send(&sandbox).await.error(), expected, "{kind}");
         }
     }
-    assert_sound(&sandbox).await;
+    assert_works(&sandbox).await;
 }
 
 #[tokio::test]
-async fn a_429_says_when_to_come_again() {
+async fn a_429_has_retry_after() {
     let sandbox = sandbox().await;
     for request in fail(&sandbox, "429").await {
         let answer = request.send(&sandbox).await;
         assert_eq!(answer.error(), (429, 429));
         assert_eq!(answer.header("retry-after"), Some("7"));
     }
-    assert_sound(&sandbox).await;
+    assert_works(&sandbox).await;
 }
 
 #[tokio::test]
-async fn html_is_a_page_under_a_200() {
+async fn html_is_a_page_with_a_200() {
     let sandbox = sandbox().await;
     for request in fail(&sandbox, "html").await {
         let answer = request.send(&sandbox).await;
@@ -58,11 +58,11 @@ async fn html_is_a_page_under_a_200() {
         assert_eq!(answer.header("content-type"), Some("text/html; charset=utf-8"));
         assert!(answer.text().starts_with("<!DOCTYPE html>"));
     }
-    assert_sound(&sandbox).await;
+    assert_works(&sandbox).await;
 }
 
 #[tokio::test]
-async fn malformed_is_broken_json_under_a_200() {
+async fn malformed_is_invalid_json_with_a_200() {
     let sandbox = sandbox().await;
     for request in fail(&sandbox, "malformed").await {
         let answer = request.send(&sandbox).await;
@@ -70,11 +70,11 @@ async fn malformed_is_broken_json_under_a_200() {
         assert_eq!(answer.header("content-type"), Some("application/json; charset=utf-8"));
         assert!(serde_json::from_slice::<serde_json::Value>(&answer.body).is_err());
     }
-    assert_sound(&sandbox).await;
+    assert_works(&sandbox).await;
 }
 
 #[tokio::test]
-async fn cut_sends_the_whole_length_and_half_the_body() {
+async fn cut_sends_the_full_content_length_and_half_the_body() {
     let sandbox = sandbox().await;
     for request in fail(&sandbox, "cut").await {
         let (read, _) = request.send_raw(sandbox.local_addr()).await;
@@ -84,22 +84,22 @@ async fn cut_sends_the_whole_length_and_half_the_body() {
         assert_eq!(answer.body.len(), length / 2);
         assert!(answer.body.starts_with(b"{"));
     }
-    assert_sound(&sandbox).await;
+    assert_works(&sandbox).await;
 }
 
 #[tokio::test]
-async fn reset_resets_the_connection_before_a_byte_is_answered() {
+async fn reset_resets_the_connection_without_a_response() {
     let sandbox = sandbox().await;
     for request in fail(&sandbox, "reset").await {
         let (read, end) = request.send_raw(sandbox.local_addr()).await;
         assert_eq!(read.len(), 0);
         assert_eq!(end.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
     }
-    assert_sound(&sandbox).await;
+    assert_works(&sandbox).await;
 }
 
 #[tokio::test]
-async fn slow_answers_rightly_after_five_seconds() {
+async fn slow_delays_a_valid_response_by_five_seconds() {
     let sandbox = sandbox().await;
     let [issue, login] = fail(&sandbox, "slow").await;
     let started = clock::now();
@@ -113,7 +113,7 @@ async fn slow_answers_rightly_after_five_seconds() {
 }
 
 #[tokio::test]
-async fn huge_is_right_but_for_sixteen_mebibytes() {
+async fn huge_is_a_valid_response_of_sixteen_mebibytes() {
     let sandbox = sandbox().await;
     for request in fail(&sandbox, "huge").await {
         let answer = request.send(&sandbox).await;
@@ -123,11 +123,11 @@ async fn huge_is_right_but_for_sixteen_mebibytes() {
         assert_eq!(answer.body[end], b'}');
         assert!(answer.json()["ott"].is_string());
     }
-    assert_sound(&sandbox).await;
+    assert_works(&sandbox).await;
 }
 
 #[tokio::test]
-async fn redirect_leads_to_another_host() {
+async fn redirect_points_to_another_host() {
     let sandbox = sandbox().await;
     for (kind, status) in [("redirect", 302), ("307", 307)] {
         for request in fail(&sandbox, kind).await {
@@ -136,11 +136,11 @@ async fn redirect_leads_to_another_host() {
             assert_eq!(answer.header("location"), Some("http://elsewhere.invalid/"));
         }
     }
-    assert_sound(&sandbox).await;
+    assert_works(&sandbox).await;
 }
 
 #[tokio::test]
-async fn a_fault_that_spoils_the_answer_of_a_login_has_spent_its_token() {
+async fn a_fault_in_the_response_of_a_login_spends_the_token() {
     let sandbox = sandbox().await;
     for kind in ["html", "malformed", "cut", "reset", "huge"] {
         let [_, login] = fail(&sandbox, kind).await;
@@ -150,19 +150,19 @@ async fn a_fault_that_spoils_the_answer_of_a_login_has_spent_its_token() {
 }
 
 #[tokio::test]
-async fn a_login_that_asks_for_no_known_fault_is_told_which_there_are() {
+async fn unknown_faults_are_refused_with_the_list() {
     let sandbox = sandbox().await;
     for login in ["fault+nothing@sandbox", "login-fault+200@sandbox"] {
         let answer = issue(&sandbox, &for_login(login)).await;
         assert_eq!(answer.error(), (400, 400));
-        assert!(answer.text().contains("`redirect`"), "{}", answer.text());
+        assert!(answer.text().contains("redirect"), "{}", answer.text());
     }
     let no_token = Request::post("/api/2/idp/ott").json(&for_login("fault+503@sandbox"));
     assert_eq!(no_token.send(&sandbox).await.error(), (401, 401));
 }
 
 #[tokio::test]
-async fn a_plan_meets_every_nth_request_to_any_endpoint_but_not_the_pages() {
+async fn a_plan_fails_every_nth_request_except_the_pages() {
     let faults: FaultPlan = "503/3".parse().unwrap();
     let sandbox = start(Settings { faults, ..settings() }).await.unwrap();
     let me = Request::get("/api/2/users/me");
@@ -180,7 +180,7 @@ async fn a_plan_meets_every_nth_request_to_any_endpoint_but_not_the_pages() {
 }
 
 #[tokio::test]
-async fn a_planned_reset_is_a_reset() {
+async fn a_plan_can_reset_connections() {
     let faults: FaultPlan = "reset/2".parse().unwrap();
     let sandbox = start(Settings { faults, ..settings() }).await.unwrap();
     let me = Request::get("/api/2/users/me");
@@ -191,7 +191,7 @@ async fn a_planned_reset_is_a_reset() {
 }
 
 #[tokio::test]
-async fn of_an_answer_without_a_body_cut_leaves_nothing() {
+async fn cut_drops_a_response_without_a_body() {
     // Token, one-time token, login; the fourth request is the logout.
     let faults: FaultPlan = "cut/4".parse().unwrap();
     let sandbox = start(Settings { faults, ..settings() }).await.unwrap();
@@ -199,6 +199,6 @@ async fn of_an_answer_without_a_body_cut_leaves_nothing() {
     let logout = Request::get("/api/2/idp/logout").header("Cookie", &cookies);
     let (read, end) = logout.send_raw(sandbox.local_addr()).await;
     assert_eq!((read.len(), end.is_err()), (0, true));
-    // It was done all the same.
+    // The logout was processed.
     assert_eq!(logout.send(&sandbox).await.error(), (401, 401));
 }

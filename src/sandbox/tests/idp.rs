@@ -2,7 +2,7 @@ use super::*;
 use crate::clock::{WallClock, unix_seconds};
 use crate::sandbox::TOKEN_MARK;
 
-/// As the platform's documentation prints it.
+/// From the platform's documentation.
 const DOCUMENTED_ACCOUNT: &str = r#"{"activated": false,
  "business_types": [],
  "contact": {"address1": "",
@@ -33,7 +33,7 @@ fn token_request() -> Request {
 }
 
 #[tokio::test]
-async fn the_documented_example_answers_byte_for_byte() {
+async fn the_documented_account_is_returned_byte_for_byte() {
     let sandbox = sandbox().await;
     let ott = one_time_token(&sandbox, JOHN).await;
     let answer = log_in(&sandbox, &ott).await;
@@ -44,7 +44,7 @@ async fn the_documented_example_answers_byte_for_byte() {
 }
 
 #[tokio::test]
-async fn a_token_answer_has_the_documented_fields_and_lasts_two_hours() {
+async fn a_token_response_has_the_documented_fields_and_lifetime() {
     let sandbox = sandbox().await;
     let before = unix_seconds(WallClock::system().now());
     let answer = token_request().form("grant_type=client_credentials").send(&sandbox).await;
@@ -61,7 +61,7 @@ async fn a_token_answer_has_the_documented_fields_and_lasts_two_hours() {
 }
 
 #[tokio::test]
-async fn the_date_of_an_answer_and_the_end_of_a_token_are_told_by_the_same_clock() {
+async fn date_and_expires_on_use_the_same_clock() {
     let wall_clock = WallClock::following_monotonic();
     wall_clock.shift_by_ms(-3_600_000);
     let sandbox = start(Settings { wall_clock, ..settings() }).await.unwrap();
@@ -73,7 +73,7 @@ async fn the_date_of_an_answer_and_the_end_of_a_token_are_told_by_the_same_clock
 }
 
 #[tokio::test]
-async fn a_client_may_name_itself_in_the_form_and_ask_for_a_scope() {
+async fn a_client_may_authenticate_in_the_form_and_request_a_scope() {
     let sandbox = sandbox().await;
     let form = "grant_type=client_credentials&client_id=sandbox&client_secret=sandbox-secret&scope=openid";
     let answer = Request::post("/api/2/idp/token").form(form).send(&sandbox).await;
@@ -127,7 +127,7 @@ async fn bodies_of_another_type_are_415_everywhere() {
     assert_eq!(token_request().json("{}").send(&sandbox).await.error(), (415, 415));
     let login = Request::post("/api/2/idp/ott/login").form("ott=x");
     assert_eq!(login.send(&sandbox).await.error(), (415, 415));
-    // Parameters and letter case are no part of the type.
+    // Parameters and case are ignored.
     let answer = Request::post("/api/2/idp/ott")
         .bearer(&bearer)
         .body("Application/JSON; charset=utf-8", json)
@@ -137,7 +137,7 @@ async fn bodies_of_another_type_are_415_everywhere() {
 }
 
 #[tokio::test]
-async fn a_method_that_an_endpoint_does_not_have_is_405_and_an_unknown_path_404() {
+async fn an_unsupported_method_is_405_and_an_unknown_path_404() {
     let sandbox = sandbox().await;
     for (method, path, allowed) in [
         ("GET", "/api/2/idp/token", "POST"),
@@ -156,7 +156,7 @@ async fn a_method_that_an_endpoint_does_not_have_is_405_and_an_unknown_path_404(
 }
 
 #[tokio::test]
-async fn only_a_living_access_token_may_issue() {
+async fn issuing_requires_a_valid_access_token() {
     let sandbox = sandbox().await;
     let request = Request::post("/api/2/idp/ott").json(&for_login(JOHN));
     let good = access_token(&sandbox).await;
@@ -217,7 +217,7 @@ async fn an_error_body_has_its_keys_in_the_documented_order() {
 }
 
 #[tokio::test]
-async fn each_way_to_name_a_user_finds_it() {
+async fn a_user_is_found_by_login_user_id_and_external_id() {
     let sandbox = sandbox().await;
     for (subject, id) in [
         (r#""login": "JohnCustomer@MySite.com""#, "2955b448-7df8-43uc-9c63-a21511dbe06d"),
@@ -231,7 +231,7 @@ async fn each_way_to_name_a_user_finds_it() {
 }
 
 #[tokio::test]
-async fn the_platforms_refusals_have_their_codes() {
+async fn refusals_have_the_codes_of_the_platform() {
     let sandbox = sandbox().await;
     for (login, expected) in [
         ("nobody@mysite.com", (404, 404)),
@@ -271,7 +271,7 @@ async fn a_one_time_token_works_once() {
 }
 
 #[tokio::test]
-async fn of_many_logins_with_one_token_one_succeeds() {
+async fn only_one_of_many_logins_with_one_token_succeeds() {
     let sandbox = sandbox().await;
     let ott = one_time_token(&sandbox, JOHN).await;
     let logins = futures_util::future::join_all((0..20).map(|_| log_in(&sandbox, &ott))).await;
@@ -298,7 +298,7 @@ async fn a_one_time_token_lasts_thirty_seconds_and_an_access_token_two_hours() {
 }
 
 #[tokio::test]
-async fn a_login_needs_the_token_as_json_text_and_looks_at_no_authorization() {
+async fn a_login_requires_a_json_token_and_ignores_authorization() {
     let sandbox = sandbox().await;
     let login = Request::post("/api/2/idp/ott/login");
     for body in ["", "{}", "[]", r#"{"ott": null}"#, r#"{"ott": 5}"#, "ott"] {

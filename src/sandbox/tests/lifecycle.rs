@@ -8,7 +8,7 @@ use super::*;
 use crate::sandbox::{StartError, TOKEN_MARK};
 
 #[tokio::test]
-async fn an_address_in_use_is_told_as_such() {
+async fn an_address_in_use_is_reported() {
     let first = sandbox().await;
     let listen = first.local_addr();
     let error = start(Settings { listen, ..settings() }).await.unwrap_err();
@@ -17,14 +17,14 @@ async fn an_address_in_use_is_told_as_such() {
 }
 
 #[tokio::test]
-async fn an_address_that_is_not_ours_is_another_error() {
+async fn a_foreign_address_is_a_listen_error() {
     let listen = SocketAddr::from(([192, 0, 2, 1], 0));
     let error = start(Settings { listen, ..settings() }).await.unwrap_err();
     assert!(matches!(error, StartError::Listen { address, .. } if address == listen));
 }
 
 #[tokio::test]
-async fn a_stopped_sandbox_answers_what_is_in_flight_and_frees_its_address() {
+async fn stop_completes_requests_in_flight_and_frees_the_address() {
     let sandbox = sandbox().await;
     let address = sandbox.local_addr();
     let _silent = TcpStream::connect(address).await.unwrap();
@@ -49,7 +49,7 @@ async fn a_stopped_sandbox_answers_what_is_in_flight_and_frees_its_address() {
 }
 
 #[tokio::test]
-async fn a_client_that_never_ends_its_body_is_timed_out() {
+async fn an_incomplete_body_times_out() {
     let sandbox = sandbox().await;
     let mut stream = TcpStream::connect(sandbox.local_addr()).await.unwrap();
     let head = "POST /api/2/idp/ott/login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n\
@@ -60,12 +60,12 @@ async fn a_client_that_never_ends_its_body_is_timed_out() {
     pass(Duration::from_secs(10)).await;
     let mut read = Vec::new();
     let end = tokio::time::timeout(Duration::from_mins(2), stream.read_to_end(&mut read)).await;
-    end.expect("the body is given up").unwrap();
+    end.expect("the body times out").unwrap();
     assert_eq!(Answer::parse(&read).error(), (408, 408));
 }
 
 #[tokio::test]
-async fn a_connection_may_idle_for_75_seconds_and_no_longer() {
+async fn an_idle_connection_is_closed_after_75_seconds() {
     let sandbox = sandbox().await;
     let mut stream = TcpStream::connect(sandbox.local_addr()).await.unwrap();
     let get = async |stream: &mut TcpStream| {
@@ -81,19 +81,19 @@ async fn a_connection_may_idle_for_75_seconds_and_no_longer() {
     assert_eq!(get(&mut stream).await.unwrap(), 204);
     pass(Duration::from_secs(76)).await;
     let end = tokio::time::timeout(Duration::from_mins(2), stream.read_u8()).await;
-    assert!(end.expect("the connection has ended").is_err());
+    assert!(end.expect("the connection is closed").is_err());
 }
 
 #[tokio::test]
-async fn the_log_has_one_line_a_request_and_no_secret() {
+async fn the_log_has_one_line_per_request_and_no_secret() {
     let written = Lines::default();
     let subscriber = tracing_subscriber::fmt()
         .with_ansi(false)
         .with_max_level(tracing::Level::TRACE)
         .with_writer(written.clone())
         .finish();
-    // With only one dispatcher, an event that another test's thread reaches first would be
-    // switched off for this thread too.
+    // With only one dispatcher, an event that a thread of another test reaches first would be disabled
+    // for this thread too.
     let _second = tracing::Dispatch::new(tracing_subscriber::registry());
     let guard = tracing::subscriber::set_default(subscriber);
     let sandbox = sandbox().await;
@@ -105,7 +105,7 @@ async fn the_log_has_one_line_a_request_and_no_secret() {
     drop(guard);
 
     let text = written.text();
-    let lines: Vec<_> = text.lines().filter(|line| line.contains("the sandbox answered")).collect();
+    let lines: Vec<_> = text.lines().filter(|line| line.contains("sandbox request completed")).collect();
     assert_eq!(lines.len(), 8, "{text}");
     assert!(lines[1].contains("http.method=POST http.route=\"/api/2/idp/ott\" http.status=200"), "{text}");
     assert!(lines[1].contains("user.login=\"johncustomer@mysite.com\""), "{text}");
@@ -116,7 +116,7 @@ async fn the_log_has_one_line_a_request_and_no_secret() {
     }
 }
 
-/// Keeps what is logged.
+/// Captured log output.
 #[derive(Clone, Default)]
 struct Lines(Arc<Mutex<Vec<u8>>>);
 

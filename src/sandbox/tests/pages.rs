@@ -3,7 +3,7 @@ use std::path::Path;
 use super::*;
 use crate::sandbox::accounts::file::parse;
 
-fn assert_guarded(answer: &Answer) {
+fn assert_has_policy(answer: &Answer) {
     let policy = answer.header("content-security-policy").unwrap();
     let nonce = policy.split_once("script-src 'nonce-").unwrap().1.split_once('\'').unwrap().0;
     assert!(policy.starts_with("default-src 'none'; ") && !policy.contains("unsafe"), "{policy}");
@@ -16,33 +16,33 @@ fn assert_guarded(answer: &Answer) {
 }
 
 #[tokio::test]
-async fn the_external_login_page_is_guarded_and_new_each_time() {
+async fn the_external_login_page_has_a_policy_with_a_new_nonce() {
     let sandbox = sandbox().await;
     let get = Request::get("/api/2/idp/external-login");
     let (first, second) = (get.send(&sandbox).await, get.send(&sandbox).await);
     assert_eq!(first.status, 200);
-    assert_guarded(&first);
+    assert_has_policy(&first);
     assert!(first.text().contains("/api/2/idp/ott/login"));
     assert_ne!(first.header("content-security-policy"), second.header("content-security-policy"));
 }
 
 #[tokio::test]
-async fn the_console_says_who_is_logged_in() {
+async fn the_console_shows_the_logged_in_user() {
     let sandbox = sandbox().await;
     let nobody = Request::get("/mc/").send(&sandbox).await;
     assert!(nobody.text().contains("<h1>Not logged in</h1>"));
-    assert_guarded(&nobody);
+    assert_has_policy(&nobody);
 
     let cookies = session(&sandbox, JOHN).await;
     let john = Request::get("/mc/").header("Cookie", &cookies).send(&sandbox).await;
     assert!(john.text().contains("<h1 id=\"name\">John Customer</h1>"));
     assert!(john.text().contains("<dd id=\"login\">johncustomer@mysite.com</dd>"));
     assert!(john.text().contains("<dd id=\"tenant\">My Site</dd>"));
-    assert_guarded(&john);
+    assert_has_policy(&john);
 }
 
 #[tokio::test]
-async fn what_an_account_says_of_itself_is_no_html() {
+async fn account_values_are_escaped() {
     let text = r#"{"tenants": [{"id": "t", "name": "{{nonce}}"}], "users": [{"id": "'\"&", "tenant_id": "t",
         "login": "<script>alert(1)</script>", "contact": {"firstname": "<b>", "lastname": "{{login}}"}}]}"#;
     let accounts = parse(Path::new("accounts.json"), text).unwrap();
@@ -56,7 +56,7 @@ async fn what_an_account_says_of_itself_is_no_html() {
 }
 
 #[tokio::test]
-async fn the_root_leads_to_the_console() {
+async fn the_root_redirects_to_the_console() {
     let sandbox = sandbox().await;
     for path in ["/", "/mc"] {
         let answer = Request::get(path).send(&sandbox).await;

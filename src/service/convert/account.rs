@@ -1,8 +1,8 @@
-//! Converts the account that logged in to the contract's types.
+//! Conversion of the logged-in account to the contract's types.
 //!
-//! Members without a field in the contract, or of another type than the field, are kept as
-//! they were sent in `additional_fields_json`. So an unusual account never costs a caller
-//! its token.
+//! Members without a field in the contract, or with a different type than the field, are kept
+//! verbatim in `additional_fields_json`. An unusual account therefore never fails a login after its
+//! token was spent.
 
 use std::ops::RangeInclusive;
 
@@ -23,14 +23,14 @@ impl From<Account> for v1::UserAccount {
     }
 }
 
-/// A message whose fields have the names of the members of a JSON object.
+/// A message whose field names match the members of a JSON object.
 trait TypedFields: Default {
-    /// Sets the field to the value of a member, if there is such a field and the value has its
-    /// type. A null means that the field is absent.
+    /// Sets the field `name`. Returns false if there is no such field or the value has another
+    /// type. A null clears the field.
     fn take(&mut self, name: &str, value: &RawValue) -> bool;
 }
 
-/// Declares each field with how its value is read.
+/// Declares the fields and the reader of each.
 macro_rules! typed_fields {
     ($message:ident { $($field:ident: $read:ident,)* }) => {
         impl TypedFields for v1::$message {
@@ -104,8 +104,8 @@ typed_fields!(Contact {
     language: scalar,
 });
 
-/// Returns the message that these members make up, and a JSON object of the members without a
-/// field in it; an empty text if there are none.
+/// Returns the message with these members, and a JSON object of the members without a field; an
+/// empty string if there are none.
 fn typed<'a, M: TypedFields>(members: impl Iterator<Item = (&'a str, &'a RawValue)>) -> (M, String) {
     let mut message = M::default();
     let mut others = Vec::new();
@@ -118,15 +118,15 @@ fn typed<'a, M: TypedFields>(members: impl Iterator<Item = (&'a str, &'a RawValu
     (message, additional)
 }
 
-/// The value has another type than the field.
+/// The value does not have the type of the field.
 struct WrongType;
 
-/// Reads a text, a boolean or an integer, depending on the field; `None` for a null.
+/// Reads a string, a boolean or an integer, depending on the field; `None` for a null.
 fn scalar<T: DeserializeOwned>(value: &RawValue) -> Result<Option<T>, WrongType> {
     serde_json::from_str(value.get()).map_err(|_| WrongType)
 }
 
-/// Reads a list of texts; empty for a null.
+/// Reads a list of strings; empty for a null.
 fn list(value: &RawValue) -> Result<Vec<String>, WrongType> {
     scalar(value).map(Option::unwrap_or_default)
 }
@@ -151,9 +151,9 @@ fn contact(value: &RawValue) -> Result<Option<v1::Contact>, WrongType> {
     Ok(Some(v1::Contact { additional_fields_json: additional, ..contact }))
 }
 
-/// Returns whether the text is an RFC 3339 time that a `Timestamp` can represent without
-/// loss: no leap second, and nothing below a nanosecond. (The parser of `Timestamp` is more
-/// lenient: it guesses a missing offset and drops digits.)
+/// Returns whether the text is an RFC 3339 time that a `Timestamp` represents without loss: no leap
+/// second, at most nine fractional digits. (The parser of `Timestamp` is more lenient: it assumes a
+/// missing offset and drops digits.)
 fn is_rfc3339(text: &str) -> bool {
     let Some((moment, rest)) = text.split_at_checked(19) else { return false };
     let is_moment = moment.bytes().zip("0000-00-00T00:00:00".bytes()).all(|(byte, form)| match form {

@@ -19,7 +19,7 @@ fn violations(refused: &Failure) -> Vec<(&'static str, &str)> {
 }
 
 #[test]
-fn each_subject_is_taken_for_what_it_is() {
+fn each_subject_keeps_its_kind() {
     for (given, field) in [
         (Login("a".into()), "login"),
         (ExternalId("a".into()), "external_id"),
@@ -32,7 +32,7 @@ fn each_subject_is_taken_for_what_it_is() {
 }
 
 #[test]
-fn what_is_named_is_passed_on() {
+fn api_client_and_target_uri_are_passed_on() {
     let issue = IssueOtt::try_from(v1::IssueOttRequest {
         purpose: v1::Purpose::UserLogin.into(),
         api_client: "eu2".into(),
@@ -44,7 +44,7 @@ fn what_is_named_is_passed_on() {
 }
 
 #[test]
-fn every_field_at_fault_is_named_at_once_and_no_value_is_echoed() {
+fn all_invalid_fields_are_reported_without_their_values() {
     let refused =
         IssueOtt::try_from(v1::IssueOttRequest { purpose: 77, ..request(None) }).expect_err("invalid");
     assert_eq!(
@@ -71,13 +71,13 @@ fn every_field_at_fault_is_named_at_once_and_no_value_is_echoed() {
 }
 
 #[test]
-fn names_of_254_bytes_are_the_longest() {
+fn names_have_at_most_254_bytes() {
     assert!(IssueOtt::try_from(request(Some(Login("ä".repeat(127))))).is_ok());
     assert!(IssueOtt::try_from(request(Some(Login("ä".repeat(127) + "a")))).is_err());
 }
 
 #[test]
-fn a_token_is_visible_ascii_of_bounded_length() {
+fn a_token_is_visible_ascii_of_at_most_4096_bytes() {
     let login =
         |ott: String| LoginWithOtt::try_from(v1::LoginWithOttRequest { ott, api_client: "eu2".into() });
     let valid = login("x".repeat(4096)).expect("it is valid");
@@ -95,7 +95,7 @@ fn a_token_is_visible_ascii_of_bounded_length() {
 }
 
 #[test]
-fn an_issued_token_is_answered_with_its_end_and_its_login_url() {
+fn an_issue_response_has_the_expiry_and_the_login_url() {
     let token = || IssuedToken {
         ott: OneTimeToken::try_new("canary".into()).expect("it is valid"),
         expires_at: SystemTime::UNIX_EPOCH + Duration::from_millis(1_500),
@@ -128,11 +128,11 @@ fn account() -> Account {
 }
 
 #[test]
-fn a_session_is_answered_cookie_by_cookie_and_as_a_header() {
-    let ends = SystemTime::UNIX_EPOCH + Duration::from_secs(61);
-    let session = Session::new(vec![cookie("a", Some(ends)), cookie("b", None)]);
+fn a_session_has_its_cookies_and_a_cookie_header() {
+    let expiry = SystemTime::UNIX_EPOCH + Duration::from_secs(61);
+    let session = Session::new(vec![cookie("a", Some(expiry)), cookie("b", None)]);
     let answer = v1::LoginWithOttResponse::from(LoggedIn { account: account(), session });
-    let session = answer.session.clone().expect("it is always there");
+    let session = answer.session.clone().expect("always set");
     assert_eq!(session.cookie_header, "a=canary-a; b=canary-b");
     let expected = v1::Cookie {
         name: "a".into(),
@@ -146,7 +146,7 @@ fn a_session_is_answered_cookie_by_cookie_and_as_a_header() {
     };
     assert_eq!(session.cookies[0], expected);
     assert_eq!(session.cookies[1].expire_time, None);
-    assert_eq!(answer.user.clone().expect("it is always there").id.as_deref(), Some("1"));
+    assert_eq!(answer.user.clone().expect("always set").id.as_deref(), Some("1"));
     assert!(!format!("{answer:?}").contains("canary"));
 }
 
@@ -157,7 +157,7 @@ fn a_login_without_cookies_has_an_empty_session() {
 }
 
 #[test]
-fn a_cookie_that_outlives_the_year_9999_ends_with_it() {
+fn cookie_expiry_is_clamped_to_the_year_9999() {
     let far = SystemTime::UNIX_EPOCH + MAX_TIMESTAMP + Duration::from_secs(1_000);
     assert_eq!(timestamp(far).to_string(), "9999-12-31T23:59:59Z");
     let before = SystemTime::UNIX_EPOCH - Duration::from_secs(1);

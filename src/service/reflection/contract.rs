@@ -1,15 +1,15 @@
-//! The descriptors of the services, found by name.
+//! Descriptors of the services, by name.
 
 use prost_reflect::{DescriptorError, DescriptorPool, FileDescriptor, prost_types::FileDescriptorProto};
 use tonic::Code;
 
 use crate::text::Printable;
 
-/// The descriptors of all services that are offered.
+/// Descriptors of all services.
 #[derive(Debug)]
 pub(super) struct Contract(DescriptorPool);
 
-/// Why a request of a client has no answer. The stream goes on.
+/// Error response to one request. The stream stays open.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Unknown {
     pub(super) code: Code,
@@ -17,7 +17,7 @@ pub(super) struct Unknown {
 }
 
 impl Unknown {
-    /// The request asks for nothing.
+    /// The request has no `message_request`.
     pub(super) fn request() -> Self {
         Self { code: Code::InvalidArgument, message: "message_request is not set".to_owned() }
     }
@@ -28,9 +28,9 @@ impl Unknown {
 }
 
 impl Contract {
-    /// Reads encoded descriptor sets. A file that is in several of them is kept once. The types of
-    /// error details are added: no file imports them, and tools need them to show what a
-    /// `google.protobuf.Any` in a status contains.
+    /// Decodes descriptor sets. A file that is in several sets is kept once. Adds the types of error
+    /// details: no file imports them, and tools need them to decode a `google.protobuf.Any` in a
+    /// status.
     pub(super) fn new(sets: &[&[u8]]) -> Result<Self, DescriptorError> {
         let mut pool = DescriptorPool::new();
         for set in sets {
@@ -40,25 +40,25 @@ impl Contract {
         Ok(Self(pool))
     }
 
-    /// The full names of the services.
+    /// Returns the full names of the services.
     pub(super) fn services(&self) -> impl Iterator<Item = String> {
         self.0.services().map(|service| service.full_name().to_owned())
     }
 
-    /// A file, encoded, by its name.
+    /// Returns the encoded file with this name.
     pub(super) fn file(&self, name: &str) -> Result<Vec<u8>, Unknown> {
         let file = self.0.get_file_by_name(name).ok_or_else(|| Unknown::name("file", name))?;
         Ok(file.encode_to_vec())
     }
 
-    /// The file, encoded, that declares a symbol, by its full name: a service, a method, a
+    /// Returns the encoded file that declares a symbol, by its full name: a service, a method, a
     /// message, a field, an enum, an enum value or an extension.
     pub(super) fn file_with(&self, symbol: &str) -> Result<Vec<u8>, Unknown> {
         let file = self.declaration(symbol).ok_or_else(|| Unknown::name("symbol", symbol))?;
         Ok(file.encode_to_vec())
     }
 
-    /// The file, encoded, that declares an extension of a message.
+    /// Returns the encoded file that declares an extension of a message.
     pub(super) fn file_with_extension(&self, message: &str, number: i32) -> Result<Vec<u8>, Unknown> {
         let message = self.0.get_message_by_name(message).ok_or_else(|| Unknown::name("message", message))?;
         let extension = u32::try_from(number).ok().and_then(|number| message.get_extension(number));
@@ -66,7 +66,7 @@ impl Contract {
         Ok(extension.parent_file().encode_to_vec())
     }
 
-    /// The numbers of all extensions of a message.
+    /// Returns the numbers of all extensions of a message.
     pub(super) fn extensions(&self, message: &str) -> Result<Vec<i32>, Unknown> {
         let message = self.0.get_message_by_name(message).ok_or_else(|| Unknown::name("message", message))?;
         Ok(message.extensions().filter_map(|extension| extension.number().try_into().ok()).collect())
@@ -94,7 +94,7 @@ impl Contract {
                 return Some(message.parent_file());
             }
         }
-        // The values of an enum are siblings of the enum: their names are in its scope.
+        // Enum values are siblings of their enum: they are scoped to its parent.
         let is_in_scope =
             |full_name: &str| full_name.rsplit_once('.').is_some_and(|(scope, _)| scope == parent);
         let mut enums = pool.all_enums();
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_name_is_an_answer() {
+    fn an_unknown_name_is_an_error_response() {
         let contract = contract();
         let unknown =
             ["", ".", "ott.v1.Nothing", "ott.v1.OttService.Nothing", "ott.v1.IssueOttRequest.nothing"];

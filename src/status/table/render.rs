@@ -1,4 +1,4 @@
-//! `docs/errors.md`, written from the catalogue.
+//! Renders `docs/errors.md` from the catalogue.
 
 use std::fmt::Write as _;
 
@@ -12,53 +12,53 @@ use crate::{
 const HEAD: &str = "\
 # Errors
 
-<!-- Written from src/status/table.rs and src/status/case.rs by `cargo test --lib status::`; edit there. -->
+<!-- Generated from src/status/table.rs and src/status/case.rs by `cargo test --lib status::`; edit there. -->
 
-Every answer of the gateway that is not OK has a gRPC code, a [message](#messages) for people, and `google.rpc.Status` details
-(`grpc-status-details-bin`). Decide by `ErrorInfo.reason`, not by the message. A reason that you do not know
-yet: decide by the gRPC code.
+Every error of the gateway has a gRPC code, a [message](#messages) for people, and `google.rpc.Status` details
+(`grpc-status-details-bin`). Decide by `ErrorInfo.reason`, not by the message. If the reason is unknown, decide by the
+gRPC code.
 
-- `google.rpc.ErrorInfo`: `domain` is `ott-gateway`, `reason` one of the table below (the values of
-  `ott.v1.ErrorReason`), and `metadata` what is known, each key only where it applies:
-  `operation` (`IssueOtt`, `LoginWithOtt`), `outcome` (below), `attempts` (how many times the platform was asked),
-  `apiClient`, and of the platform's last answer `httpStatus`, `apiCode`, `apiDomain`, `apiMessage`. A text of the
-  platform that contains a part of a secret of the call (eight or more characters of a token, the client secret or a
-  cookie, in any usual encoding) is left out.
-  `OTT_REJECTED` has none of `attempts`, `httpStatus`, `apiCode`, `apiDomain` and `apiMessage`: tokens that are
-  unknown, used or expired get the same answer.
+- `google.rpc.ErrorInfo`: `domain` is `ott-gateway`, `reason` is one of the table below (the values of
+  `ott.v1.ErrorReason`), and `metadata` contains these keys, where they apply:
+  `operation` (`IssueOtt`, `LoginWithOtt`), `outcome` (below), `attempts` (number of attempts at the platform),
+  `apiClient`, and `httpStatus`, `apiCode`, `apiDomain` and `apiMessage` of the platform's last response. A text of the
+  platform is omitted if it contains a part of a secret of the call (eight or more characters of a token, the client secret or a
+  cookie, in any usual encoding).
+  `OTT_REJECTED` has no `attempts`, `httpStatus`, `apiCode`, `apiDomain` and `apiMessage`, so that unknown, used and
+  expired tokens get the same status.
 - `google.rpc.RequestInfo`: the id to quote to the gateway's operator.
-- `google.rpc.RetryInfo`: how long to wait before a retry, where a retry is worth it and the wait is known.
-- `google.rpc.QuotaFailure` with `CALLER_QUOTA_EXCEEDED`: which quota is used up, and its rate and burst.
-- `google.rpc.BadRequest` with `INVALID_REQUEST`: the fields that are not valid, each with its rule.
+- `google.rpc.RetryInfo`: the delay before a retry, if a retry is advised and the delay is known.
+- `google.rpc.QuotaFailure` with `CALLER_QUOTA_EXCEEDED`: the exceeded quota, with its rate and burst.
+- `google.rpc.BadRequest` with `INVALID_REQUEST`: the invalid fields, each with its rule.
 
 `outcome` reports what the platform did:
 
 | outcome | meaning |
 |---|---|
 | `not_sent` | The request never left the gateway: nothing happened. |
-| `refused` | The platform definitely did nothing: it answered with a 4xx other than 408, 425 and 499. At a login, the answer also has to contain the platform's own error object: what a proxy refuses may have reached the platform. |
-| `unknown` | The request may have been sent, and no usable response came: a timeout, a reset, a 5xx, 3xx, 408, 425 or 499. |
-| `done` | The platform did it, and the response could not be delivered. |
+| `refused` | The platform definitely did nothing: it answered with a 4xx other than 408, 425 and 499. At a login, the response must also contain the platform's error object: a request that a proxy refuses may have reached the platform. |
+| `unknown` | The request may have been sent, and there was no usable response: a timeout, a reset, a 5xx, 3xx, 408, 425 or 499. |
+| `done` | The platform did it, but the result could not be delivered. |
 
-The gateway answers UNAVAILABLE only while a retry is safe, for logins too. This holds for answers *with* an `ErrorInfo` of
-the domain `ott-gateway`. UNAVAILABLE without one was made by the client library or a proxy, for example because the connection
-was lost: the gateway may have received the request, so a `LoginWithOtt` must not be sent again with the same token. (A repeated
-`IssueOtt` is always safe.) The same holds for any other code without that `ErrorInfo`. [clients.md](clients.md) shows the check.
+The gateway returns UNAVAILABLE only while a retry is safe, including for logins. Such a status has an `ErrorInfo` with
+the domain `ott-gateway`. UNAVAILABLE without it comes from the client library or a proxy, for example because the connection
+was lost: the gateway may have received the request, so do not send a `LoginWithOtt` again with the same token. (Repeating
+`IssueOtt` is always safe.) The same applies to any other code without this `ErrorInfo`. [clients.md](clients.md) shows the check.
 
-What must not be retried carries `grpc-retry-pushback-ms: -1`, which gRPC clients with a retry policy obey; a login whose token is or may be spent
-also carries `x-envoy-ratelimited: true`, which Envoy obeys. RetryInfo is omitted for
+A status that must not be retried carries `grpc-retry-pushback-ms: -1`, which stops gRPC clients with a retry policy. If the token
+of a login is or may be spent, it also carries `x-envoy-ratelimited: true`, which stops Envoy. RetryInfo is omitted for
 logins when the wait is 30 seconds or more: the token would have expired.
 
-While the platform's login endpoint is failing, one login a second is sent to find out whether it works again; all
-others are answered with UNAVAILABLE and keep their tokens. A login with less than 400 ms left of its deadline is
-answered with DEADLINE_EXCEEDED, `outcome` `not_sent`, and keeps its token.
+While the platform's login endpoint is failing, one login per second is sent as a probe; all others fail with
+UNAVAILABLE, and their tokens stay valid. A login with less than 400 ms left of its deadline fails with
+DEADLINE_EXCEEDED, `outcome` `not_sent`, and its token stays valid.
 
-A call whose message has not arrived 1 s after its headers (`body_timeout`) is answered with DEADLINE_EXCEEDED,
+A call whose message has not arrived 1 s after its headers (`body_timeout`) fails with DEADLINE_EXCEEDED,
 `outcome` `not_sent`, even if its deadline is later. Retrying it is safe. If this repeats, look for a proxy that
 buffers requests, or a network that loses packets.
 
-Outside this table: what HTTP/2 itself refuses (too many streams, oversized headers) cannot carry details, and the
-health and reflection services keep their own errors.
+Not in this table: HTTP/2 errors (too many streams, oversized headers), which cannot carry details, and the errors of
+the health and reflection services.
 
 ## Reasons
 
@@ -69,16 +69,16 @@ health and reflection services keep their own errors.
 const MESSAGES: &str = "
 ## Messages
 
-A message is for people: it may change, and programs decide by the reason. Each is about one case only.
+Messages are for people and may change; programs decide by the reason. Each message is about one case only.
 
-- If fields are not valid, the message begins with each of them and its rule, in place of the first sentence:
+- Invalid fields and their rules replace the first sentence:
   `target_uri: must be on the data center or on one of the API client's target_origins. Correct the request.`
-- `{call}` is `this IssueOtt call`; `{caller}` is `the caller \"NAME\"`, with the name that the caller has proven (at most 256
-  bytes); `{quota}` is a rate and a burst, such as `30/min, burst 10`; `{user field}` is the field that names the user. Nothing
-  else of a request is in a message.
-- A login whose token is spent, or may be, is not advised to retry: its message says that and asks for a new token. If the
-  wait before a retry is longer than the token lives, it says that instead.
-- If the platform's response has a code that is [listed below](#the-platforms-codes), the message ends with it and its meaning.
+- `{call}` is `this IssueOtt call`; `{caller}` is `the caller \"NAME\"`, with the authenticated name of the caller (at most 256
+  bytes); `{quota}` is a rate and a burst, such as `30/min, burst 10`; `{user field}` is the field with the user. Messages
+  contain no other data of a request.
+- If the token of a login is or may be spent, the message reports that and asks for a new token instead of a retry. The
+  same applies if the token expires before the retry.
+- If the platform's response has a code [listed below](#the-platforms-codes), the message ends with it and its meaning.
 
 | reason | message |
 |---|---|
@@ -87,15 +87,14 @@ A message is for people: it may change, and programs decide by the reason. Each 
 const CODES: &str = "
 ## The platform's codes
 
-`apiCode`, where the platform gave one, decides for its 4xx answers as follows. At login, an answer with the HTTP
-status 400, 401, 404 or 410 is `OTT_REJECTED`, unless the code is about the account. A code that is not listed
-decides nothing: the HTTP status does.
+`apiCode` decides the reason of 4xx responses as follows. At login, a response with the HTTP status 400, 401, 404 or
+410 is `OTT_REJECTED`, unless the code is about the account. For codes that are not listed, the HTTP status decides.
 
 | apiCode | meaning | IssueOtt | LoginWithOtt (400, 401, 404, 410) | LoginWithOtt (any other 4xx) |
 |---|---|---|---|---|
 ";
 
-/// The page for users: every reason, and every code of the platform.
+/// Returns the page for users: every reason, and every code of the platform.
 #[must_use]
 pub fn render() -> String {
     let mut page = HEAD.to_owned();
@@ -132,7 +131,7 @@ pub fn render() -> String {
     page
 }
 
-/// The comment of the reason in the contract, which other languages read.
+/// Returns the comment of the reason in the contract.
 #[cfg(test)]
 pub(crate) fn comment(reason: Reason) -> String {
     let entry = reason.entry();

@@ -44,7 +44,7 @@ fn comments_of_the_contract_match_the_catalogue() {
     }
 }
 
-/// Rewrites a stale page, so that all there is left to do is to commit it.
+/// Rewrites a stale page, which then has to be committed.
 #[test]
 fn the_page_for_users_is_up_to_date() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/errors.md");
@@ -54,7 +54,7 @@ fn the_page_for_users_is_up_to_date() {
     }
     fs::create_dir_all(path.parent().expect("it is in a folder")).expect("the folder can be made");
     fs::write(&path, fresh).expect("the page can be written");
-    panic!("docs/errors.md was stale and has been written anew by this test: look at it and commit it");
+    panic!("docs/errors.md was stale; this test has rewritten it: review and commit it");
 }
 
 #[test]
@@ -68,7 +68,7 @@ fn texts_are_sentences_in_ascii() {
 }
 
 #[test]
-fn every_reason_is_answered_with_its_documented_codes_only() {
+fn every_reason_has_only_its_documented_codes() {
     for reason in Reason::ALL {
         let entry = reason.entry();
         assert!(entry.issue.is_some() || entry.login.is_some(), "{reason:?}");
@@ -77,7 +77,7 @@ fn every_reason_is_answered_with_its_documented_codes_only() {
             assert!(answers.codes.contains(&reason.code()), "{reason:?}");
             for outcome in CERTAINTIES {
                 let code = Failure::new(*reason).code(&call_with(operation, outcome));
-                // A replica that drains, sheds or cannot connect has not sent anything.
+                // A replica that is draining, overloaded or disconnected has not sent anything.
                 if answers.retry == Retry::WithBackoff
                     && operation == Operation::LoginWithOtt
                     && matches!(outcome, Certainty::Unknown | Certainty::Done)
@@ -91,7 +91,7 @@ fn every_reason_is_answered_with_its_documented_codes_only() {
 }
 
 #[test]
-fn a_login_whose_token_may_be_spent_is_never_retried_by_anyone() {
+fn a_login_whose_token_may_be_spent_is_never_retried() {
     for reason in Reason::ALL {
         for outcome in [Certainty::Unknown, Certainty::Done] {
             let answer = Answer::of(Failure::new(*reason), &call_with(Operation::LoginWithOtt, outcome));
@@ -102,8 +102,7 @@ fn a_login_whose_token_may_be_spent_is_never_retried_by_anyone() {
     }
 }
 
-/// The sentence of the contract, and the same rule as code: whoever changes one has to
-/// look at the other.
+/// Checks the sentence of the contract and the same rule as code.
 #[test]
 fn login_is_retried_exactly_where_the_contract_allows_it() {
     let pool = DescriptorPool::decode(FILE_DESCRIPTOR_SET).expect("the descriptor set is whole");
@@ -120,7 +119,7 @@ fn login_is_retried_exactly_where_the_contract_allows_it() {
 
     for reason in Reason::ALL.iter().filter(|reason| reason.entry().login.is_some()) {
         for outcome in CERTAINTIES {
-            // A token is dead before the longer wait is over.
+            // The token expires before the longer wait ends.
             for wait in [1, 60].map(Duration::from_secs) {
                 let failure = Failure::new(*reason).retry_after(wait);
                 let answer = Answer::of(failure, &call_with(Operation::LoginWithOtt, outcome));

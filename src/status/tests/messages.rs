@@ -1,4 +1,4 @@
-//! The messages: each is about one case only, and names what the call got wrong.
+//! Messages: each is about one case only, and contains the invalid fields.
 
 use std::time::Duration;
 
@@ -18,22 +18,22 @@ const MAYBE_SPENT: &str = "The one-time token may be spent; issue a new token an
 const EXPIRES_FIRST: &str =
     "The one-time token expires before a retry can succeed; wait, issue a new token and log in with that.";
 
-/// The cases that a method can be answered with.
+/// Returns the cases of a method.
 fn cases_of(operation: Operation) -> impl Iterator<Item = Case> {
     let cases = Case::ALL.iter().copied();
     cases.filter(move |case| case.reason().entry().answers(Some(operation)).is_some())
 }
 
-/// A text of the catalogue for a call that has a method and nothing else.
+/// Expands a text of the catalogue for a call with only a method.
 fn filled_in(text: &str, operation: Operation) -> String {
     text.replace("{call}", &format!("this {} call", operation.name()))
         .replace("{caller}", "this caller")
         .replace("{quota}", "see the access rules")
-        .replace("{user field}", "the name of the user")
+        .replace("{user field}", "the user")
 }
 
 #[test]
-fn every_reason_has_a_case_and_its_cases_are_in_the_order_of_the_reasons() {
+fn cases_are_grouped_in_the_order_of_the_reasons() {
     let mut reasons: Vec<Reason> = Case::ALL.iter().map(|case| case.reason()).collect();
     for reason in Reason::ALL {
         assert_eq!(Case::general(*reason).reason(), *reason);
@@ -44,7 +44,7 @@ fn every_reason_has_a_case_and_its_cases_are_in_the_order_of_the_reasons() {
 }
 
 #[test]
-fn placeholders_are_those_that_are_filled_in() {
+fn every_placeholder_is_known() {
     for text in Case::ALL.iter().flat_map(|case| [case.meaning(), case.advice().text()]) {
         let known =
             Placeholder::ALL.iter().fold(text.to_owned(), |text, one| text.replace(one.written(), ""));
@@ -52,13 +52,13 @@ fn placeholders_are_those_that_are_filled_in() {
     }
 }
 
-/// Whoever adds a case has to decide whether an "or" in it is a clause about another case.
+/// An "or" in a new message needs a review: it may be a clause about another case.
 #[test]
 fn no_message_has_a_clause_about_another_case() {
     let reviewed = [
-        // The caller must not learn which of these it is.
+        // The caller must not learn which one applies.
         "The one-time token is not valid: unknown, used or expired.",
-        // The platform's code, which follows, shows which of the two it is.
+        // The platform's code, which follows, shows which one applies.
         "Fix the user's or tenant's state first; `apiCode` identifies the problem.",
         // Two forms of a certificate that would be accepted.
         "Use a certificate with exactly one SPIFFE id, or without one and with exactly one DNS name.",
@@ -118,7 +118,6 @@ fn message_about_a_token_is_for_logins_only() {
     }
 }
 
-/// The sentence for people and the trailer for libraries agree.
 #[test]
 fn message_advises_a_retry_exactly_where_the_trailers_do() {
     for operation in OPERATIONS {
@@ -151,7 +150,7 @@ fn login_whose_token_expires_first_is_not_advised_to_wait() {
 }
 
 #[test]
-fn message_names_each_field_that_is_not_valid_and_its_rule() {
+fn message_contains_each_invalid_field_and_its_rule() {
     let failure = Failure::new(Reason::InvalidRequest)
         .violation("purpose", "must be known")
         .violation("login", "must not be empty");
@@ -171,7 +170,7 @@ fn message_keeps_as_many_fields_as_the_details_do() {
 }
 
 #[test]
-fn denied_caller_reads_whom_it_was_taken_for_and_which_method_it_called() {
+fn denial_contains_the_caller_and_the_method() {
     let denied = || {
         let access = Access::closed(Metrics::default());
         let policy = access.policy();
@@ -198,7 +197,7 @@ fn denied_caller_reads_whom_it_was_taken_for_and_which_method_it_called() {
 }
 
 #[test]
-fn names_of_any_length_leave_room_for_the_rest_of_the_status() {
+fn long_names_leave_room_for_the_rest_of_the_status() {
     let call = call(Operation::IssueOtt);
     call.set_caller("\u{10348}".repeat(500).as_str().into(), "jwt");
     call.set_api_client("\u{10348}".repeat(500).as_str().into());
@@ -209,7 +208,7 @@ fn names_of_any_length_leave_room_for_the_rest_of_the_status() {
 }
 
 #[test]
-fn user_that_the_platform_does_not_know_is_named_by_its_field() {
+fn unknown_user_is_identified_by_its_field() {
     for (kind, field) in [(SubjectKind::Login, "login"), (SubjectKind::ExternalId, "external_id")] {
         let call = call(Operation::IssueOtt);
         call.set_subject(Subject::new(kind, "canary".to_owned()).expect("valid"));
@@ -245,9 +244,9 @@ fn code_of_the_platform_selects_the_case_of_its_reason() {
     assert!(message.starts_with("The platform refuses each access token of the gateway."), "{message}");
 }
 
-/// What was wrong with a credential is for the log: a text for each part would help those who guess.
+/// The cause is only logged: a message for each cause would help attackers.
 #[test]
-fn credentials_that_are_not_valid_get_one_message() {
+fn invalid_credentials_get_one_message() {
     use crate::caller::JwtFault::{
         Algorithm, Audience, Claims, Expired, Issuer, KeysTooOld, Lifetime, Malformed, NoKeysYet,
         NotYetValid, Signature, Subject, Type, UnknownKey,
@@ -299,7 +298,6 @@ fn credentials_that_are_not_valid_get_one_message() {
     }
 }
 
-/// A call that the gateway refuses before anything is known of it has a message as well.
 #[test]
 fn message_without_a_method_is_complete() {
     let call = Call::new(crate::clock::now(), crate::call::Deadline::after(Duration::from_secs(1)));

@@ -1,4 +1,4 @@
-//! What `docs/errors.md` says of the platform's answers, row by row.
+//! The mapping of the platform's responses in `docs/errors.md`, row by row.
 
 use std::time::Duration;
 
@@ -18,12 +18,12 @@ use crate::{
 use Certainty::{Done, NotSent, Refused, Unknown};
 use Operation::{IssueOtt, LoginWithOtt};
 
-#[expect(clippy::needless_pass_by_value, reason = "its callers make one for it")]
+#[expect(clippy::needless_pass_by_value, reason = "callers create a value for it")]
 fn answer(operation: Operation, error: PlatformError, certainty: Certainty) -> Answer {
     Answer::of(Failure::from_platform(operation, &error), &call_with(operation, certainty))
 }
 
-/// As `platform` records it.
+/// Returns the certainty that `platform` records.
 fn certainty_of(operation: Operation, answer: &PlatformError) -> Certainty {
     let PlatformError::Answer(answer) = answer else { panic!("{answer:?}") };
     if answer.is_definite(operation == LoginWithOtt) { Refused } else { Unknown }
@@ -141,7 +141,7 @@ fn http_statuses_without_a_known_code_are_decided_by_status() {
     }
 }
 
-/// The table of API codes in `docs/errors.md`, written out.
+/// The table of API codes in `docs/errors.md`.
 fn by_code(number: i64) -> (Code, &'static str) {
     match number {
         1018 => (Code::FailedPrecondition, "USER_DISABLED"),
@@ -251,7 +251,7 @@ fn failures_without_a_response_are_decided_by_certainty() {
 }
 
 #[test]
-fn a_malformed_answer_to_a_login_has_spent_the_token() {
+fn a_malformed_response_to_a_login_has_spent_the_token() {
     for malformation in [
         Malformation::ContentType,
         Malformation::Json,
@@ -270,7 +270,7 @@ fn a_malformed_answer_to_a_login_has_spent_the_token() {
 }
 
 #[test]
-fn missing_access_token_is_not_the_callers_fault() {
+fn credential_errors_are_mapped_by_kind() {
     use CredentialErrorKind as Kind;
     let retry_after = Duration::from_secs(4);
     let rows = [
@@ -293,12 +293,12 @@ fn missing_access_token_is_not_the_callers_fault() {
         if reason == "PLATFORM_UNAVAILABLE" {
             assert_eq!(answer.retry_delay(), Some(retry_after));
         }
-        let narrower = match kind {
+        let message = match kind {
             Kind::NotAcceptedYet => "new access token yet. Retry with backoff.",
             Kind::RefreshLimited => "requested moments ago. Retry with backoff.",
             _ => "",
         };
-        assert!(answer.message.contains(narrower), "{}", answer.message);
+        assert!(answer.message.contains(message), "{}", answer.message);
         let protocol = matches!(kind, Kind::Protocol { .. });
         assert_eq!(answer.reported("httpStatus"), protocol.then_some("404"));
     }
@@ -316,23 +316,26 @@ fn limited(operation: Operation, retry_after: Option<u64>) -> Answer {
 #[test]
 fn rate_limit_has_a_retry_delay() {
     for operation in OPERATIONS {
-        let told = limited(operation, Some(7));
-        assert_eq!((told.retry_delay(), told.pushback), (Some(Duration::from_secs(7)), None));
-        for wish in [None, Some(0)] {
-            let guess = |_| limited(operation, wish).retry_delay().expect("a second, and jitter");
-            let guesses: Vec<Duration> = (0..100).map(guess).collect();
-            assert_spread(&guesses, Duration::from_secs(1), Duration::from_secs(2));
+        let limited_by_platform = limited(operation, Some(7));
+        assert_eq!(
+            (limited_by_platform.retry_delay(), limited_by_platform.pushback),
+            (Some(Duration::from_secs(7)), None)
+        );
+        for retry_after in [None, Some(0)] {
+            let delay = |_| limited(operation, retry_after).retry_delay().expect("a second, and jitter");
+            let delays: Vec<Duration> = (0..100).map(delay).collect();
+            assert_spread(&delays, Duration::from_secs(1), Duration::from_secs(2));
         }
     }
     assert_eq!(limited(IssueOtt, Some(86_400)).retry_delay(), Some(Duration::from_hours(1)));
 }
 
 #[test]
-fn login_gets_no_retry_delay_longer_than_its_token_lives() {
+fn login_gets_no_retry_delay_beyond_its_tokens_lifetime() {
     assert_eq!(limited(LoginWithOtt, Some(29)).pushback, None);
-    let dead = limited(LoginWithOtt, Some(30));
-    assert_eq!((dead.retry_delay(), dead.pushback.as_deref()), (None, Some("-1")));
-    assert_eq!((dead.code, dead.rate_limited), (Code::ResourceExhausted, false));
+    let expired = limited(LoginWithOtt, Some(30));
+    assert_eq!((expired.retry_delay(), expired.pushback.as_deref()), (None, Some("-1")));
+    assert_eq!((expired.code, expired.rate_limited), (Code::ResourceExhausted, false));
     assert_eq!(limited(IssueOtt, Some(30)).pushback, None);
 }
 

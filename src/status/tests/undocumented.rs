@@ -1,4 +1,4 @@
-//! What tonic answers by itself, taken from tonic itself.
+//! Statuses that tonic creates, checked against tonic.
 
 use std::{convert::Infallible, future::Future, pin::Pin};
 
@@ -43,7 +43,7 @@ fn frame(flag: u8, length: u32, message: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// What tonic answers to such a request, and what we make of it.
+/// Returns tonic's code for a request, and our failure.
 async fn answer(path: &str, encoding: &str, body: Vec<u8>) -> (Code, Failure) {
     type Answered = Pin<Box<dyn Future<Output = Result<http::Response<Body>, Infallible>> + Send>>;
     let mut server = OttServiceServer::new(Nothing).max_decoding_message_size(16 * 1024);
@@ -58,12 +58,12 @@ async fn answer(path: &str, encoding: &str, body: Vec<u8>) -> (Code, Failure) {
     let trailers = body.collect().await.expect("no body").trailers().cloned();
     let headers: HeaderMap = trailers.unwrap_or(parts.headers);
     let status = Status::from_header_map(&headers).expect("it has a status");
-    assert!(status.details().is_empty(), "tonic knows nothing of details");
+    assert!(status.details().is_empty(), "tonic adds no details");
     (status.code(), Failure::from_undocumented(status.code(), status.message()))
 }
 
 #[tokio::test]
-async fn undecodable_request_is_the_callers_fault() {
+async fn undecodable_request_is_an_invalid_request() {
     let issue = "/ott.v1.OttService/IssueOtt";
     let garbage = frame(0, 3, &[0xff, 0xff, 0xff]);
     let not_utf8 = frame(0, 3, &[0x0a, 0x01, 0xff]);
@@ -84,7 +84,7 @@ async fn undecodable_request_is_the_callers_fault() {
 }
 
 #[tokio::test]
-async fn an_over_long_message_exhausts_a_resource() {
+async fn an_oversized_message_is_resource_exhausted() {
     let body = frame(0, 16 * 1024 + 1, &vec![0; 16 * 1024 + 1]);
     let (code, failure) = answer("/ott.v1.OttService/LoginWithOtt", "identity", body).await;
     assert_eq!(code, Code::OutOfRange);
@@ -110,7 +110,7 @@ async fn compressed_request_is_unimplemented_and_gets_the_accepted_encoding() {
 }
 
 #[test]
-fn anything_else_is_our_own_fault() {
+fn any_other_status_is_an_internal_error() {
     let too_long = "Error, encoded message length too large: found 9 bytes, the limit is: 8 bytes";
     for (code, message) in [
         (Code::OutOfRange, too_long),

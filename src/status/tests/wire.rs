@@ -1,4 +1,4 @@
-//! The status as it leaves: its parts, and its size.
+//! The status on the wire: its parts and its size.
 
 use std::time::Duration;
 
@@ -16,11 +16,11 @@ use crate::{
 };
 
 #[test]
-fn a_failure_before_anything_is_known_has_its_details_too() {
+fn a_failure_of_an_unknown_method_has_details() {
     let call = Call::new(clock::now(), Deadline::after(Duration::from_secs(1)));
     let answer = Answer::of(Failure::new(Reason::MethodUnknown), &call);
     assert_eq!((answer.code, answer.metadata.len()), (Code::Unimplemented, 0));
-    let request = answer.details.request_info().expect("it is always there");
+    let request = answer.details.request_info().expect("always present");
     assert_eq!(request.request_id, call.request_id().to_string());
 }
 
@@ -34,10 +34,10 @@ fn metadata_contains_what_the_call_records() {
     call.set_http_status(503);
     let answer = Answer::of(Failure::new(Reason::DeadlineExceeded), &call);
     assert_eq!(answer.code, Code::DeadlineExceeded);
-    let told: Vec<(&str, &str)> =
+    let reported: Vec<(&str, &str)> =
         answer.metadata.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
     assert_eq!(
-        told,
+        reported,
         [
             ("apiClient", "eu2"),
             ("attempts", "2"),
@@ -49,12 +49,12 @@ fn metadata_contains_what_the_call_records() {
 }
 
 #[test]
-fn violations_are_named_field_by_field() {
+fn violations_contain_field_and_rule() {
     let failure = Failure::new(Reason::InvalidRequest)
         .violation("login", "must not be empty")
         .violation("purpose", "must be known");
     let answer = Answer::of(failure, &call(Operation::IssueOtt));
-    let bad = answer.details.bad_request().expect("the fields are named");
+    let bad = answer.details.bad_request().expect("violations");
     let fields: Vec<(&str, &str)> = bad
         .field_violations
         .iter()
@@ -64,7 +64,7 @@ fn violations_are_named_field_by_field() {
 }
 
 #[test]
-fn exceeded_quota_names_its_subject_its_limit_and_the_wait() {
+fn quota_failure_has_subject_limit_and_retry_delay() {
     let call = call(Operation::IssueOtt);
     call.set_caller("spiffe://mesh/portal".into(), "certificate");
     for (failure, description) in [
@@ -92,7 +92,7 @@ fn busy_replica_always_sends_a_retry_delay() {
     }
 }
 
-/// A call whose attempt at the platform ended like that, or is under way.
+/// Returns a call whose attempt has this outcome; `Unknown`: it is in progress.
 fn call_with(operation: Operation, outcome: Certainty) -> Call {
     let call = call(operation);
     call.attempt_begins();
@@ -126,7 +126,7 @@ fn drain_distinguishes_logins_that_may_have_been_sent() {
 }
 
 #[test]
-fn a_lost_audit_record_costs_an_issue_a_retry_and_a_login_its_token() {
+fn a_lost_audit_record_allows_a_retry_of_issue_but_not_of_login() {
     let issue = call_with(Operation::IssueOtt, Certainty::Done);
     let answer = Answer::of(Failure::new(Reason::AuditUnavailable), &issue);
     assert_eq!((answer.code, answer.reason.as_str()), (Code::Unavailable, "AUDIT_UNAVAILABLE"));
@@ -142,7 +142,7 @@ fn a_lost_audit_record_costs_an_issue_a_retry_and_a_login_its_token() {
 }
 
 #[test]
-fn a_deadline_lets_a_login_be_retried_only_while_its_token_is_unspent() {
+fn a_login_is_retried_after_a_deadline_only_while_its_token_is_unspent() {
     for outcome in CERTAINTIES {
         let call = call_with(Operation::LoginWithOtt, outcome);
         let answer = Answer::of(Failure::new(Reason::DeadlineExceeded), &call);
@@ -159,7 +159,7 @@ fn wire_size(status: &tonic::Status) -> usize {
     headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum()
 }
 
-/// Checks that a response without the gRPC library carries the same status.
+/// Checks that a response built without the gRPC library carries the same status.
 fn check_headers(failure: impl Fn() -> Failure, call: &Call) -> Result<(), TestCaseError> {
     let (headers, status) = (failure().into_headers(call), failure().into_status(call));
     let read = tonic::Status::from_header_map(&headers).expect("a status");
@@ -170,7 +170,7 @@ fn check_headers(failure: impl Fn() -> Failure, call: &Call) -> Result<(), TestC
     prop_assert_eq!(read.metadata().clone().into_headers(), expected);
     let size: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum();
     prop_assert!(size <= 4096 + "content-type".len() + "application/grpc".len() + 32);
-    // Otherwise each response would push what all responses share out of the table of HPACK.
+    // Otherwise each response would evict shared headers from the HPACK table.
     prop_assert!(headers["grpc-status-details-bin"].is_sensitive());
     Ok(())
 }
@@ -213,12 +213,12 @@ proptest! {
         let status = failure.into_status(&call);
         prop_assert!(wire_size(&status) <= 4096);
         let details = status.get_error_details();
-        prop_assert_eq!(&details.error_info().expect("never left out").reason, reason.as_str());
+        prop_assert_eq!(&details.error_info().expect("never removed").reason, reason.as_str());
         prop_assert!(details.request_info().is_some());
     }
 
     #[test]
-    fn an_answer_of_the_platform_stays_within_4_kib_and_its_message_within_256_bytes(
+    fn a_platform_error_stays_within_4_kib_and_its_message_within_256_bytes(
         status in 300_u16..600,
         code in proptest::option::of(990_i64..1050),
         domain in ".{0,700}",

@@ -1,13 +1,13 @@
-"""Attacks the gateway in every way that needs no credential, or only an ordinary one, and
-fails if somebody else notices.
+"""Attacks the gateway without a credential, or with an ordinary one, and fails if other callers are
+affected.
 
 Usage: python tests/clients/abuse BINARY [--only NAME]... [--all] [--markdown] [--list]
 
-For each attack the real binary is started anew. A well-behaved caller calls it before and
-during the attack; the attacker is another process. The verdict is in `verdict.py`. Nothing
-leaves the machine. Where loopback has addresses besides 127.0.0.0/8 (198.51.100.1 to .5),
-attackers use those, because the gateway exempts loopback addresses from its limits on one
-address; `.ci/run` adds them in a network namespace.
+Each attack runs against a new process of the real binary. A well-behaved caller calls it before and
+during the attack; the attacker is a separate process. `verdict.py` defines the requirements. Nothing
+leaves the machine. If the addresses 198.51.100.1 to .5 exist, attackers use them, because the
+gateway's limits per address do not apply to loopback addresses; `run` adds them in a network
+namespace.
 """
 
 import argparse
@@ -28,16 +28,16 @@ from gateway import ATTACKER_TOKEN, Gateway, Platform, make_certificates
 
 STRANGERS = [f"198.51.100.{number}" for number in range(1, 6)]
 WARM_UP_S, BEFORE_S, DURING_S = 0.2, 1.0, 2.5
-# How long a metric may take to show the attack: a time limit of the gateway has to pass first.
+# Maximum time until a metric shows the attack: a timeout of the gateway may have to pass first.
 METRIC_S = 8
-# An attack is repeated if only latencies were above their bounds.
+# Maximum number of rounds; an attack is repeated if only latencies exceed their bounds.
 ROUNDS = 3
 HANDLED = catalogue.Metric("grpc_server_handled_total")
 ATTACKER = pathlib.Path(__file__).with_name("attacker.py")
 
 
 def is_usable(address):
-    """Whether a connection can come from this address."""
+    """Returns whether connections can use this source address."""
     with socket.socket() as probe:
         try:
             probe.bind((address, 0))
@@ -57,18 +57,18 @@ class Attacker:
             raise SystemExit(f"the attacker failed: {attack.name}")
 
     def stop(self):
-        """Ends the attack and returns what it did."""
+        """Stops the attack and returns its report."""
         output, _ = self._process.communicate("")
         return json.loads(output)
 
 
 def growth(gateway, metric, before):
-    """How much the metric has grown, waiting up to `METRIC_S`; `None` if it cannot be read."""
+    """Returns the growth of the metric, after at most `METRIC_S`; `None` if it cannot be read."""
     deadline, now = time.monotonic() + METRIC_S, None
     while True:
         with contextlib.suppress(OSError):
             now = gateway.value(metric)
-        # A family without labelled series is not shown before its first event.
+        # A family with labels has no series before its first event.
         if now is not None and now > (before or 0):
             return now - (before or 0)
         if time.monotonic() > deadline:
@@ -77,7 +77,7 @@ def growth(gateway, metric, before):
 
 
 def run(attack, binary, folder, platform, addresses):
-    """One round of an attack, on a gateway of its own."""
+    """Runs one round of an attack, with its own gateway."""
     gateway = Gateway(binary, folder, attack.deployment, platform)
     caller = Caller(gateway, platform.gateway_port)
     try:
@@ -96,7 +96,7 @@ def run(attack, binary, folder, platform, addresses):
         report = attacker.stop()
         recovered = caller.sample(WARM_UP_S).errors
         peak = gateway.peak_mib()
-        # Each has a record already, so that calls which are still ending make no difference.
+        # Each handled call already has a record, so calls that are still completing do not matter.
         handled = gateway.value(HANDLED)
     finally:
         caller.close()
@@ -120,7 +120,7 @@ def run(attack, binary, folder, platform, addresses):
 
 
 def judge(attack, *arguments):
-    """Repeats an attack while nothing but its latencies is above the bounds."""
+    """Repeats an attack while only its latencies exceed the bounds."""
     for number in range(ROUNDS):
         round_ = run(attack, *arguments)
         if round_.wrong() or not round_.slow():
@@ -129,14 +129,14 @@ def judge(attack, *arguments):
 
 
 def describe(round_):
-    """What was seen, in one line for the log of CI."""
+    """Returns a one-line summary for the CI log."""
     attacker = round_.attacker
     sent = attacker["events"] / attacker["seconds"]
     before, during = (seconds * 1000 for seconds in round_.latency(0.99))
     connect_before, connect_during = (seconds * 1000 for seconds in round_.connect_latency(0.99))
     return (
         f"{sent:,.0f} {round_.attack.unit}/s, {attacker['connections']:,} connections, "
-        f"{sum(attacker['ended'].values()):,} ended by the gateway, GOAWAY {attacker['goaways']}; "
+        f"{sum(attacker['ended'].values()):,} closed by the gateway, GOAWAY {attacker['goaways']}; "
         f"caller: {len(round_.during.kept)} + {len(round_.during.new)} calls, "
         f"{len(round_.during.errors)} errors, p99 {before:.1f} -> {during:.1f} ms, "
         f"new connection {connect_before:.1f} -> {connect_during:.1f} ms; "
@@ -148,7 +148,7 @@ def describe(round_):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("binary", nargs="?", default="target/release/ott-gateway")
-    parser.add_argument("--only", action="append", default=[], help="attack only if its name contains this")
+    parser.add_argument("--only", action="append", default=[], help="run only attacks whose name contains this")
     parser.add_argument("--markdown", action="store_true", help="print the table for the documentation")
     parser.add_argument("--all", action="store_true", help="include pending attacks")
     parser.add_argument("--list", action="store_true", help="list the attacks")
@@ -161,7 +161,7 @@ def main():
     ]
     addresses = STRANGERS if all(map(is_usable, STRANGERS)) else ["127.0.0.2"]
     if addresses != STRANGERS:
-        print("without attacks on limits of one address: attackers have a loopback address", flush=True)
+        print("skipping attacks on limits per address: attackers have only a loopback address", flush=True)
         chosen = [attack for attack in chosen if not attack.is_of_one_peer]
     if options.list or not chosen:
         for attack in chosen:
@@ -189,7 +189,7 @@ def main():
     if options.markdown:
         print(f"\n{verdict.markdown(rounds)}")
     failed = sum(bool(round_.problems()) for round_ in rounds)
-    print(f"\n{len(rounds) - failed} attacks held, {failed} not")
+    print(f"\n{len(rounds) - failed} attacks passed, {failed} failed")
     return 1 if failed else 0
 
 

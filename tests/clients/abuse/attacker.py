@@ -1,8 +1,8 @@
-"""The process that attacks: `attacker.py NAME TARGET_AS_JSON`.
+"""The attacking process: `attacker.py NAME TARGET_AS_JSON`.
 
-It runs at the lowest priority, so that it takes no processor time from the gateway and the
-well-behaved caller. It writes `ready` once the attack is at its full size, goes on until
-its standard input is closed, and then writes what it did as JSON.
+Runs at the lowest priority, so that it takes no processor time from the gateway and the
+well-behaved caller. Writes `ready` once the attack has its full size, runs until standard input is
+closed, and then writes a report as JSON.
 """
 
 import asyncio
@@ -19,21 +19,21 @@ import time
 import catalogue
 import wire
 
-# How long the gateway's listener may take to accept a connection.
+# Timeout for connecting to the gateway.
 CONNECT_S = 5
-# Receive buffer of a client that never reads, so that the kernel holds little for it.
+# Receive buffer of a client that never reads, to limit buffering in the kernel.
 DEAF_BUFFER_BYTES = 4096
-# Pause before a connection that the gateway has ended is replaced.
+# Delay before a closed connection is replaced.
 RECONNECT_S = 0.05
-# What an attack holds is built up faster than it is replaced.
+# Held items are opened faster initially than they are replaced.
 BUILD_UP_SPEED = 4
-# Without a turn for this long, an attacker does not make up for lost time.
+# Maximum backlog that an attacker makes up for.
 MAX_CATCH_UP_S = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """Where the gateway listens, and what the attacker may use against it."""
+    """Addresses of the gateway, and the attacker's token and source addresses."""
 
     ports: dict[str, int]
     token: str
@@ -41,7 +41,7 @@ class Target:
 
 
 class Stage:
-    """What an attack may do: connect, take turns at its rate, and report that it is complete."""
+    """Environment of an attack: connections, rate limiting, readiness."""
 
     def __init__(self, attack, target):
         self.attack = attack
@@ -55,13 +55,13 @@ class Stage:
         self._is_ready = False
 
     def ready(self):
-        """Reports that the attack is at its full size."""
+        """Reports that the attack has its full size."""
         if not self._is_ready:
             self._is_ready = True
             print("ready", flush=True)
 
     async def turn(self, events=1, speed=1):
-        """Counts events and waits until they fit the attack's rate, or a multiple of it."""
+        """Counts events and waits to keep the rate of the attack, or a multiple of it."""
         self.events += events
         now = time.monotonic()
         self._due = max(self._due, now - MAX_CATCH_UP_S) + events / self.attack.rate / speed
@@ -86,7 +86,7 @@ class Stage:
 
     @contextlib.asynccontextmanager
     async def http2(self, port="main", *, reads=True, settings=None):
-        """A connection that has sent the preface and its SETTINGS."""
+        """Opens a connection that has sent the preface and its SETTINGS."""
         connection = wire.Connection(*await self.tcp(port, None if reads else DEAF_BUFFER_BYTES), reads)
         try:
             await connection.send(wire.PREFACE, wire.settings(settings))
@@ -96,7 +96,7 @@ class Stage:
             connection.close()
 
     async def repeat(self, one, name=""):
-        """Runs `one` again whenever the gateway has ended its connection."""
+        """Runs `one` again whenever the gateway closes its connection."""
         self.ended[name] += 0
         while True:
             try:
@@ -106,7 +106,7 @@ class Stage:
             await asyncio.sleep(RECONNECT_S)
 
     async def on_each(self, connections, one, port="main", name="", **options):
-        """Runs `one(connection)` on that many connections at a time, each replaced when it ends."""
+        """Runs `one(connection)` on this many connections at a time, and replaces closed ones."""
 
         async def connect():
             async with self.http2(port, **options) as connection:
@@ -115,10 +115,10 @@ class Stage:
         await asyncio.gather(*(self.repeat(connect, name) for _ in range(connections)))
 
     async def hold(self, opening):
-        """Opens `held` things, and replaces those that the gateway ends at the attack's rate.
+        """Opens `held` items, and replaces closed ones at the rate of the attack.
 
-        `opening()` is an asynchronous context manager that opens one, and yields an awaitable
-        that finishes when the gateway has ended it.
+        `opening()` is an asynchronous context manager that opens an item, and yields an awaitable that
+        completes when the gateway has closed it.
         """
         attempted = set()
 
@@ -140,7 +140,7 @@ class Stage:
         await asyncio.gather(*(keep(number) for number in range(self.attack.held)))
 
     def report(self, seconds):
-        """What was done, for the process that started this one."""
+        """Returns the report for the parent process."""
         return {
             "events": self.events,
             "seconds": seconds,
@@ -160,9 +160,9 @@ async def main(name, target):
     await asyncio.wait([stop, running], return_when=asyncio.FIRST_COMPLETED)
     if running.done():
         running.result()
-        raise AssertionError(f"{name} ended by itself")
+        raise AssertionError(f"{name} stopped by itself")
     print(json.dumps(stage.report(time.monotonic() - started)), flush=True)
-    # Thousands of connections need not be closed one by one.
+    # Skip closing thousands of connections one by one.
     os._exit(0)
 
 

@@ -1,4 +1,4 @@
-"""Attacks with calls: refused, half-open, or too large, on every port."""
+"""Attacks with calls: refused, half-open, or oversized, on every port."""
 
 import asyncio
 
@@ -8,7 +8,7 @@ from catalogue import Metric, attack
 
 @attack(
     "refused calls",
-    stopped_by="refused calls of one address; beyond them records and log lines are aggregated",
+    stopped_by="limit on refused calls per address; records and log lines beyond it are aggregated",
     metric=Metric("ott_gateway_refused_calls_summarized_total"),
     rate=4_000,
     unit="calls",
@@ -20,7 +20,7 @@ async def refused_calls(stage):
 
 @attack(
     "calls of unknown methods",
-    stopped_by="refused calls of one address; beyond them records and log lines are aggregated",
+    stopped_by="limit on refused calls per address; records and log lines beyond it are aggregated",
     metric=Metric("ott_gateway_refused_calls_summarized_total"),
     rate=4_000,
     unit="calls",
@@ -32,7 +32,7 @@ async def unknown_methods(stage):
 
 @attack(
     "calls over quota",
-    stopped_by="quota of the caller; refused calls of one address are aggregated",
+    stopped_by="quota of the caller; refused calls per address are aggregated",
     metric=Metric("ott_gateway_quota_exceeded_total", {"caller": "token:attacker"}),
     rate=4_000,
     unit="calls",
@@ -45,20 +45,20 @@ async def calls_over_quota(stage):
 
 @attack(
     "refused calls, health port",
-    stopped_by="a stack of its own: the health service or nothing",
+    stopped_by="separate stack that serves only health",
     metric=Metric("ott_gateway_health_refused_total"),
     rate=4_000,
     unit="calls",
     deployment="mtls",
 )
 async def refused_calls_on_the_health_port(stage):
-    """Calls of the real service on the plaintext port beside one with mTLS."""
+    """Calls of the main service on the plaintext health port of a listener with mTLS."""
     await _flood(stage, wire.header_block(wire.ISSUE), port="health")
 
 
 @attack(
     "health checks, health port",
-    stopped_by="a stack of its own: no record, no log line",
+    stopped_by="separate stack without records or log lines",
     metric=Metric("ott_gateway_health_checks_total"),
     rate=4_000,
     unit="calls",
@@ -71,14 +71,14 @@ async def health_checks_on_the_health_port(stage):
 
 @attack(
     "requests, admin port",
-    stopped_by="a thread of its own, connections of the admin port",
+    stopped_by="separate thread, limit on connections of the admin port",
     metric=Metric("ott_gateway_admin_requests_total", {"path": "other"}),
     rate=500,
     unit="requests",
     deployment="mtls",
 )
 async def admin_requests(stage):
-    """Requests of a page that does not exist, each on a connection of its own."""
+    """Requests for an unknown page, each on its own connection."""
 
     async def one():
         while True:
@@ -96,14 +96,14 @@ async def admin_requests(stage):
 
 @attack(
     "Health/Watch",
-    stopped_by="Watch streams of one connection and of one address",
+    stopped_by="limits on Watch streams per connection and per address",
     metric=Metric("ott_gateway_health_watches_refused_total"),
     rate=2_000,
     unit="streams",
 )
 async def watches(stage):
-    """Watch streams, which never end, without a credential: more than the gateway has
-    places for. Those that are refused are asked for again."""
+    """More Watch streams, which never end, than the gateway accepts, without a credential. Refused
+    streams are retried."""
     block, end = wire.header_block(wire.WATCH), wire.message()
 
     async def one(connection):
@@ -121,15 +121,15 @@ async def watches(stage):
 
 @attack(
     "half-open calls",
-    stopped_by="places of calls without a body, half of them for one caller; time for the body",
+    stopped_by="limit on calls without a body, half of it per caller; body timeout",
     metric=Metric("ott_gateway_calls_shed_total", {"limit": "caller_awaited_bodies"}),
     rate=4_100,
     unit="calls",
     max_ratio=2,
 )
 async def half_open_calls(stage):
-    """An identified caller keeps 100 calls open on each of 41 connections, and sends no message
-    for any of them. Without a limit of their own they take all slots of calls in flight."""
+    """An identified caller keeps 100 calls open on each of 41 connections without sending a message.
+    Without a separate limit they would use all slots of calls in flight."""
     block = wire.header_block(wire.ISSUE, stage.target.token)
 
     async def one(connection):
@@ -145,7 +145,7 @@ async def half_open_calls(stage):
 
 @attack(
     "message of 4 GiB",
-    stopped_by="size of a message, before it is read",
+    stopped_by="limit on the size of a message, checked before reading it",
     metric=Metric("ott_gateway_errors_total", {"method": "IssueOtt"}),
     rate=300,
     unit="calls",
@@ -167,7 +167,7 @@ async def huge_message(stage):
 
 
 async def _flood(stage, block, port="main", message=wire.message()):
-    """Completely sent requests, as many as fit the limit of streams."""
+    """Sends complete requests, up to the limit of concurrent streams."""
 
     async def one(connection):
         while True:

@@ -1,4 +1,4 @@
-"""Attacks with connections: idle, silent, or half of a request, on every port."""
+"""Attacks with connections: idle, silent, or with a partial request, on every port."""
 
 import asyncio
 import contextlib
@@ -13,7 +13,7 @@ EVICTED = Metric("ott_gateway_connections_ended_total", {"reason": "evicted"})
 
 @attack(
     "idle connections, full table",
-    stopped_by="the longest-idle unidentified connection makes room",
+    stopped_by="eviction of the longest-idle unidentified connection",
     metric=EVICTED,
     rate=600,
     unit="connections",
@@ -21,14 +21,14 @@ EVICTED = Metric("ott_gateway_connections_ended_total", {"reason": "evicted"})
     addresses=5,
 )
 async def idle_connections(stage):
-    """More connections than the gateway has places for, from several addresses. Each has sent
-    its preface and SETTINGS, answers pings, and asks for nothing."""
+    """More connections than the gateway accepts, from several addresses. Each has sent its preface and
+    SETTINGS, answers pings, and sends no request."""
     await stage.hold(_idle(stage, "main"))
 
 
 @attack(
     "idle connections, one address",
-    stopped_by="connections of one address",
+    stopped_by="limit on connections per address",
     metric=Metric("ott_gateway_connections_ended_total", {"reason": "peer_limit"}),
     is_of_one_peer=True,
     rate=300,
@@ -36,13 +36,13 @@ async def idle_connections(stage):
     held=400,
 )
 async def idle_connections_of_one_address(stage):
-    """The same from one address, which may have a quarter of all connections."""
+    """The same from one address, which is limited to a quarter of all connections."""
     await stage.hold(_idle(stage, "main"))
 
 
 @attack(
     "idle connections, health port",
-    stopped_by="the longest-idle connection makes room, idle timeout of 10 s",
+    stopped_by="eviction of the longest-idle connection, idle timeout of 10 s",
     metric=EVICTED,
     rate=200,
     unit="connections",
@@ -51,14 +51,14 @@ async def idle_connections_of_one_address(stage):
     addresses=5,
 )
 async def idle_health_connections(stage):
-    """The health port has few places, and needs no certificate: without them a kubelet takes
-    the gateway out of service."""
+    """The health port accepts few connections, and needs no certificate. If a kubelet cannot connect, it
+    takes the gateway out of service."""
     await stage.hold(_idle(stage, "health"))
 
 
 @attack(
-    "half of a request, admin port",
-    stopped_by="the longest-idle connection makes room, 5 s for a request",
+    "partial request, admin port",
+    stopped_by="eviction of the longest-idle connection, request timeout of 5 s",
     metric=EVICTED,
     rate=200,
     unit="connections",
@@ -72,8 +72,8 @@ async def half_an_admin_request(stage):
 
 
 @attack(
-    "half of a preface",
-    stopped_by="the longest-idle unidentified connection makes room; time for the preface",
+    "partial preface",
+    stopped_by="eviction of the longest-idle unidentified connection; preface timeout",
     metric=EVICTED,
     rate=250,
     unit="connections",
@@ -81,13 +81,13 @@ async def half_an_admin_request(stage):
     addresses=5,
 )
 async def half_a_preface(stage):
-    """Plaintext connections that begin HTTP/2 and do not go on."""
+    """Plaintext connections that send a part of the HTTP/2 preface, and then nothing."""
     await stage.hold(_silent_after(stage, wire.PREFACE[:10]))
 
 
 @attack(
     "silent TCP",
-    stopped_by="the longest-idle unidentified connection makes room; its processor time is shared only once it has begun",
+    stopped_by="eviction of the longest-idle unidentified connection; a handshake gets a share of processor time only once it has started",
     metric=EVICTED,
     rate=250,
     unit="connections",
@@ -102,7 +102,7 @@ async def silent_tcp(stage):
 
 @attack(
     "silent TLS",
-    stopped_by="the longest-idle unidentified connection makes room",
+    stopped_by="eviction of the longest-idle unidentified connection",
     metric=EVICTED,
     rate=250,
     unit="connections",
@@ -117,8 +117,8 @@ async def silent_tls(stage):
 
 
 @attack(
-    "half of a ClientHello",
-    stopped_by="the longest-idle unidentified connection makes room; its processor time is shared only once it has begun",
+    "partial ClientHello",
+    stopped_by="eviction of the longest-idle unidentified connection; a handshake gets a share of processor time only once it has started",
     metric=EVICTED,
     rate=250,
     unit="connections",
@@ -133,28 +133,27 @@ async def half_a_client_hello(stage):
 
 @attack(
     "bytes that are not TLS",
-    stopped_by="time for a TLS handshake; log lines of one address",
+    stopped_by="TLS handshake timeout; limit on log lines per address",
     metric=Metric("ott_gateway_tls_handshakes_total", {"result": "failed"}),
     rate=500,
     unit="connections",
     deployment="mtls",
 )
 async def not_tls(stage):
-    """Connections that fail at their first byte, each of which may be worth a log line."""
+    """Connections that fail at their first byte. Each may produce a log line."""
     await _pour(stage, _silent_after(stage, b"GET / HTTP/1.1\r\n\r\n"))
 
 
 @attack(
     "TLS handshakes without a certificate",
-    stopped_by="processor time of handshakes, shared out between calls",
+    stopped_by="limit on the processor time of handshakes",
     metric=Metric("ott_gateway_tls_handshakes_total", {"result": "failed"}),
     rate=150,
     unit="handshakes",
     deployment="mtls",
 )
 async def handshakes_without_a_certificate(stage):
-    """Complete TLS handshakes, each with a key exchange and a signature, of a client that has
-    no certificate."""
+    """Complete TLS handshakes without a client certificate, each with a key exchange and a signature."""
     context = _trusting_context()
 
     @contextlib.asynccontextmanager
@@ -171,7 +170,7 @@ async def handshakes_without_a_certificate(stage):
 
 @functools.cache
 def client_hello():
-    """The first flight of a TLS client that offers HTTP/2."""
+    """Returns the first flight of a TLS client that offers HTTP/2."""
     context = _trusting_context()
     outgoing = ssl.MemoryBIO()
     client = context.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="localhost")
@@ -213,8 +212,7 @@ def _silent_after(stage, first, port="main"):
 
 
 async def _pour(stage, opening):
-    """Opens connections at the attack's rate, whether the gateway has ended the others or not."""
-
+    """Opens connections at the rate of the attack, even if the gateway has not closed the others."""
 
     async def one():
         with contextlib.suppress(OSError):

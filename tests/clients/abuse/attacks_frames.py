@@ -1,4 +1,4 @@
-"""Attacks with frames that cost their sender nothing: header fragments, empty DATA, PING, SETTINGS."""
+"""Attacks with cheap frames: header fragments, empty DATA, PING, SETTINGS."""
 
 import asyncio
 
@@ -19,15 +19,15 @@ CONTROL_FRAMES = Metric("ott_gateway_http2_control_frames_total")
 
 @attack(
     "CONTINUATION flood",
-    stopped_by="CONTINUATION frames of one header block",
+    stopped_by="limit on CONTINUATION frames per header block",
     metric=REJECTED_CONNECTIONS,
     rate=10_000,
     unit="frames",
     ends_connections=True,
 )
 async def endless_continuation(stage):
-    """CVE-2024-27316 and its kin: a header block that never ends. Half of the connections send
-    empty fragments, which no limit on bytes notices."""
+    """CVE-2024-27316 and similar: a header block that never ends. Half of the connections send empty
+    fragments, which no limit on bytes covers."""
 
     def variant(fragment):
         async def one(connection):
@@ -47,14 +47,14 @@ async def endless_continuation(stage):
 
 @attack(
     "CONTINUATION flood with END_HEADERS",
-    stopped_by="CONTINUATION frames of one header block",
+    stopped_by="limit on CONTINUATION frames per header block",
     metric=REJECTED_CONNECTIONS,
     rate=10_000,
     unit="frames",
 )
 async def ended_continuation(stage):
-    """Header blocks in many fragments that do end, and are larger than a request's headers may
-    be; the next request follows on the same connection."""
+    """Complete header blocks in many fragments that exceed the size limit of request headers; the next
+    request follows on the same connection."""
     fragment = hpack.Encoder().encode([hpack.NeverIndexedHeaderTuple("x", "y" * 2000)])
 
     async def one(connection):
@@ -71,14 +71,14 @@ async def ended_continuation(stage):
 
 @attack(
     "HPACK bomb",
-    stopped_by="size of a request's headers, counted while they are decoded",
+    stopped_by="limit on the size of request headers during decoding",
     metric=REJECTED_CONNECTIONS,
     rate=200,
     unit="requests",
 )
 async def hpack_bomb(stage):
-    """CVE-2016-6581 and its kin: one large header is put into the dynamic table, and each
-    further byte repeats it. A frame of 16 KiB expands to 45 MB."""
+    """CVE-2016-6581 and similar: a large header is added to the dynamic table, and each further byte
+    repeats it. A frame of 16 KiB expands to 45 MB."""
     encoder = hpack.Encoder()
     large = encoder.encode([("x", "y" * 3900)], huffman=False)
     bomb = wire.header_block(wire.ISSUE) + large + NEWEST_ENTRY * (16_000 - len(large) - len(REFUSED))
@@ -94,7 +94,7 @@ async def hpack_bomb(stage):
 
 @attack(
     "empty DATA flood",
-    stopped_by="DATA frames that carry nothing",
+    stopped_by="limit on empty DATA frames",
     metric=REJECTED_CONNECTIONS,
     rate=20_000,
     unit="frames",
@@ -117,13 +117,13 @@ async def empty_data(stage):
 
 @attack(
     "PING flood",
-    stopped_by="nothing more is read before the answer to the last one has left",
+    stopped_by="reading stops until the last acknowledgement has been sent",
     metric=CONTROL_FRAMES,
     rate=20_000,
     unit="frames",
 )
 async def ping_flood(stage):
-    """CVE-2019-9512: each PING asks for an answer. Half of the connections never read it."""
+    """CVE-2019-9512: each PING requires an acknowledgement. Half of the connections never read it."""
 
     async def one(connection):
         while True:
@@ -136,13 +136,14 @@ async def ping_flood(stage):
 
 @attack(
     "SETTINGS flood",
-    stopped_by="nothing more is read before the answer to the last one has left",
+    stopped_by="reading stops until the last acknowledgement has been sent",
     metric=CONTROL_FRAMES,
     rate=20_000,
     unit="frames",
 )
 async def settings_flood(stage):
-    """CVE-2019-9515: each SETTINGS asks for an answer. Half of the connections never read it."""
+    """CVE-2019-9515: each SETTINGS requires an acknowledgement. Half of the connections never
+    read it."""
 
     async def one(connection):
         while True:

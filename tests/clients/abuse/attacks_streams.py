@@ -1,4 +1,4 @@
-"""Attacks with streams: opened, reset, provoked into a reset, or never let go."""
+"""Attacks with streams: opened, reset, provoked into a reset, or kept open."""
 
 import asyncio
 import contextlib
@@ -14,7 +14,7 @@ REJECTED_CONNECTIONS = Metric("ott_gateway_http2_errors_total", {"scope": "conne
 
 @attack(
     "rapid reset",
-    stopped_by="resets of streams that have not been handled yet",
+    stopped_by="limit on resets of unhandled streams",
     metric=REJECTED_CONNECTIONS,
     rate=5_000,
     unit="streams",
@@ -31,21 +31,21 @@ async def rapid_reset(stage):
             await connection.send(*(wire.headers(stream, REFUSED) + wire.reset(stream) for stream in streams))
 
     stage.ready()
-    # Few enough connections that each exceeds the 2,000 resets at once and 200/s that a client
-    # may need whose calls time out.
+    # Few enough connections that each exceeds the limit of 2,000 resets at once and 200/s, which a
+    # client with timeouts may need.
     await stage.on_each(2, one)
 
 
 @attack(
     "rapid reset, one stream at a time",
-    stopped_by="refused calls of one address; nothing goes on after a reset",
+    stopped_by="limit on refused calls per address; work stops after a reset",
     metric=Metric("ott_gateway_http2_stream_resets_total"),
     rate=2_000,
     unit="streams",
 )
 async def slow_reset(stage):
-    """CVE-2023-44487, slowed down: each stream is reset a moment after it was opened, when the
-    call has begun, so that no counter of unhandled streams sees it."""
+    """CVE-2023-44487, slowed down: each stream is reset after its call has started, so that no counter
+    of unhandled streams includes it."""
 
     async def one(connection):
         while True:
@@ -63,7 +63,7 @@ def _window_update(increment):
     return lambda stream: wire.raw(wire.WINDOW_UPDATE, stream, struct.pack(">I", increment))
 
 
-# Frames that make a server reset a stream that its client has completely sent.
+# Frames that make a server reset a completely sent stream.
 PROVOCATIONS = {
     "WINDOW_UPDATE of 0": _window_update(0),
     "WINDOW_UPDATE beyond the maximum": _window_update(2**31 - 1),
@@ -76,7 +76,7 @@ PROVOCATIONS = {
 
 @attack(
     f"MadeYouReset, {len(PROVOCATIONS)} variants",
-    stopped_by="resets that a peer provoked on one connection",
+    stopped_by="limit on provoked resets per connection",
     metric=REJECTED_CONNECTIONS,
     rate=3_000,
     unit="streams",
@@ -103,7 +103,7 @@ async def made_you_reset(stage):
     )
 
 
-# Each is a stream error (RFC 9113, section 8.1.1): the call is never seen by the gateway.
+# Each is a stream error (RFC 9113, section 8.1.1): the gateway never sees the call.
 MALFORMED = {
     "an upper-case name": [("X-Upper", "1")],
     "a connection header": [("connection", "close")],
@@ -113,7 +113,7 @@ MALFORMED = {
 
 @attack(
     "malformed requests",
-    stopped_by="resets that a peer provoked on one connection",
+    stopped_by="limit on provoked resets per connection",
     metric=Metric("ott_gateway_http2_errors_total", {"scope": "stream"}),
     rate=3_000,
     unit="streams",
@@ -140,7 +140,7 @@ async def malformed_requests(stage):
 
 @attack(
     "zero window",
-    stopped_by="open streams of connections without an identified call",
+    stopped_by="limit on open streams of connections without an identified call",
     metric=Metric("ott_gateway_connections_paused_total"),
     rate=60,
     unit="connections",
@@ -148,9 +148,8 @@ async def malformed_requests(stage):
     addresses=5,
 )
 async def zero_window(stage):
-    """CVE-2019-9517 and its kin: the client opens no flow-control window, so that no answer
-    can leave and every stream stays. Health checks need no credential and have an answer with
-    a body."""
+    """CVE-2019-9517 and similar: the client opens no flow-control window, so that no response can be
+    sent and every stream stays open. Health checks need no credential and have a response body."""
 
     @contextlib.asynccontextmanager
     async def opening():
@@ -162,15 +161,15 @@ async def zero_window(stage):
 
 
 @attack(
-    "answers that nobody reads",
-    stopped_by="refused calls of one address; buffer of one connection",
+    "unread responses",
+    stopped_by="limit on refused calls per address; buffer size per connection",
     metric=Metric("ott_gateway_refused_calls_summarized_total"),
     rate=4_000,
     unit="calls",
 )
 async def never_reads(stage):
-    """The client sends requests and never reads from its socket: answers fill the kernel's
-    buffers, and then the gateway's."""
+    """The client sends requests and never reads from its socket: responses fill the buffers of the
+    kernel, and then those of the gateway."""
 
     async def one(connection):
         while True:
@@ -184,7 +183,7 @@ async def never_reads(stage):
 
 @attack(
     "half-open health checks",
-    stopped_by="open streams of connections without an identified call",
+    stopped_by="limit on open streams of connections without an identified call",
     metric=Metric("ott_gateway_connections_paused_total"),
     rate=60,
     unit="connections",

@@ -1,12 +1,11 @@
-"""The well-behaved caller, and the operator's probes, whose experience is the verdict.
+"""The well-behaved caller, and the operator's probes. Their results decide the verdict.
 
-The caller makes one `IssueOtt` after the other: most on a connection that it keeps, some on
-a connection opened for that call. It is written with `h2` rather than grpcio, because its
-own cost has to be small and the same each time. Each call is timed from the moment when it
-was due, so that one long pause counts for all calls that it delayed.
+The caller makes sequential `IssueOtt` calls: most on a persistent connection, some on a new one.
+It uses `h2` instead of grpcio, because its own cost must be small and constant. Latency is
+measured from the time when a call was due, so that a pause counts for all calls that it delayed.
 
-In between it calls a gateway that is not attacked. What makes those calls slow is the machine,
-and not the attack.
+In between it calls a gateway that is not attacked, to distinguish a slow machine from the effect
+of the attack.
 """
 
 import dataclasses
@@ -23,8 +22,8 @@ import wire
 # A kubelet gives a probe one second unless told otherwise.
 PROBE_S = 1
 CALL_S = 5
-# In each slot one call on a new connection, then calls on the kept one at this interval, and
-# calls for comparison halfway between them.
+# Each slot has one call on a new connection, then calls on the persistent one at this interval, with
+# comparison calls halfway between them.
 CALLS_OF_A_SLOT = 20
 INTERVAL_S = 0.004
 SLOTS_BETWEEN_PROBES = 5
@@ -33,7 +32,7 @@ LOGIN = "johncustomer@mysite.com"
 
 @dataclasses.dataclass
 class Sample:
-    """Latencies in seconds of calls that succeeded, and what went wrong with the others."""
+    """Latencies of successful calls, in seconds, and the errors of the others."""
 
     kept: list[float] = dataclasses.field(default_factory=list)
     new: list[float] = dataclasses.field(default_factory=list)
@@ -43,14 +42,14 @@ class Sample:
 
 
 def quantile(latencies, share):
-    """The latency that this share of calls does not exceed; infinite without any call."""
+    """Returns the quantile of the latencies; infinite without any."""
     if not latencies:
         return math.inf
     return sorted(latencies)[min(len(latencies) - 1, math.ceil(share * len(latencies)) - 1)]
 
 
 class Connection:
-    """A client's HTTP/2 connection on which one call at a time is made."""
+    """HTTP/2 client connection for one call at a time."""
 
     def __init__(self, port, tls, timeout):
         self._socket = socket.create_connection(("127.0.0.1", port), timeout)
@@ -61,9 +60,9 @@ class Connection:
         self._http.initiate_connection()
 
     def call(self, path, body, token=None, is_stream=False):
-        """Makes one call; an `OSError` unless its status is OK and it has a message.
+        """Makes one call. Raises `OSError` unless its status is OK and it has a message.
 
-        Of a stream of messages only the first is read.
+        Reads only the first message of a stream.
         """
         stream = self._http.get_next_available_stream_id()
         fields = [(":method", "POST"), (":scheme", "http"), (":path", path), (":authority", "localhost"),
@@ -104,7 +103,7 @@ class Connection:
 
 
 class Kept:
-    """Calls one gateway on a connection that it keeps."""
+    """Calls one gateway on a persistent connection."""
 
     def __init__(self, port, tls=None, token=None):
         self._connect = lambda: Connection(port, tls, CALL_S)
@@ -113,7 +112,7 @@ class Kept:
         self._connection = None
 
     def call(self):
-        """Makes a call; connects again after a failed one."""
+        """Makes a call. Reconnects after a failed one."""
         self._connection = self._connection or self._connect()
         try:
             self._connection.call(wire.ISSUE, self._body, self._token)
@@ -128,7 +127,7 @@ class Kept:
 
 
 class Caller:
-    """A well-behaved caller of one gateway, and of another one for comparison."""
+    """Well-behaved caller of the attacked gateway, and of another one for comparison."""
 
     def __init__(self, gateway, comparison_port):
         self._gateway = gateway
@@ -140,7 +139,7 @@ class Caller:
         return Kept(self._gateway.ports["main"], self._gateway.tls, self._gateway.token)
 
     def sample(self, seconds):
-        """Calls for that long, and returns what happened."""
+        """Makes calls for this time, and returns the results."""
         sample = Sample()
         end = time.monotonic() + seconds
         slot = 0
@@ -174,16 +173,16 @@ class Caller:
             self.succeeded += client is not self._comparison
 
     def _probe(self, sample):
-        """What others ask: a kubelet for liveness on the admin port and health on the health
-        port, and clients with client-side health checking (gRFC A17) for a `Watch`."""
+        """Probes like a kubelet (liveness on the admin port, health on the health port) and like
+        clients with client-side health checking (gRFC A17), which use `Watch`."""
         sample.probes += 1
         ports, tls = self._gateway.ports, self._gateway.tls
-        asked = {
+        probes = {
             "/livez": lambda: self._gateway.page("/livez", PROBE_S),
             "health check": lambda: self._ask(ports["health"], None, wire.CHECK),
             "Health/Watch": lambda: self._ask(ports["main"], tls, wire.WATCH, is_stream=True),
         }
-        for name, ask in asked.items():
+        for name, ask in probes.items():
             try:
                 ask()
             except (OSError, h2.exceptions.H2Error) as error:

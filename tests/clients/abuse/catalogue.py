@@ -1,8 +1,7 @@
-"""What an attack is, and the list of all of them.
+"""The attack type and the list of all attacks.
 
-An attack is a coroutine that runs in a process of its own (`attacker.py`), and the facts
-that the verdict needs (`verdict.py`). Adding one takes a decorated function in one of the
-`attacks_*.py` files.
+An attack is a coroutine that runs in a separate process (`attacker.py`), with the properties that
+the verdict needs (`verdict.py`). To add one, decorate a function in one of the `attacks_*.py` files.
 """
 
 import dataclasses
@@ -26,21 +25,21 @@ class Metric:
 
 @dataclasses.dataclass(frozen=True)
 class Attack:
-    """One attack and what is known about it.
+    """One attack and its properties.
 
-    `rate` is in `unit` per second, and is what the attacker sends. With `held` it keeps that
-    many of them open, and `rate` is how fast it replaces those that the gateway ends. Rates are
-    far below what the machine can send, so that attacker and gateway fit on two cores and a
-    slow answer is the gateway's doing.
+    `rate` is the number of `unit` per second that the attacker sends. With `held` it keeps that many
+    open, and `rate` is how fast it replaces those that the gateway closes. Rates are far below the
+    capacity of the machine, so that attacker and gateway fit on two cores and slow responses are
+    caused by the gateway.
 
-    `addresses` is the number of source addresses that the attack is spread over; those are not
-    loopback addresses where the machine allows it. An attack with `is_of_one_peer` tests a limit
-    on one address, which loopback addresses do not have.
+    `addresses` is the number of source addresses of the attack; they are not loopback addresses if
+    the machine allows it. An attack with `is_of_one_peer` tests a limit per address, which does not
+    apply to loopback addresses.
 
-    With `ends_connections` the gateway must answer each variant of the attack by ending its
-    connections. `max_ratio` limits p50 and p99 of the well-behaved caller during the attack, as
-    a multiple of those without it. `pending` is what is still missing in the gateway; such an
-    attack runs only with `--all`.
+    With `ends_connections` the gateway must close the connections of each variant of the attack.
+    `max_ratio` limits p50 and p99 of the well-behaved caller during the attack, relative to those
+    without it. `pending` describes what the gateway still lacks; such an attack runs only with
+    `--all`.
     """
 
     name: str
@@ -59,7 +58,7 @@ class Attack:
 
     @property
     def volume(self):
-        """The attack's size as the table shows it."""
+        """Returns the size of the attack for the table."""
         rate = f"{self.rate:,.0f} {self.unit}/s"
         return f"{self.held:,} {self.unit} held, {rate}" if self.held else rate
 

@@ -1,9 +1,8 @@
-"""The gateway under attack: its configuration, its process, and what can be seen of it.
+"""The gateway under attack: configuration, process and observable state.
 
-Two deployments: `tokens` is a plaintext listener whose callers have bearer tokens, where a
-stranger gets as far as HTTP/2; `mtls` requires client certificates, and has the plaintext
-health port beside it. Apart from ports and files everything is the documented default. The
-platform is the sandbox's.
+Two deployments: `tokens` is a plaintext listener with bearer tokens, where strangers can speak
+HTTP/2; `mtls` requires client certificates, and also has the plaintext health port. Everything
+except ports and files has the documented default. The platform is that of the sandbox.
 """
 
 import hashlib
@@ -21,7 +20,7 @@ import urllib.request
 HONEST_TOKEN, ATTACKER_TOKEN = "honest-caller-of-the-suite", "attacking-caller-of-the-suite"
 HONEST_CERTIFICATE = "spiffe://abuse/honest"
 START_S = 20
-# The gateway promises to be gone 30 s after the signal.
+# The gateway stops within 30 s of the signal.
 STOP_S = 35
 
 COMMON = """
@@ -62,7 +61,7 @@ client_ca_file = "{folder}/ca.crt"
 
 
 def free_ports(number):
-    """Ports that were free a moment ago, all different."""
+    """Returns distinct ports that were free at the time of the call."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
     ports = [one.getsockname()[1] for one in sockets]
     for one in sockets:
@@ -83,7 +82,7 @@ def wait_until_it_listens(process, port):
 
 
 def make_certificates(folder):
-    """An authority, the gateway's certificate and the honest caller's."""
+    """Creates an authority and the certificates of the gateway and the honest caller."""
 
     def openssl(*arguments):
         subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
@@ -99,13 +98,13 @@ def make_certificates(folder):
 
 
 def sha256(token):
-    """How the configuration names a bearer token."""
+    """Returns the hash of a bearer token for the configuration."""
     return hashlib.sha256(token.encode()).hexdigest()
 
 
 class Platform:
-    """The sandbox: the platform of the gateway under attack, and beside it a gateway that is not
-    attacked, for comparison."""
+    """The sandbox: the platform of the attacked gateway, and a gateway that is not attacked, for
+    comparison."""
 
     def __init__(self, binary, folder):
         self.port, self.gateway_port = free_ports(2)
@@ -121,7 +120,7 @@ class Platform:
 
 
 class Gateway:
-    """One process of the real binary, for one attack."""
+    """A process of the real binary, for one attack."""
 
     def __init__(self, binary, folder, deployment, platform):
         main, health, admin = free_ports(3)
@@ -157,12 +156,12 @@ class Gateway:
         return context
 
     def page(self, path, timeout):
-        """The text of a page on the admin port."""
+        """Returns the text of a page on the admin port."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.ports['admin']}{path}", timeout=timeout) as page:
             return page.read().decode()
 
     def value(self, metric):
-        """The sum of the metric's series; `None` if the gateway has no such metric."""
+        """Returns the sum of the metric's series; `None` if there is no such metric."""
         text = self.page("/metrics", timeout=10)
         if f"# TYPE {metric.family} " not in text:
             return None
@@ -175,23 +174,23 @@ class Gateway:
         return total
 
     def peak_mib(self):
-        """Maximum resident memory of the process since its start, in MiB."""
+        """Returns the maximum resident memory of the process since its start, in MiB."""
         status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
         return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024
 
     def cpu_seconds(self):
-        """Processor time of the process since its start."""
+        """Returns the processor time of the process since its start."""
         stat = pathlib.Path(f"/proc/{self.process.pid}/stat").read_text()
         fields = stat.rsplit(")", 1)[1].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def written_bytes(self):
-        """Size of the audit file and the log."""
+        """Returns the total size of the audit file and the log."""
         return sum(path.stat().st_size for path in (self.audit, self.log) if path.exists())
 
     def recorded_calls(self):
-        """Calls in the audit log: those of the honest caller that succeeded, and all. Refused
-        calls beyond a rate have one record for many of them."""
+        """Returns the number of calls in the audit log: successful ones of the honest caller, and all.
+        Refused calls beyond a rate share a record."""
         honest = total = 0
         with open(self.audit) as lines:
             for record in map(json.loads, lines):
@@ -200,7 +199,7 @@ class Gateway:
         return honest, total
 
     def stop(self):
-        """Ends the process as a service manager does; returns its exit code."""
+        """Stops the process like a service manager, and returns its exit code."""
         self.process.send_signal(signal.SIGTERM)
         try:
             return self.process.wait(STOP_S)

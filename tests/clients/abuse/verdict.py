@@ -1,4 +1,4 @@
-"""What is required of the gateway during an attack, and the table of what was seen."""
+"""Requirements on the gateway during an attack, and the table of results."""
 
 import dataclasses
 
@@ -6,20 +6,20 @@ from caller import Sample, quantile
 from catalogue import Attack
 
 MAX_PEAK_MIB = 128
-# Below these, a latency shows more about the scheduler of a machine with two cores than about
-# the gateway. It hardly affects the median.
+# Latencies below these depend more on the scheduler of a machine with two cores than on the gateway.
+# The median is hardly affected.
 P50_FLOOR_S, P99_FLOOR_S = 0.003, 0.02
 # Processor time of the gateway during an attack, as a share of one core. More would slow down
 # the comparison as well.
 MAX_CPU_SHARE = 1.0
-# Audit and log, the well-behaved caller's own 120 KiB/s included.
+# Audit and log, including 120 KiB/s of the well-behaved caller.
 MAX_WRITTEN_KIB_S = 600
-# A new connection may take this much longer than before the attack.
+# Maximum additional latency of a new connection during the attack.
 MAX_CONNECT_GROWTH_S = 0.1
-# Less of an attack than this share of its rate shows nothing about the gateway.
+# An attack below this share of its rate proves nothing about the gateway.
 MIN_SHARE_OF_RATE = 0.1
-# A metric shows an attack if it grows this many times faster than without the attack. A new
-# connection of the well-behaved caller sends SETTINGS, for example, which are counted too.
+# A metric shows an attack if it grows this many times faster than without it. The well-behaved caller
+# also increments some: a new connection sends SETTINGS, for example.
 MIN_METRIC_RATIO = 10
 
 
@@ -43,19 +43,19 @@ class Round:
     attacker: dict
 
     def latency(self, share):
-        """Quantile of calls on the kept connection, before and during the attack, in seconds."""
+        """Returns the quantile for the persistent connection before and during the attack, in seconds."""
         return quantile(self.before.kept, share), quantile(self.during.kept, share)
 
     def connect_latency(self, share):
-        """The same of calls on a new connection, the connecting included."""
+        """Returns the same for calls on a new connection, including connecting."""
         return quantile(self.before.new, share), quantile(self.during.new, share)
 
     def slow(self):
-        """What a busy machine can cause as well. One round without any of it is enough: noise
+        """Returns problems that a busy machine can also cause. One round without them is enough: noise
         never makes a call faster."""
         found = []
-        # Without the attack: before it, or on the other gateway at the same time, if the machine
-        # has become slower meanwhile.
+        # The reference is the latency before the attack, or that of the other gateway during the attack
+        # if the machine has become slower.
         for share, floor in (0.5, P50_FLOOR_S), (0.99, P99_FLOOR_S):
             before, during = self.latency(share)
             reference = max(before, quantile(self.during.comparison, share))
@@ -73,7 +73,7 @@ class Round:
         return found
 
     def wrong(self):
-        """What no noise explains."""
+        """Returns problems that noise cannot cause."""
         found = []
         errors = self.before.errors + self.during.errors
         if errors:
@@ -83,14 +83,14 @@ class Round:
         if self.peak_mib > MAX_PEAK_MIB:
             found.append(f"peak RSS {self.peak_mib:.0f} MiB")
         if not self.metric_growth:
-            what = "cannot be read" if self.metric_growth is None else "did not grow"
+            what = "is missing" if self.metric_growth is None else "did not grow"
             found.append(f"{self.attack.metric} {what}")
         elif self.metric_growth / self.seconds < MIN_METRIC_RATIO * self.metric_rate_before:
             found.append(f"{self.attack.metric} hardly grows faster than without an attack")
         if self.attack.ends_connections:
             survive = [name or "all" for name, ended in self.attacker["ended"].items() if not ended]
             if survive:
-                found.append(f"connections are not ended: {', '.join(survive)}")
+                found.append(f"connections are not closed: {', '.join(survive)}")
         if self.written_kib_s > MAX_WRITTEN_KIB_S:
             found.append(f"{self.written_kib_s:,.0f} KiB/s written to audit and log")
         for whose, missing in self.missing_records.items():
@@ -101,7 +101,7 @@ class Round:
         return found
 
     def problems(self):
-        """Everything that is not as required."""
+        """Returns all violated requirements."""
         return self.wrong() + self.slow()
 
 
@@ -110,7 +110,7 @@ def _ms(seconds):
 
 
 def markdown(rounds):
-    """The table for the documentation."""
+    """Returns the table for the documentation."""
     lines = [
         "| attack | volume | calls, errors | p99 before → during | meanwhile, not attacked "
         "| p99 of a new connection | peak RSS | shown by |",

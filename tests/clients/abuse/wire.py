@@ -1,7 +1,7 @@
-"""HTTP/2 as bytes, without a library that would refuse to send what is malformed.
+"""HTTP/2 frames as bytes, including malformed ones.
 
-hyperframe serializes frames, also invalid ones; hpack encodes headers. The stream state
-machine of `h2` is not used here: it exists to prevent everything that an attacker does.
+hyperframe serializes frames, hpack encodes headers. `h2` is not used here: its stream state machine
+refuses to send what an attacker sends.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 ISSUE, UNKNOWN = "/ott.v1.OttService/IssueOtt", "/ott.v1.OttService/Nothing"
 CHECK, WATCH = "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"
 HEADER_BYTES = 9
-# Types of frames, and flags (RFC 9113, section 6).
+# Frame types and flags (RFC 9113, section 6).
 DATA, HEADERS, PRIORITY, RST_STREAM, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = 0, 1, 2, 3, 6, 7, 8, 9
 END_STREAM = ACK = 0x1
 END_HEADERS = 0x4
@@ -26,10 +26,10 @@ MAX_STREAMS = 100
 
 
 def header_block(path, token=None, more=()):
-    """Encodes a gRPC request's headers without using the dynamic table.
+    """Encodes the headers of a gRPC request without using the dynamic table.
 
-    The block is the same for every request on every connection, so a flood costs its
-    sender almost nothing.
+    The block can be reused for every request on every connection, so that a flood costs its sender
+    almost nothing.
     """
     fields = [
         (":method", "POST"),
@@ -46,45 +46,45 @@ def header_block(path, token=None, more=()):
 
 
 def headers(stream, block, *flags):
-    """A HEADERS frame; `flags` are added to END_HEADERS."""
+    """Returns a HEADERS frame; `flags` are added to END_HEADERS."""
     return frame.HeadersFrame(stream, block, flags=["END_HEADERS", *flags]).serialize()
 
 
 def data(stream, payload=b"", *flags):
-    """A DATA frame."""
+    """Returns a DATA frame."""
     return frame.DataFrame(stream, payload, flags=list(flags)).serialize()
 
 
 def reset(stream):
-    """A RST_STREAM frame (CANCEL)."""
+    """Returns a RST_STREAM frame (CANCEL)."""
     return frame.RstStreamFrame(stream, error_code=8).serialize()
 
 
 def settings(values=None):
-    """A SETTINGS frame; `values` are numbers by their ids (RFC 9113, section 6.5.2)."""
+    """Returns a SETTINGS frame; `values` maps ids to values (RFC 9113, section 6.5.2)."""
     return frame.SettingsFrame(0, settings=values or {}).serialize()
 
 
 def raw(kind, stream, payload, flags=0):
-    """A frame of any type, with any payload, valid or not."""
+    """Returns a frame of any type with any payload, valid or not."""
     return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
 
 
 def message(payload=b"", announced=None):
-    """A gRPC message with its 5-byte prefix, which may announce another length."""
+    """Returns a gRPC message with its 5-byte prefix, which may contain another length."""
     return b"\0" + struct.pack(">I", len(payload) if announced is None else announced) + payload
 
 
 def issue_message(login):
-    """`IssueOttRequest { login }` in protocol buffers, with the gRPC prefix."""
+    """Returns an encoded `IssueOttRequest { login }` with the gRPC prefix."""
     return message(b"\x0a" + bytes([len(login)]) + login.encode())
 
 
 class Connection:
-    """One HTTP/2 connection whose peer follows no rules but answers pings.
+    """HTTP/2 connection that follows no rules, but answers pings.
 
-    With `reads=False` it never reads from the socket, and notices only as an error of `send`
-    that the gateway has ended the connection.
+    With `reads=False` it never reads from the socket, and detects only by an error of `send` that the
+    gateway has closed the connection.
     """
 
     def __init__(self, reader, writer, reads):
@@ -105,7 +105,7 @@ class Connection:
         return stream
 
     async def room(self, streams=1):
-        """Waits until that many more streams can be open, and returns how many can."""
+        """Waits until this many more streams can be opened, and returns how many can."""
         while (free := MAX_STREAMS - len(self._open)) < streams:
             self._answered.clear()
             if self._ended.is_set():
@@ -114,18 +114,18 @@ class Connection:
         return free
 
     async def send(self, *frames):
-        """Sends frames; a `ConnectionError` means that the gateway has ended the connection."""
+        """Sends frames. Raises `ConnectionError` if the gateway has closed the connection."""
         if self._ended.is_set():
             raise ConnectionResetError
         self._writer.write(b"".join(frames))
         await self._writer.drain()
 
     async def ended(self):
-        """Waits until the gateway ends the connection. Never returns with `reads=False`."""
+        """Waits until the gateway closes the connection. Never returns with `reads=False`."""
         await self._ended.wait()
 
     def close(self):
-        """Ends the connection without waiting for the gateway."""
+        """Closes the connection without waiting for the gateway."""
         if self._task:
             self._task.cancel()
         self._writer.transport.abort()

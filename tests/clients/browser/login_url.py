@@ -1,7 +1,7 @@
-"""Opens an IssueOttResponse's login_url in a headless Chromium, as a person would.
+"""Opens the login_url of an IssueOttResponse in a headless Chromium.
 
-Usage: login_url.py GATEWAY_BINARY. Prints what the browser ended up seeing; exits 0
-only if that is the console, with the right person logged in.
+Usage: login_url.py GATEWAY_BINARY. Exits 0 only if the browser shows the console with the right
+user logged in.
 """
 
 import pathlib
@@ -37,23 +37,23 @@ def browser():
     for name in ("chromium", "chromium-browser", "google-chrome"):
         if found := shutil.which(name):
             return found
-    sys.exit("no Chromium here: apt-get install chromium")
+    sys.exit("Chromium is missing: apt-get install chromium")
 
 
 def page(url, profile):
-    """The document after scripts have run, as Chromium sees it."""
-    # As root, as in a container, Chromium runs only without a sandbox of its own.
-    seen = subprocess.run(
+    """Returns the document after its scripts have run."""
+    # As root, for example in a container, Chromium requires --no-sandbox.
+    done = subprocess.run(
         [browser(), "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-quic",
          "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
          "--disable-extensions", "--no-proxy-server", f"--user-data-dir={profile}",
          "--virtual-time-budget=5000", "--timeout=60000", "--dump-dom", url],
         capture_output=True, timeout=120,
     )
-    if seen.returncode != 0:
-        # Not the exception's own text, which would show the URL with its token.
-        sys.exit(f"Chromium failed ({seen.returncode}):\n{seen.stderr.decode()}")
-    return seen.stdout.decode()
+    if done.returncode != 0:
+        # The text of the exception would contain the URL with its token.
+        sys.exit(f"Chromium failed ({done.returncode}):\n{done.stderr.decode()}")
+    return done.stdout.decode()
 
 
 def main():
@@ -76,7 +76,7 @@ def main():
         finally:
             code, _, output = sandbox.stop()
         assert code == 0, output
-    print("a browser that opens the login URL is logged in, once")
+    print("the login URL logs a browser in, once")
 
 
 if __name__ == "__main__":

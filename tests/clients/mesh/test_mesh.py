@@ -1,5 +1,4 @@
-"""Behind Envoy: whom the gateway takes a call to be from, and what Envoy's own retries
-can do to a one-time token."""
+"""Behind Envoy: identification of callers, and the effect of Envoy's retries on one-time tokens."""
 
 import time
 import urllib.request
@@ -23,7 +22,7 @@ both_ways = pytest.mark.parametrize("envoy", ["SANITIZE_SET", "APPEND_FORWARD"])
 
 @pytest.fixture
 def call(mesh):
-    """Makes one call: the answer, or the error."""
+    """Makes one call and returns the response or the error."""
     from ott.v1 import ott_service_pb2 as ott
     from ott.v1 import ott_service_pb2_grpc as ott_grpc
 
@@ -51,7 +50,7 @@ def reason(error):
 
 
 def settled(count):
-    """A count that has stopped growing: a retry would come within this time."""
+    """Returns the count after the time within which a retry would arrive."""
     time.sleep(1)
     return count()
 
@@ -75,14 +74,14 @@ def test_the_client_behind_envoy_is_the_caller(mesh, call, envoy):
 
 
 @both_ways
-def test_a_client_that_forges_the_header_through_envoy_stays_who_it_is(mesh, call, envoy):
+def test_a_header_forged_through_envoy_does_not_change_the_caller(mesh, call, envoy):
     forgeries = [ADMIN, f'By="x";{ADMIN}', f'{ADMIN};Subject="', f"{ADMIN},{ADMIN}", 'Hash="', "URI=", ""]
     for forged in forgeries:
         answer = call(envoy, "stranger", metadata=[(XFCC, forged)], login=JOHN)
         assert isinstance(answer, grpc.RpcError), f"{forged}: {answer}"
         record = mesh.audit()[-1]
         if record["caller"] is None:
-            # What Envoy appends to is malformed: that names nobody.
+            # Envoy appends to a malformed header, which identifies no caller.
             assert reason(answer) == "UNAUTHENTICATED CALLER_UNAUTHENTICATED"
             assert envoy == "APPEND_FORWARD"
         else:
@@ -94,7 +93,7 @@ def test_a_client_that_forges_the_header_through_envoy_stays_who_it_is(mesh, cal
     assert mesh.audit()[-1]["caller"] in (None, conftest.STRANGER)
 
 
-def test_a_client_that_forges_the_header_past_envoy_is_who_its_certificate_says(mesh, call):
+def test_a_header_forged_past_envoy_is_ignored_in_favor_of_the_certificate(mesh, call):
     counted = metric(mesh, "ott_gateway_spoofed_identity_headers_total")
     answer = call("gateway", "stranger", metadata=[(XFCC, ADMIN)], login=JOHN)
     assert reason(answer) == "PERMISSION_DENIED CALLER_NOT_ALLOWED"
@@ -104,14 +103,14 @@ def test_a_client_that_forges_the_header_past_envoy_is_who_its_certificate_says(
 
 
 @pytest.mark.parametrize("to", ["SANITIZE_SET", "gateway"])
-def test_without_a_certificate_nobody_gets_in(mesh, call, to):
+def test_clients_without_a_certificate_are_refused(mesh, call, to):
     before = len(mesh.audit())
     assert call(to, None, timeout=5, login=JOHN).code() == grpc.StatusCode.UNAVAILABLE
-    assert len(mesh.audit()) == before, "not even a call"
+    assert len(mesh.audit()) == before, "no call was made"
 
 
-def test_envoy_retries_what_may_be_retried(mesh, call):
-    """Or the tests below would prove nothing."""
+def test_envoy_retries_safe_failures(mesh, call):
+    """Otherwise the tests below would prove nothing."""
     before = len(mesh.audit())
     answer = call("SANITIZE_SET", "portal", login="fault+503@sandbox")
     assert reason(answer) == "UNAVAILABLE PLATFORM_UNAVAILABLE"
@@ -123,19 +122,19 @@ def test_envoy_retries_what_may_be_retried(mesh, call):
 def test_envoy_never_sends_a_login_twice(mesh, call, fault):
     issued = call("SANITIZE_SET", "portal", login=f"login-fault+{fault}@sandbox")
     assert issued.ott, issued
-    before, recorded = mesh.platform_saw(LOGIN), len(mesh.audit())
+    before, recorded = mesh.platform_requests(LOGIN), len(mesh.audit())
     answer = call("SANITIZE_SET", "portal", ott=issued.ott)
     assert answer.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED), reason(answer)
-    assert settled(lambda: mesh.platform_saw(LOGIN)) == before + 1
-    assert len(mesh.audit()) == recorded + 1, "Envoy asked once"
+    assert settled(lambda: mesh.platform_requests(LOGIN)) == before + 1
+    assert len(mesh.audit()) == recorded + 1, "Envoy sent one call"
 
 
-def test_a_login_whose_caller_gives_up_is_not_sent_twice(mesh, call):
+def test_a_login_after_its_deadline_is_not_sent_twice(mesh, call):
     issued = call("SANITIZE_SET", "portal", login="login-fault+slow@sandbox")
-    before, recorded = mesh.platform_saw(LOGIN), len(mesh.audit())
+    before, recorded = mesh.platform_requests(LOGIN), len(mesh.audit())
     answer = call("SANITIZE_SET", "portal", timeout=1, ott=issued.ott)
     assert answer.code() == grpc.StatusCode.DEADLINE_EXCEEDED
-    mesh.until(lambda: len(mesh.audit()) > recorded, "the record of what came of it")
+    mesh.until(lambda: len(mesh.audit()) > recorded, "the record of the login")
     assert mesh.audit()[-1]["outcome"] in ("done", "unknown")
-    mesh.until(lambda: mesh.platform_saw(LOGIN) > before, "the platform's answer")
-    assert settled(lambda: mesh.platform_saw(LOGIN)) == before + 1
+    mesh.until(lambda: mesh.platform_requests(LOGIN) > before, "the platform's response")
+    assert settled(lambda: mesh.platform_requests(LOGIN)) == before + 1

@@ -1,6 +1,6 @@
 'use strict';
-// The real binary for a test: the sandbox, or a gateway of its own behind which
-// every request to the platform is counted.
+// Starts the real binary for a test: the sandbox, or a gateway in front of a proxy that counts the
+// requests to the platform.
 
 const { spawn } = require('node:child_process');
 const { once } = require('node:events');
@@ -57,7 +57,7 @@ class Gateway {
     return this;
   }
 
-  /** A client of its own connection; its calls are promises. */
+  /** Returns a client with its own connection; its calls return promises. */
   client(options = {}) {
     const service = new OttService(this.address, grpc.credentials.createInsecure(), options);
     const call = (method) => (request, { timeout = 10_000, metadata = new grpc.Metadata() } = {}) =>
@@ -83,20 +83,20 @@ async function sandbox() {
   return running.ready();
 }
 
-/** Passes requests on to a sandbox's platform, and counts them by path. */
+/** Proxies requests to the platform of a sandbox, and counts them by path. */
 async function countingPlatform(platform) {
   const seen = new Map();
   const [host, port] = platform.split(':');
   const server = http.createServer((request, response) => {
     seen.set(request.url, (seen.get(request.url) ?? 0) + 1);
     const { method, url, headers } = request;
-    const onward = http.request({ host, port, method, path: url, headers }, (answer) => {
+    const forwarded = http.request({ host, port, method, path: url, headers }, (answer) => {
       response.writeHead(answer.statusCode, answer.rawHeaders);
-      // An answer that is cut off stays cut off.
+      // Forward an interrupted response as interrupted.
       pipeline(answer, response, () => {});
     });
-    onward.on('error', () => response.destroy());
-    request.pipe(onward);
+    forwarded.on('error', () => response.destroy());
+    request.pipe(forwarded);
   }).listen(0, '127.0.0.1');
   await once(server, 'listening');
   return {
@@ -106,7 +106,7 @@ async function countingPlatform(platform) {
   };
 }
 
-/** A gateway as it is configured in earnest, in front of `platformUrl`. */
+/** Starts `serve` in front of `platformUrl`. */
 async function serving(platformUrl) {
   const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'ott-gateway-'));
   const address = `127.0.0.1:${await freePort()}`;

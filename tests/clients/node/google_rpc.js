@@ -1,7 +1,7 @@
 'use strict';
-// The details of a failed call, out of grpc-status-details-bin.
+// Decodes the details of a failed call from grpc-status-details-bin.
 //
-// The messages are google.rpc's, as far as the gateway's contract uses them.
+// Contains only the google.rpc messages that the gateway uses.
 
 const { status: { UNAVAILABLE } } = require('@grpc/grpc-js');
 const protobuf = require('protobufjs');
@@ -25,7 +25,7 @@ const { root } = protobuf.parse(`
   }
 `, { keepCase: true });
 
-/** The status of a failed call, and its typed details by their name. */
+/** Returns the status of a failed call, and its typed details by name. */
 function details(error) {
   const [packed] = error.metadata.get('grpc-status-details-bin');
   if (packed === undefined) throw new Error(`no details: ${error.message}`);
@@ -38,7 +38,7 @@ function details(error) {
   return found;
 }
 
-/** Why the gateway refused a call, or undefined if the answer is not the gateway's. */
+/** Returns the gateway's error info, or undefined if the status is not from the gateway. */
 function reason(error) {
   if (error.metadata.get('grpc-status-details-bin').length === 0) return undefined;
   const { ErrorInfo } = details(error);
@@ -46,8 +46,8 @@ function reason(error) {
 }
 
 /**
- * Whether a failed LoginWithOtt may be sent again with the same token. UNAVAILABLE of the library itself, because
- * the connection was lost for example, does not promise that.
+ * Returns whether a failed LoginWithOtt may be sent again with the same token. UNAVAILABLE from the client library,
+ * for example because the connection was lost, does not guarantee that.
  */
 function mayLogInAgain(error) {
   return error.code === UNAVAILABLE && reason(error) !== undefined;

@@ -1,5 +1,5 @@
 'use strict';
-// A @grpc/grpc-js client, as a team in Node would write it.
+// A typical @grpc/grpc-js client.
 
 const assert = require('node:assert/strict');
 const fs = require('node:fs');
@@ -16,7 +16,7 @@ const JOHN = 'johncustomer@mysite.com';
 const LOGIN = '/api/2/idp/ott/login';
 const ISSUE = '/api/2/idp/ott';
 
-/** The error of a call that must fail, and its details. */
+/** Returns the error of a call that must fail, and its details. */
 async function failure(call) {
   const error = await call.then(() => assert.fail('the call succeeded'), (error) => error);
   const found = details(error);
@@ -37,7 +37,7 @@ describe('against the sandbox', () => {
     await running?.stop();
   });
 
-  it('logs the documented user in, and the session works until it is ended', async () => {
+  it('logs the documented user in, and the session works until logout', async () => {
     const issued = await service.issue({ login: JOHN, target_uri: '/mc/' });
     assert.match(issued.ott, /^SANDBOX-/);
     const url = new URL(issued.login_url);
@@ -59,7 +59,7 @@ describe('against the sandbox', () => {
     assert.equal((await at('/api/2/users/me')).status, 401);
   });
 
-  it('names the fields that are not valid, in the message too', async () => {
+  it('reports invalid fields in the details and the message', async () => {
     const { error, ErrorInfo, BadRequest } = await failure(service.issue({ login: JOHN, target_uri: '//evil' }));
     assert.equal(error.code, grpc.status.INVALID_ARGUMENT);
     assert.equal(ErrorInfo.reason, 'INVALID_REQUEST');
@@ -67,14 +67,14 @@ describe('against the sandbox', () => {
     assert.match(error.details, /^target_uri: must not have a path that begins with two slashes\./);
   });
 
-  it('tells how long to wait', async () => {
+  it('returns a retry delay', async () => {
     const { error, ErrorInfo, RetryInfo } = await failure(service.issue({ login: 'fault+429@sandbox' }));
     assert.equal(error.code, grpc.status.RESOURCE_EXHAUSTED);
     assert.equal(ErrorInfo.reason, 'PLATFORM_RATE_LIMITED');
     assert.ok(Math.abs(Number(RetryInfo.retry_delay.seconds) - 7) <= 1);
   });
 
-  it('gives a used and an unknown token the same answer', async () => {
+  it('returns the same error for used and unknown tokens', async () => {
     const { ott } = await service.issue({ login: JOHN });
     await service.login({ ott });
     const answers = [];
@@ -87,7 +87,7 @@ describe('against the sandbox', () => {
     assert.equal(answers[0][1].reason, 'OTT_REJECTED');
   });
 
-  it('tells what is known of the failure', async () => {
+  it('returns the metadata of the failure', async () => {
     const { error, ErrorInfo } = await failure(service.issue({ login: 'fault+400-1018@sandbox' }));
     assert.equal(error.code, grpc.status.FAILED_PRECONDITION);
     assert.equal(ErrorInfo.reason, 'USER_DISABLED');
@@ -96,21 +96,21 @@ describe('against the sandbox', () => {
     assert.equal(ErrorInfo.metadata.outcome, 'refused');
   });
 
-  it('quotes the request id of the caller', async () => {
+  it('returns the request id of the caller', async () => {
     const metadata = new grpc.Metadata();
     metadata.set('x-request-id', 'node-42');
     const { RequestInfo } = await failure(service.issue({}, { metadata }));
     assert.equal(RequestInfo.request_id, 'node-42');
   });
 
-  it('keeps the deadline of the caller', async () => {
+  it('applies the deadline of the caller', async () => {
     const started = performance.now();
     const error = await service.issue({ login: 'fault+slow@sandbox' }, { timeout: 500 }).catch((error) => error);
     assert.equal(error.code, grpc.status.DEADLINE_EXCEEDED);
-    assert.ok(performance.now() - started < 4_000, 'sooner than the platform answers');
+    assert.ok(performance.now() - started < 4_000, 'before the platform responds');
   });
 
-  it('describes itself by reflection', async () => {
+  it('supports reflection', async () => {
     for (const version of ['v1', 'v1alpha']) {
       const { root } = protobuf.parse(`
         syntax = "proto3";
@@ -145,7 +145,7 @@ describe('against the sandbox', () => {
 });
 
 describe('with a retry policy', () => {
-  // As a team would configure it that knows nothing of one-time tokens.
+  // A careless configuration that also retries logins.
   const retrying = {
     'grpc.enable_retries': 1,
     'grpc.service_config': JSON.stringify({
@@ -176,7 +176,7 @@ describe('with a retry policy', () => {
     await behind?.stop();
   });
 
-  it('a login reaches the platform once, whatever becomes of it', async () => {
+  it('a login reaches the platform only once', async () => {
     for (const kind of ['503', 'reset', 'cut']) {
       const { ott } = await service.issue({ login: `login-fault+${kind}@sandbox` });
       const before = platform.count(LOGIN);
@@ -188,26 +188,26 @@ describe('with a retry policy', () => {
     }
   });
 
-  it('UNAVAILABLE of the library itself does not promise that a token is unspent', async () => {
+  it('UNAVAILABLE from the client library does not guarantee that a token is unspent', async () => {
     const doomed = await serving(platform.url);
-    const its = doomed.client(retrying);
-    const { ott } = await its.issue({ login: 'login-fault+slow@sandbox' });
+    const client = doomed.client(retrying);
+    const { ott } = await client.issue({ login: 'login-fault+slow@sandbox' });
     const before = platform.count(LOGIN);
-    const login = its.login({ ott }).then(() => assert.fail('the call succeeded'), (error) => error);
+    const login = client.login({ ott }).then(() => assert.fail('the call succeeded'), (error) => error);
     while (platform.count(LOGIN) === before) await new Promise((resolve) => setTimeout(resolve, 10));
     doomed.process.kill('SIGKILL');
     const error = await login;
-    its.close();
+    client.close();
     assert.equal(error.code, grpc.status.UNAVAILABLE);
     assert.equal(reason(error), undefined);
     assert.equal(mayLogInAgain(error), false);
   });
 
-  it('UNAVAILABLE of the gateway does promise it', async () => {
+  it('UNAVAILABLE from the gateway guarantees that a token is unspent', async () => {
     const nowhere = await serving('http://127.0.0.1:1');
-    const its = nowhere.client();
-    const error = await its.login({ ott: 'SANDBOX-never-issued' }).then(() => assert.fail(), (error) => error);
-    its.close();
+    const client = nowhere.client();
+    const error = await client.login({ ott: 'SANDBOX-never-issued' }).then(() => assert.fail(), (error) => error);
+    client.close();
     await nowhere.stop();
     assert.equal(error.code, grpc.status.UNAVAILABLE);
     assert.equal(mayLogInAgain(error), true);
@@ -216,20 +216,20 @@ describe('with a retry policy', () => {
   it('the documented policy retries IssueOtt', async () => {
     const page = fs.readFileSync(path.join(__dirname, '../../../docs/clients.md'), 'utf8');
     const [, config] = /```json\n([^`]*)```/.exec(page);
-    const its = running.client({ 'grpc.enable_retries': 1, 'grpc.service_config': config });
+    const client = running.client({ 'grpc.enable_retries': 1, 'grpc.service_config': config });
     const before = platform.count(ISSUE);
-    const { error } = await failure(its.issue({ login: 'fault+503@sandbox' }));
-    its.close();
+    const { error } = await failure(client.issue({ login: 'fault+503@sandbox' }));
+    client.close();
     assert.equal(error.code, grpc.status.UNAVAILABLE);
     assert.ok(platform.count(ISSUE) - before > 3, `${platform.count(ISSUE) - before} requests`);
   });
 
-  it('the same policy does retry what may be sent again', async () => {
+  it('the policy retries safe failures', async () => {
     const before = platform.count(ISSUE);
     const { error, ErrorInfo } = await failure(service.issue({ login: 'fault+503@sandbox' }));
     assert.equal(error.code, grpc.status.UNAVAILABLE);
     assert.equal(ErrorInfo.reason, 'PLATFORM_UNAVAILABLE');
-    // One call of the gateway is three requests at most.
+    // One call makes at most three requests.
     assert.ok(platform.count(ISSUE) - before > 3, `${platform.count(ISSUE) - before} requests`);
   });
 });

@@ -1,6 +1,6 @@
-"""A real Prometheus scrapes a real gateway, and answers every question of the dashboard.
+"""Scrapes a real gateway with a real Prometheus, and runs every query of the dashboard.
 
-Usage: check.py PATH_TO_BINARY. Needs `prometheus` and `promtool` and nothing else.
+Usage: check.py PATH_TO_BINARY. Needs `prometheus` and `promtool`.
 """
 
 import json
@@ -17,7 +17,7 @@ import urllib.parse
 import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
-PATIENCE_S = 30
+TIMEOUT_S = 30
 CONFIG = """
 [server]
 listen = "127.0.0.1:{gateway}"
@@ -44,7 +44,7 @@ scrape_configs:
     static_configs:
       - targets: ["127.0.0.1:{admin}"]
 """
-# What Grafana puts in.
+# Values of the Grafana variables.
 VARIABLES = {"$__rate_interval": "1m", "$job": ".*", "$instance": ".*", "$api_client": ".*"}
 
 
@@ -61,18 +61,18 @@ def page(url):
         return answer.read().decode()
 
 
-def until(what, look):
-    deadline = time.monotonic() + PATIENCE_S
+def until(what, check):
+    deadline = time.monotonic() + TIMEOUT_S
     last = None
     while time.monotonic() < deadline:
         try:
-            found = look()
+            found = check()
             if found:
                 return found
         except (OSError, urllib.error.URLError) as error:
             last = error
         time.sleep(0.2)
-    raise SystemExit(f"never: {what} ({last})")
+    raise SystemExit(f"timeout: {what} ({last})")
 
 
 class Prometheus:
@@ -98,8 +98,8 @@ def expressions(node):
     if isinstance(node, dict):
         for key, value in node.items():
             if key == "expr":
-                for name, put_in in VARIABLES.items():
-                    value = value.replace(name, put_in)
+                for name, replacement in VARIABLES.items():
+                    value = value.replace(name, replacement)
                 assert "$" not in value, value
                 yield value
             else:
@@ -163,26 +163,26 @@ def check(binary, folder, processes):
 
     dashboard = list(expressions(json.loads((ROOT / "deploy/grafana/ott-gateway.json").read_text())))
     assert len(dashboard) > 30
-    # A rate needs two scrapes; what is only shown when it happens need not happen here.
+    # A rate needs two scrapes. Queries that end in "> 0" show rare events, and may be empty.
     for expression in dashboard:
         if not re.search(r"> 0$", expression):
-            until(f"an answer to {expression}", lambda: prometheus.query(expression))
+            until(f"a result of {expression}", lambda: prometheus.query(expression))
         prometheus.query(expression)
     loaded = until("the alerts are evaluated", lambda: prometheus.rules())
     until("every alert is healthy", lambda: all(rule["health"] == "ok" for rule in prometheus.rules().values()))
     assert all(rule["state"] == "inactive" for rule in prometheus.rules().values()), prometheus.rules()
 
-    # The platform goes away, and that is what one sees.
+    # The platform stops: metrics and alerts report it.
     down.send_signal(signal.SIGKILL)
     down.wait()
     assert issue("johncustomer@mysite.com") != 0
     unreachable = 'ott_gateway_errors_total{method="IssueOtt",reason="PLATFORM_UNREACHABLE"}'
-    until("the fault is named", lambda: prometheus.value(unreachable) == 1)
+    until("the reason is counted", lambda: prometheus.value(unreachable) == 1)
     until(
-        "the alert is on its way",
+        "the alert is pending",
         lambda: prometheus.rules()["OttGatewayErrorRatioHigh"]["state"] in ("pending", "firing"),
     )
-    print(f"{len(dashboard)} queries of the dashboard and {len(loaded)} alerts are answered")
+    print(f"{len(dashboard)} dashboard queries and {len(loaded)} alerts work")
 
 
 def main():

@@ -1,4 +1,4 @@
-"""Starts the real binary's sandbox, and makes stubs from our contract."""
+"""Starts the sandbox of the real binary, and generates stubs from the contract."""
 
 import pathlib
 import socket
@@ -34,7 +34,7 @@ def stubs(tmp_path_factory):
             "ott/v1/ott_service.proto",
         ]
     )
-    assert code == 0, "stubs come from our contract without changes"
+    assert code == 0, "the contract compiles"
     sys.path.insert(0, str(out))
     return out
 

@@ -12,7 +12,7 @@ WATCHES_PER_CONNECTION = 4
 
 
 def checked_channel(address, service):
-    """A channel that sends no call before `service` is reported as healthy."""
+    """Returns a channel that sends calls only while `service` is healthy."""
     config = {"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": service}}
     return grpc.insecure_channel(address, options=[("grpc.service_config", json.dumps(config))])
 
@@ -30,9 +30,9 @@ def failure(call, *arguments):
     return raised.value.code()
 
 
-def test_calls_of_a_client_that_checks_health_go_on_beyond_the_limit(sandbox):
+def test_client_with_health_checks_works_beyond_the_watch_limit(sandbox):
     with checked_channel(sandbox.gateway, "no.such.Service") as checked:
-        assert failure(issue, checked, 1) == grpc.StatusCode.DEADLINE_EXCEEDED, "health is checked"
+        assert failure(issue, checked, 1) == grpc.StatusCode.DEADLINE_EXCEEDED, "the channel checks health"
     # All channels to one address share one connection.
     with grpc.insecure_channel(sandbox.gateway) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
@@ -42,6 +42,6 @@ def test_calls_of_a_client_that_checks_health_go_on_beyond_the_limit(sandbox):
         refused = stub.Watch(health_pb2.HealthCheckRequest())
         assert failure(next, refused) == grpc.StatusCode.UNIMPLEMENTED
         with checked_channel(sandbox.gateway, "another.Service") as checked:
-            assert issue(checked, DEADLINE).ott, "the limit does not look like an unhealthy server"
+            assert issue(checked, DEADLINE).ott, "a refused Watch does not mean unhealthy"
         for watch in watches:
             watch.cancel()

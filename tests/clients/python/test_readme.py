@@ -1,4 +1,4 @@
-"""The example in README.md does what README.md says of it."""
+"""The Python example in README.md works as documented."""
 
 import os
 import re
@@ -8,10 +8,10 @@ import sys
 from conftest import ROOT
 
 
-def test_the_example_prints_what_the_readme_says(sandbox, stubs, tmp_path):
+def test_the_example_prints_the_documented_output(sandbox, stubs, tmp_path):
     page = (ROOT / "README.md").read_text()
     (example,) = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
-    (says,) = re.findall(r"python login\.py`, it prints:\n\n((?:    .*\n)+)", page)
+    (documented,) = re.findall(r"python login\.py`, it prints:\n\n((?:    .*\n)+)", page)
     assert example.count('"127.0.0.1:50051"') == 1
     script = tmp_path / "login.py"
     script.write_text(example.replace("127.0.0.1:50051", sandbox.gateway))
@@ -25,4 +25,4 @@ def test_the_example_prints_what_the_readme_says(sandbox, stubs, tmp_path):
     )
 
     assert run.returncode == 0, run.stderr
-    assert run.stdout.splitlines() == [line.strip() for line in says.splitlines()]
+    assert run.stdout.splitlines() == [line.strip() for line in documented.splitlines()]

@@ -1,4 +1,4 @@
-"""A grpcio client, as a team in another language would write it."""
+"""A typical grpcio client against the sandbox."""
 
 import http.client
 import json
@@ -16,7 +16,7 @@ DEADLINE = 10
 
 
 def details(error):
-    """The typed details of a failed call, by their name."""
+    """Returns the typed details of a failed call, by name."""
     status = rpc_status.from_call(error)
     assert status is not None, "every failure carries details"
     found = {}
@@ -70,7 +70,7 @@ def test_the_documented_user_logs_in(service, messages):
     assert answer.session.cookies and answer.session.cookie_header
 
 
-def test_the_session_works_at_the_platform_until_it_is_ended(sandbox, service, messages):
+def test_the_session_works_at_the_platform_until_logout(sandbox, service, messages):
     issued = service.IssueOtt(messages.IssueOttRequest(login=JOHN), timeout=DEADLINE)
     answer = service.LoginWithOtt(messages.LoginWithOttRequest(ott=issued.ott), timeout=DEADLINE)
     headers = {"Cookie": answer.session.cookie_header}
@@ -87,7 +87,7 @@ def test_the_session_works_at_the_platform_until_it_is_ended(sandbox, service, m
     assert get("/api/2/users/me")[0] == 401
 
 
-def test_the_id_that_a_login_tells_works_as_user_id(service, messages):
+def test_the_id_of_an_account_works_as_user_id(service, messages):
     by_login = service.IssueOtt(messages.IssueOttRequest(login=JOHN), timeout=DEADLINE)
     user = service.LoginWithOtt(messages.LoginWithOttRequest(ott=by_login.ott), timeout=DEADLINE).user
     by_id = service.IssueOtt(messages.IssueOttRequest(user_id=user.id), timeout=DEADLINE)
@@ -95,7 +95,7 @@ def test_the_id_that_a_login_tells_works_as_user_id(service, messages):
     assert again == user
 
 
-def test_two_logins_side_by_side_have_their_own_cookies(service, messages):
+def test_concurrent_logins_have_separate_cookies(service, messages):
     values, lock = [], threading.Lock()
 
     def log_in():
@@ -131,13 +131,13 @@ def test_a_login_url_carries_the_token_in_its_fragment(sandbox, service, message
 @pytest.mark.parametrize(
     "target", ["//evil.example/", "/\\evil.example", "javascript:alert(1)", "https://evil.example/", "/a\tb"]
 )
-def test_a_login_url_leads_nowhere_else(service, messages, target):
+def test_a_login_url_for_another_host_is_refused(service, messages, target):
     error, found = failure(service.IssueOtt, messages.IssueOttRequest(login=JOHN, target_uri=target))
     assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
     assert [violation.field for violation in found["BadRequest"].field_violations] == ["target_uri"]
 
 
-def test_a_used_and_an_unknown_token_get_the_same_answer(service, messages):
+def test_used_and_unknown_tokens_get_the_same_error(service, messages):
     issued = service.IssueOtt(messages.IssueOttRequest(login=JOHN), timeout=DEADLINE)
     service.LoginWithOtt(messages.LoginWithOttRequest(ott=issued.ott), timeout=DEADLINE)
     answers = []
@@ -161,7 +161,7 @@ def test_a_used_and_an_unknown_token_get_the_same_answer(service, messages):
         ({"login": "a", "purpose": 7}, {"purpose"}),
     ],
 )
-def test_a_broken_request_names_its_fields(service, messages, request_fields, fields):
+def test_an_invalid_request_reports_its_fields(service, messages, request_fields, fields):
     error, found = failure(service.IssueOtt, messages.IssueOttRequest(**request_fields))
     assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
     assert found["ErrorInfo"].reason == "INVALID_REQUEST"
@@ -200,7 +200,7 @@ def test_every_fault_at_issuing_has_its_status(service, messages, kind, code, re
     assert (error.code().name, found["ErrorInfo"].reason) == (code, reason)
     if kind == "429":
         assert 6 <= found["RetryInfo"].retry_delay.seconds <= 8
-    # The same gateway goes on.
+    # The same gateway continues to work.
     assert service.IssueOtt(messages.IssueOttRequest(login=JOHN), timeout=DEADLINE).ott
 
 
@@ -231,13 +231,13 @@ def test_every_fault_at_login_has_its_status(service, messages, kind, code, reas
         assert trailers(error)["x-envoy-ratelimited"] == "true"
 
 
-def test_the_deadline_is_the_callers(service, messages):
+def test_the_deadline_of_the_caller_applies(service, messages):
     with pytest.raises(grpc.RpcError) as raised:
         service.IssueOtt(messages.IssueOttRequest(login="fault+slow@sandbox"), timeout=0.5)
     assert raised.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
 
 
-def test_an_unknown_api_client_is_named_as_such(service, messages):
+def test_an_unknown_api_client_is_reported(service, messages):
     error, found = failure(
         service.IssueOtt, messages.IssueOttRequest(login=JOHN, api_client="nowhere")
     )
@@ -245,7 +245,7 @@ def test_an_unknown_api_client_is_named_as_such(service, messages):
     assert found["ErrorInfo"].reason == "API_CLIENT_UNKNOWN"
 
 
-def test_what_the_server_itself_refuses_has_details_too(channel):
+def test_errors_of_the_grpc_server_have_details(channel):
     unknown = channel.unary_unary("/ott.v1.OttService/Nothing", lambda raw: raw, lambda raw: raw)
     error, found = failure(unknown, b"")
     assert (error.code().name, found["ErrorInfo"].reason) == ("UNIMPLEMENTED", "METHOD_UNKNOWN")
@@ -259,7 +259,7 @@ def test_what_the_server_itself_refuses_has_details_too(channel):
     assert (error.code().name, found["ErrorInfo"].reason) == ("RESOURCE_EXHAUSTED", "REQUEST_TOO_LARGE")
 
 
-def test_health_and_reflection_answer_as_their_clients_expect(channel):
+def test_health_and_reflection_work_with_their_standard_clients(channel):
     from grpc_health.v1 import health_pb2, health_pb2_grpc
     from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
         ProtoReflectionDescriptorDatabase,

@@ -5,20 +5,20 @@ use std::collections::BTreeMap;
 use ott_gateway::{audit::Sink, config::Config};
 use yaml_rust2::Yaml;
 
-use super::pasted::{Mount, Pasted, files_in, mode, mount_of, mounts, named_files, text};
+use super::pasted::{Mount, Pasted, configured_files, files_in, mode, mount_of, mounts, text};
 use crate::docs::Place;
 
-/// Everything that does not match.
+/// Returns all mismatches.
 pub(super) fn mismatches(pasted: &Pasted) -> Vec<String> {
     let mut wrong = Vec::new();
     let configuration = pasted.production_configuration();
-    let config = Place::new().load(&configuration).unwrap_or_else(|faults| panic!("{faults}"));
+    let config = Place::new().load(&configuration).unwrap_or_else(|problems| panic!("{problems}"));
     let deployment = pasted.manifest("Deployment");
     let pod = &deployment["spec"]["template"]["spec"];
     let mounts = mounts(pod);
 
     configuration_file(pasted, pod, &mounts, &mut wrong);
-    for (key, path) in named_files(&configuration) {
+    for (key, path) in configured_files(&configuration) {
         match mount_of(&mounts, &path) {
             None => wrong.push(format!("{key}: {path} is not in a mount")),
             Some((mount, name)) => {
@@ -45,7 +45,7 @@ pub(super) fn mismatches(pasted: &Pasted) -> Vec<String> {
     wrong
 }
 
-/// The image, the Deployment, the commands and the systemd unit read one file, which is mounted.
+/// Checks that the image, the Deployment, the commands and the systemd unit read the same mounted file.
 fn configuration_file(pasted: &Pasted, pod: &Yaml, mounts: &[Mount], wrong: &mut Vec<String>) {
     let after_config = |words: &[String]| {
         let at = words.iter().position(|word| word == "--config");
@@ -82,7 +82,7 @@ fn configuration_file(pasted: &Pasted, pod: &Yaml, mounts: &[Mount], wrong: &mut
 
 fn audit_sink(config: &Config, mounts: &[Mount], wrong: &mut Vec<String>) {
     let Sink::File(path) = &config.audit.sink else { return };
-    // The path begins with the folder of the example.
+    // `path` is below the folder of the example.
     let path = path.display().to_string();
     let mounted = mounts.iter().find(|mount| path.contains(&format!("{}/", mount.path)));
     let is_writable = mounted.is_some_and(|mount| {
@@ -130,12 +130,12 @@ fn ports(config: &Config, pasted: &Pasted, deployment: &Yaml, wrong: &mut Vec<St
             (number(&probed["grpc"]["port"]), "health")
         };
         if asked.0.is_none() || asked.0 != expected(asked.1) {
-            wrong.push(format!("{probe} asks port {:?}, {} is {:?}", asked.0, asked.1, expected(asked.1)));
+            wrong.push(format!("{probe} uses port {:?}, {} is {:?}", asked.0, asked.1, expected(asked.1)));
         }
     }
     let service = pasted.manifest("Service");
     if number(&service["spec"]["ports"][0]["targetPort"]) != expected("grpc") {
-        wrong.push("the Service leads to another port".to_owned());
+        wrong.push("the Service has another target port".to_owned());
     }
     let labels = &deployment["spec"]["template"]["metadata"]["labels"];
     for (what, selector) in [
@@ -148,28 +148,28 @@ fn ports(config: &Config, pasted: &Pasted, deployment: &Yaml, wrong: &mut Vec<St
     }
 }
 
-/// Pod Security's profile `restricted`, and permissions that let the user read the secrets.
+/// Checks the Pod Security profile `restricted`, and that the user can read the secrets.
 fn permissions(pasted: &Pasted, pod: &Yaml, mounts: &[Mount], wrong: &mut Vec<String>) {
     let (of_pod, of_container) = (&pod["securityContext"], &pod["containers"][0]["securityContext"]);
-    let mut demand = |what: &str, holds: bool| {
+    let mut require = |what: &str, holds: bool| {
         if !holds {
             wrong.push(format!("securityContext: {what}"));
         }
     };
-    demand("runAsNonRoot", of_pod["runAsNonRoot"].as_bool() == Some(true));
-    demand("seccompProfile", of_pod["seccompProfile"]["type"].as_str() == Some("RuntimeDefault"));
-    demand("allowPrivilegeEscalation", of_container["allowPrivilegeEscalation"].as_bool() == Some(false));
-    demand("readOnlyRootFilesystem", of_container["readOnlyRootFilesystem"].as_bool() == Some(true));
-    demand("capabilities", of_container["capabilities"]["drop"][0].as_str() == Some("ALL"));
+    require("runAsNonRoot", of_pod["runAsNonRoot"].as_bool() == Some(true));
+    require("seccompProfile", of_pod["seccompProfile"]["type"].as_str() == Some("RuntimeDefault"));
+    require("allowPrivilegeEscalation", of_container["allowPrivilegeEscalation"].as_bool() == Some(false));
+    require("readOnlyRootFilesystem", of_container["readOnlyRootFilesystem"].as_bool() == Some(true));
+    require("capabilities", of_container["capabilities"]["drop"][0].as_str() == Some("ALL"));
     let user = pasted.dockerfile.lines().find_map(|line| line.strip_prefix("USER ")).unwrap_or_default();
     let (user, group) = user.split_once(':').unwrap_or_default();
-    demand("runAsUser", of_pod["runAsUser"].as_i64() == user.parse().ok());
-    demand("fsGroup", of_pod["fsGroup"].as_i64() == group.parse().ok());
+    require("runAsUser", of_pod["runAsUser"].as_i64() == user.parse().ok());
+    require("fsGroup", of_pod["fsGroup"].as_i64() == group.parse().ok());
     let chown = format!("chown -R {user}:{group} ");
-    demand("chown", pasted.readme.contains(&chown));
+    require("chown", pasted.readme.contains(&chown));
     for mount in mounts.iter().filter(|mount| !mount.volume["secret"].is_badvalue()) {
         let mode = mode(&mount.volume);
-        demand(&mount.path, mode & 0o047 == 0o040 && mount.read_only);
+        require(&mount.path, mode & 0o047 == 0o040 && mount.read_only);
     }
 }
 

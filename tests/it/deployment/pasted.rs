@@ -1,4 +1,4 @@
-//! What an operator uses as it is: the README's blocks and commands, and the Dockerfile, as data.
+//! The blocks and commands of the README, and the Dockerfile, as data.
 
 use std::{collections::BTreeMap, fs};
 
@@ -6,7 +6,7 @@ use yaml_rust2::{Yaml, YamlLoader};
 
 use crate::docs;
 
-/// What an operator uses as it is.
+/// README and Dockerfile.
 #[derive(Clone)]
 pub(super) struct Pasted {
     pub(super) readme: String,
@@ -19,7 +19,7 @@ impl Pasted {
         Self { readme: read("README.md"), dockerfile: read("Dockerfile") }
     }
 
-    /// The fenced block in that language that contains the text.
+    /// Returns the fenced block in this language that contains the text.
     pub(super) fn block(&self, language: &str, containing: &str) -> String {
         let found = blocks_of(&self.readme, language).find(|block| block.contains(containing));
         found.unwrap_or_else(|| panic!("no {language} block contains {containing}"))
@@ -38,22 +38,22 @@ impl Pasted {
         found.unwrap_or_else(|| panic!("there is no {kind}"))
     }
 
-    /// The lines of the README that begin with these words, with their continuation lines.
+    /// Returns the lines of the README that start with these words, with their continuation lines.
     pub(super) fn commands(&self, words: &str) -> Vec<String> {
         let text = self.readme.replace("\\\n", " ");
         let lines = text.lines().map(str::trim).filter(|line| line.starts_with(words));
         lines.map(str::to_owned).collect()
     }
 
-    /// The arguments of an instruction of the Dockerfile that are a JSON list.
+    /// Returns the arguments of a Dockerfile instruction in JSON form.
     pub(super) fn instruction(&self, name: &str) -> Vec<String> {
         let text = self.dockerfile.replace("\\\n", " ");
-        let line = text.lines().rfind(|line| line.starts_with(name)).expect("the instruction is there");
+        let line = text.lines().rfind(|line| line.starts_with(name)).expect("the instruction");
         let list = line.find('[').map(|at| &line[at..]).expect("a list");
         serde_json::from_str(list).expect("is JSON")
     }
 
-    /// The files of each `ConfigMap` or Secret that the README creates, by the object's name.
+    /// Returns the files of each `ConfigMap` or Secret that the README creates, by object name.
     fn created(&self, command: &str) -> BTreeMap<String, Vec<String>> {
         let created = self.commands(command).into_iter().map(|line| {
             let rest = line[command.len()..].trim().to_owned();
@@ -104,7 +104,7 @@ pub(super) fn text(value: &Yaml) -> String {
     value.as_str().unwrap_or_default().to_owned()
 }
 
-/// The mount that a path is in, and the rest of the path.
+/// Returns the mount that contains a path, and the rest of the path.
 pub(super) fn mount_of<'a>(mounts: &'a [Mount], path: &str) -> Option<(&'a Mount, String)> {
     let inside = |mount: &'a Mount| {
         let rest = path.strip_prefix(mount.path.trim_end_matches('/'))?.strip_prefix('/')?;
@@ -113,7 +113,7 @@ pub(super) fn mount_of<'a>(mounts: &'a [Mount], path: &str) -> Option<(&'a Mount
     mounts.iter().filter_map(inside).max_by_key(|(mount, _)| mount.path.len())
 }
 
-/// The names of the files in a volume, by the commands that create its object.
+/// Returns the names of the files in a volume, from the commands that create its object.
 pub(super) fn files_in(volume: &Yaml, pasted: &Pasted) -> Vec<String> {
     let (source, object, command) = if volume["secret"].is_badvalue() {
         (&volume["configMap"], text(&volume["configMap"]["name"]), "kubectl create configmap")
@@ -131,8 +131,8 @@ pub(super) fn files_in(volume: &Yaml, pasted: &Pasted) -> Vec<String> {
     }
 }
 
-/// The keys and paths of the files that a configuration names.
-pub(super) fn named_files(configuration: &str) -> Vec<(String, String)> {
+/// Returns the keys and paths of the files in a configuration.
+pub(super) fn configured_files(configuration: &str) -> Vec<(String, String)> {
     let line = |line: &str| {
         let (key, value) = line.split_once(" = \"")?;
         let path = value.split('"').next()?;
@@ -141,8 +141,8 @@ pub(super) fn named_files(configuration: &str) -> Vec<(String, String)> {
     configuration.lines().filter_map(line).collect()
 }
 
-/// The permissions of the files in a volume of secrets. Kubernetes reads YAML 1.1, in which a
-/// number that begins with 0 is octal.
+/// Returns the permissions of the files in a Secret volume. Kubernetes uses YAML 1.1, in which a
+/// number with a leading 0 is octal.
 pub(super) fn mode(volume: &Yaml) -> u32 {
     let digits = volume["secret"]["defaultMode"].as_i64().unwrap_or(644).to_string();
     u32::from_str_radix(&digits, 8).expect("an octal number")

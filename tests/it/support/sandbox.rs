@@ -85,7 +85,7 @@ impl Sandbox {
         OttServiceClient::new(endpoint.connect().await.expect("the gateway accepts a connection"))
     }
 
-    /// Status and body of the copy of the platform's answer to a request without a body.
+    /// Status and body of the simulated platform's answer to a request without a body.
     pub(crate) fn request(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> (u16, String) {
         let address: SocketAddr =
             self.ready["platform"].as_str().expect("a URL")["http://".len()..].parse().expect("an address");

@@ -24,7 +24,7 @@ fn text<T: From<String>>(text: &str) -> T {
 }
 
 #[test]
-fn the_documented_account_goes_through_unchanged() {
+fn the_documented_account_is_converted_completely() {
     let expected = v1::UserAccount {
         activated: Some(false),
         contact: Some(v1::Contact {
@@ -58,7 +58,7 @@ fn the_documented_account_goes_through_unchanged() {
 }
 
 #[test]
-fn null_and_absent_are_absent_and_empty_is_empty() {
+fn null_members_are_absent_and_empty_members_are_empty() {
     let account =
         user(r#"{"id": null, "language": "", "business_types": null, "notifications": [], "contact": null}"#);
     assert_eq!(account, v1::UserAccount { language: text(""), ..Default::default() });
@@ -66,7 +66,7 @@ fn null_and_absent_are_absent_and_empty_is_empty() {
 }
 
 #[test]
-fn what_has_no_place_is_kept_to_the_letter() {
+fn members_without_a_field_are_kept_verbatim() {
     let account = user(
         r#"{"id": "1", "access_policies" : [ {"role_id" : "a\u00e9\/"} ], "n": 1.50E+3, "huge": 123456789012345678901234567890,
             "x\"y": null, "contact": {"email": "e", "pager": { "a" : 1 }}}"#,
@@ -81,7 +81,7 @@ fn what_has_no_place_is_kept_to_the_letter() {
 }
 
 #[test]
-fn a_value_of_another_type_is_kept_to_the_letter() {
+fn members_of_another_type_are_kept_verbatim() {
     for (member, value) in [
         ("id", "7"),
         ("login", r#"{"a": 1}"#),
@@ -106,7 +106,7 @@ fn a_value_of_another_type_is_kept_to_the_letter() {
 }
 
 #[test]
-fn of_members_with_the_same_name_the_last_counts() {
+fn the_last_of_duplicate_members_wins() {
     let account = user(r#"{"id": "1", "x": 1, "id": "2", "x": 2, "\u0069d": "3"}"#);
     assert_eq!(account.id.as_deref(), Some("3"));
     assert_eq!(account.additional_fields_json, r#"{"x":2}"#);
@@ -137,7 +137,7 @@ fn times_are_read_with_their_offset_and_their_fraction() {
 }
 
 #[test]
-fn what_a_timestamp_cannot_tell_without_loss_is_no_time() {
+fn times_that_a_timestamp_cannot_represent_are_not_converted() {
     for time in [
         "2019-08-10",
         "2019-08-10T08:00:00",
@@ -171,7 +171,7 @@ fn descriptor(name: &str) -> MessageDescriptor {
     pool.get_message_by_name(name).expect("the contract has it")
 }
 
-/// A member for every field of the message.
+/// Returns an object with a member for every field of the message.
 fn filled(message: &MessageDescriptor) -> serde_json::Value {
     let members = message.fields().filter(|field| field.name() != "additional_fields_json").map(|field| {
         let value = match field.kind() {
@@ -211,7 +211,7 @@ fn every_field_of_the_contract_is_read() {
     assert_filled(&dynamic(&user(&json)));
 }
 
-/// The JSON that a typed field stands for; times are told apart from texts by kind.
+/// Returns the JSON value of a typed field.
 fn as_json(message: &DynamicMessage, name: &str) -> serde_json::Value {
     let value = message.get_field_by_name(name).expect("it is a field");
     match value.as_ref() {
@@ -261,7 +261,7 @@ proptest! {
     fn every_member_is_either_typed_or_kept(
         sent in proptest::collection::btree_map(any_name(), any_value(), 0..24)
     ) {
-        // With spaces inside, so that "as it was sent" can be told from "as we would".
+        // Pretty-printed, so that verbatim values differ from reserialized ones.
         let spaced = |value: &serde_json::Value| {
             serde_json::to_string_pretty(value).expect("it can be written")
         };
@@ -286,7 +286,7 @@ proptest! {
             }
         }
         prop_assert!(kept.keys().all(|name| sent.contains_key(name)));
-        // What was not sent is not there.
+        // No other field is set.
         let fields = typed.fields().filter(|(field, _)| field.name() != "additional_fields_json");
         for (field, _) in fields {
             prop_assert!(sent.contains_key(field.name()), "{}", field.name());

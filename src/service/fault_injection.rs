@@ -1,14 +1,14 @@
-//! The service of a sandbox: the real one, except for calls that are to fail on demand.
+//! The service of a sandbox: the real one with injected faults.
 //!
 //! Exists only with the cargo feature `sandbox`, and only the command `sandbox` builds one
-//! (`crate::rehearsal`). Which service answers is decided once for each worker, when it starts: a
-//! variant of an enum in `server::Handlers`. The service of `serve` has no script and nothing to
-//! ask; with the feature, a call costs it one branch on that enum, and without it not even that.
+//! (`crate::fault_injection`). Each worker selects its service once, at start, as a variant of an
+//! enum in `server::Handlers`. `serve` has no fault injector: a build with the feature costs its
+//! calls one branch on that enum, a build without it nothing.
 //!
-//! A failure on demand can only refuse: nothing here allows a call that the real service would
-//! refuse. Every status is built by `status`, from the same errors as the real ones. Where the
-//! real mechanism can be used, it is: access rules that allow nothing, a quota that is used up, a
-//! token that another call is spending.
+//! An injected fault can only refuse a call: nothing here allows a call that the real service would
+//! refuse. `status` builds every status, from the same errors as for real failures. Faults use the
+//! real mechanism where possible: access rules that allow nothing, an exhausted quota, a token that
+//! another call is spending.
 
 use std::{future::ready, num::NonZeroU32, pin::Pin, sync::Arc, time::Duration};
 
@@ -21,22 +21,21 @@ use crate::{
     arrival::Arrival,
     call::{Certainty, Operation},
     caller::{BearerTokens, CallerError, JwtFault},
+    fault_injection::{FaultDecision, FaultInjector},
     ott::{OneTimeToken, Subject, SubjectKind, Users},
     platform::error::{ErrorAnswer, ErrorBody, PlatformError},
     proto::ott::v1::{IssueOttRequest, IssueOttResponse, LoginWithOttRequest, issue_ott_request as v1},
-    rehearsal::{Cue, Script},
     status::{Failure, FailureCode, Reason},
     telemetry::metrics::Metrics,
 };
 
-/// Cause of the failures on demand, for the log.
-const CAUSE: &str = "a failure on demand";
-/// Lifetime that the gateway assumes of every token: the documented one.
+/// Cause of injected faults, for the log.
+const CAUSE: &str = "injected fault";
+/// Lifetime that the gateway assumes for every token, as documented by the platform.
 const DOCUMENTED_LIFETIME: Duration = Duration::from_secs(30);
-/// Attempts of a call whose requests cannot be sent: minting is attempted three times, a login
-/// twice.
+/// Attempts of a call whose requests cannot be sent: (`IssueOtt`, `LoginWithOtt`).
 const UNSENT_ATTEMPTS: (u32, u32) = (3, 2);
-/// Time left of the deadline without which a login is not attempted twice.
+/// Minimum remaining deadline for a second attempt of a login.
 const MIN_TIME_FOR_SECOND_LOGIN: Duration = Duration::from_secs(2);
 /// Time until the next probe that an open breaker reports.
 const NEXT_PROBE: Duration = Duration::from_secs(1);
@@ -46,14 +45,14 @@ type Answer = Pin<Box<dyn Future<Output = Result<Bytes, Failure>> + Send>>;
 
 /// The service of one worker of a sandbox.
 #[derive(Debug)]
-pub struct RehearsedService {
+pub struct FaultInjectingService {
     service: OttService,
-    script: Arc<dyn Script>,
-    /// Rules that allow no caller anything.
+    injector: Arc<dyn FaultInjector>,
+    /// Rules that allow no call.
     closed: Access,
-    /// Rules that allow every caller everything, within a quota of one call.
+    /// Rules that allow every call, with a quota of one call.
     used_up: Access,
-    /// Rules that allow every caller to log in, but no user.
+    /// Rules that allow every caller to log in, but for no user.
     for_nobody: Access,
 }
 
@@ -66,13 +65,13 @@ struct Request {
     message: Message,
 }
 
-/// What of a message decides how its call fails.
+/// The fields of a message that select a fault.
 enum Message {
-    /// For a login. The API client is empty for the default one.
+    /// An `IssueOtt` for a login. `api_client` is empty for the default one.
     Issue { login: String, api_client: String },
-    /// With a token.
+    /// A `LoginWithOtt`.
     Login { ott: String, api_client: String },
-    /// For another subject, or not valid: never fails on demand.
+    /// Another subject, or an invalid message. No fault is injected.
     Other,
 }
 
@@ -93,7 +92,7 @@ impl Message {
         }
     }
 
-    /// The API client that the message names.
+    /// Returns the API client of the message; `None` for the default one.
     fn api_client(&self) -> Option<&str> {
         match self {
             Self::Issue { api_client, .. } | Self::Login { api_client, .. } => Some(api_client.as_str()),
@@ -103,46 +102,46 @@ impl Message {
     }
 }
 
-impl RehearsedService {
-    /// Puts a script in front of a service.
+impl FaultInjectingService {
+    /// Wraps a service with a fault injector.
     #[must_use]
-    pub fn new(service: OttService, script: Arc<dyn Script>) -> Self {
+    pub fn new(service: OttService, injector: Arc<dyn FaultInjector>) -> Self {
         let rate = Rate::per_minute(NonZeroU32::new(30).unwrap_or(NonZeroU32::MIN));
         Self {
             service,
-            script,
+            injector,
             closed: Access::closed(Metrics::new()),
             used_up: rules(Users::All, rate),
             for_nobody: rules(Users::Listed(Vec::new()), Rate::Unlimited),
         }
     }
 
-    /// Answers a call, as [`OttService::answer`].
+    /// Answers a call, like [`OttService::answer`].
     pub fn answer(&self, arrival: Arrival, admission: Admission, headers: &HeaderMap, body: &[u8]) -> Answer {
         let operation = arrival.call.operation();
         let message = Message::of(operation, headers, body);
-        let cue = match &message {
-            Message::Issue { login, .. } => self.script.issue(login),
-            Message::Login { ott, .. } => self.script.login(ott),
-            Message::Other => Cue::Perform,
+        let decision = match &message {
+            Message::Issue { login, .. } => self.injector.issue(login),
+            Message::Login { ott, .. } => self.injector.login(ott),
+            Message::Other => FaultDecision::Proceed,
         };
         let (headers, body) = (headers.clone(), Bytes::copy_from_slice(body));
         let request = Request { arrival, admission, headers, body, message };
-        match cue {
-            Cue::Perform if operation == Some(Operation::IssueOtt) => self.issue(request),
-            Cue::Perform => perform(&self.service, request),
-            Cue::Fail(reason, code) => self.fail(reason, code, request),
-            Cue::Refuse(rules) => {
+        match decision {
+            FaultDecision::Proceed if operation == Some(Operation::IssueOtt) => self.issue(request),
+            FaultDecision::Proceed => perform(&self.service, request),
+            FaultDecision::Fail(reason, code) => self.fail(reason, code, request),
+            FaultDecision::Reject(rules) => {
                 let failure = Failure::new(Reason::InvalidRequest);
                 failed(rules.into_iter().fold(failure, |failure, rule| failure.violation("login", rule)))
             }
         }
     }
 
-    /// Issues a token whose `expire_time` is that of the copy of the platform.
+    /// Issues a token. Its `expire_time` follows the token lifetime of the simulated platform.
     fn issue(&self, request: Request) -> Answer {
         let Request { arrival, admission, headers, body, .. } = request;
-        let lifetime = self.script.token_lifetime();
+        let lifetime = self.injector.token_lifetime();
         let working = self.service.begin(arrival, admission, &headers, &body);
         Box::pin(async move {
             let Working::Issue(work) = working? else { return Err(Failure::new(Reason::InternalError)) };
@@ -152,7 +151,7 @@ impl RehearsedService {
         })
     }
 
-    /// Answers a call with that reason and that code.
+    /// Fails a call with this reason and code.
     fn fail(&self, reason: Reason, code: FailureCode, request: Request) -> Answer {
         let call = request.arrival.call.clone();
         let unsent = |error: fn(String) -> PlatformError| {
@@ -189,7 +188,7 @@ impl RehearsedService {
                 self.at_platform(&request, || PlatformError::BreakerOpen { retry_after: NEXT_PROBE })
             }
             (Reason::PlatformCredentialRejected, _) => self.at_platform(&request, || {
-                // With the token that was in use, and with a new one.
+                // One attempt with the current access token, one with a new one.
                 (0..2).for_each(|_| call.attempt_begins());
                 call.attempt_ended(Certainty::Refused);
                 let body = Some(ErrorBody::default());
@@ -202,7 +201,7 @@ impl RehearsedService {
         })
     }
 
-    /// A failure at the platform, which a call meets only if its API client may be used.
+    /// Returns a platform failure, if the caller may use the API client; else the refusal.
     fn at_platform(&self, request: &Request, error: impl FnOnce() -> PlatformError) -> Failure {
         let Request { arrival, admission, message, .. } = request;
         let operation = arrival.call.operation().unwrap_or(Operation::IssueOtt);
@@ -212,7 +211,7 @@ impl RehearsedService {
         }
     }
 
-    /// Takes more from a quota than it has.
+    /// Exhausts a quota and returns the refusal.
     fn exceed_quota(&self, request: &Request) -> Failure {
         let access = &self.used_up;
         let take = || -> Result<(), Failure> {
@@ -229,37 +228,37 @@ impl RehearsedService {
             }
             Ok(())
         };
-        // The quota has one call at first.
+        // The quota starts with one call.
         take().and_then(|()| take()).err().unwrap_or_else(|| Failure::new(Reason::CallerQuotaExceeded))
     }
 
-    /// Spends a token while it is marked as being spent by another call.
+    /// Spends a token that is marked as being spent by another call.
     fn use_twice(&self, request: Request) -> Answer {
         let other = match &request.message {
             Message::Login { ott, .. } => OneTimeToken::try_new(ott.clone()).ok(),
             Message::Issue { .. } | Message::Other => None,
         };
-        // Released once the call has begun, and so has been refused.
+        // Held until `perform` has refused the call.
         let hash = other.map(|ott| self.service.audit.token_hash(&ott));
         let _in_use = hash.and_then(|hash| self.service.known_tokens.claim(hash));
         perform(&self.service, request)
     }
 
-    /// Logs a user in, and answers as if the record of that could not be written: the session is
-    /// ended.
+    /// Logs a user in, then fails the call as if its audit record could not be written. The session is
+    /// logged out.
     fn lose_record(&self, request: Request) -> Answer {
         let Request { arrival, admission, headers, body, .. } = request;
         let working = self.service.begin(arrival, admission, &headers, &body);
         Box::pin(async move {
             if let Working::LogIn(work) = working? {
-                // Ends the session as it is dropped.
+                // Dropping `Undelivered` logs the session out.
                 let (_account, _undelivered) = work.await?;
             }
             Err(Failure::new(Reason::AuditUnavailable))
         })
     }
 
-    /// Logs a user in under rules that allow the login and no account.
+    /// Logs a user in under rules that allow the call, but no account.
     fn log_in_for_nobody(&self, mut request: Request) -> Answer {
         match self.for_nobody.admitted(&request.arrival) {
             Ok(admission) => request.admission = admission,
@@ -271,7 +270,7 @@ impl RehearsedService {
 }
 
 impl Access {
-    /// Admits the caller of a call under the rules of a stand-in.
+    /// Admits the caller of a call under these rules.
     fn admitted(&self, arrival: &Arrival) -> Result<Admission, Failure> {
         let operation = arrival.call.operation().unwrap_or(Operation::IssueOtt);
         Ok(self.admits(self.policy().into_shared(), &arrival.caller, operation)?)
@@ -287,7 +286,7 @@ fn perform(service: &OttService, request: Request) -> Answer {
     Box::pin(service.answer(arrival, admission, &headers, &body))
 }
 
-/// Rules for every caller, in one bucket of one call.
+/// Returns rules for every caller, with a quota of one call.
 fn rules(users: Users, rate: Rate) -> Access {
     let callers = vec!["anonymous".to_owned(), "*".to_owned()];
     let settings = RuleSettings {
@@ -300,6 +299,6 @@ fn rules(users: Users, rate: Rate) -> Access {
     let rules = Rules::try_new(vec![settings]).expect("the rules are well formed");
     let policy =
         Policy { rules, quotas: Quotas::Enforced, max_quota_users: 16, tokens: BearerTokens::default() };
-    // Metrics of its own: these rules are not the ones in force.
+    // Separate metrics: these are not the configured rules.
     Access::new(policy, Metrics::new())
 }
