@@ -129,7 +129,7 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Fail
         public_url: arguments.public_url.as_ref().map(public_url::without_slash),
         ..sandbox::Settings::new(arguments.platform_listen)
     };
-    let ready_file = arguments.ready_file.as_deref().map(ReadyFile::prepare).transpose()?;
+    let mut ready_file = arguments.ready_file.as_deref().map(ReadyFile::new).transpose()?;
     on_control_runtime(async {
         let platform = sandbox::start(settings).await.map_err(platform_not_started)?;
         let config = configuration(arguments, &platform, credential)?;
@@ -146,6 +146,10 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Fail
 
         let addresses =
             public_url::shown(app.local_addr(), &platform.base_url(), arguments.public_url.as_ref());
+        // Both ports are bound, so that no other sandbox serves at these addresses.
+        if let Some(file) = &ready_file {
+            file.remove_earlier()?;
+        }
         warn_if_open(&[("gateway", app.local_addr()), ("platform", platform.local_addr())], output);
         let walked = if arguments.config.is_some() {
             opening(&addresses, output);
@@ -157,7 +161,7 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Fail
             walk(endpoint.connect_lazy(), &addresses, &login, output).await
         };
         // After the walk, which would interfere with tests.
-        if let Some(file) = &ready_file {
+        if let Some(file) = &mut ready_file {
             file.write(&ready(&app, has_tls, &platform, &addresses))?;
         }
         let done = if arguments.once {
