@@ -18,7 +18,7 @@ use super::{
         LOG_FLUSH_LIMIT, audit_closed, listen_to_signals, lost, not_started, on_control_runtime,
         protect_from_signals, raise_limit_of_open_files, records_lost, start_log,
     },
-    walk::{Addresses, opening, walk},
+    walk::{Addresses, Contacts, opening, walk},
 };
 use crate::{
     app::{App, Ended, OnHangUp},
@@ -32,7 +32,8 @@ use crate::{
 /// Try everything on this machine, against a copy of the platform.
 ///
 /// Starts the copy and the gateway in front of it, walks once through issuing and
-/// spending a token, and serves until Ctrl-C. Nothing leaves this machine, and no account on the
+/// spending a token, and serves until Ctrl-C. Nothing leaves this machine, except to fetch keys from
+/// a `jwks_url` of --config, and no account on the
 /// platform is needed. Do not use real credentials: the API client "sandbox" and its secret
 /// "sandbox-secret" are public. Documentation: docs/sandbox.md.
 #[derive(Debug, Args)]
@@ -49,7 +50,8 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "URL", value_parser = public_url::parse)]
     pub(super) public_url: Option<Url>,
     /// Read callers, access rules, quotas, TLS and audit from a configuration file of `serve`. Its
-    /// API clients keep their names and lead to the copy of the platform. There is no walk
+    /// API clients keep their names and lead to the copy of the platform. There is no walk, traces are
+    /// off, and an audit file must be new or empty
     #[arg(long, value_name = "FILE", conflicts_with = "once")]
     pub(super) config: Option<PathBuf>,
     /// Take the accounts from a JSON file, of which the walk uses the first [default: a built-in set]
@@ -138,21 +140,22 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Fail
         }
         let logging = start_log(&config)?;
         raise_limit_of_open_files(&config);
+        let contacts = if config.fetches_keys() { Contacts::KeyIssuers } else { Contacts::Nothing };
         let has_tls = config.server.grpc.transport.client_auth().is_some();
         let app = Box::pin(App::rehearse(config, platform.script()))
             .await
             .map_err(|error| not_started(&error, "--listen"))?;
         app.report_log(logging.clone());
-
-        let addresses =
-            public_url::shown(app.local_addr(), &platform.base_url(), arguments.public_url.as_ref());
         // Both ports are bound, so that no other sandbox serves at these addresses.
         if let Some(file) = &ready_file {
             file.remove_earlier()?;
         }
+
+        let addresses =
+            public_url::shown(app.local_addr(), &platform.base_url(), arguments.public_url.as_ref());
         warn_if_open(&[("gateway", app.local_addr()), ("platform", platform.local_addr())], output);
         let walked = if arguments.config.is_some() {
-            opening(&addresses, output);
+            opening(&addresses, contacts, output);
             Ok(())
         } else {
             let gateway = public_url::on_this_machine(app.local_addr());
