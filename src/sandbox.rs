@@ -19,6 +19,7 @@ mod error;
 mod expiring;
 mod fault_injector;
 mod faults;
+mod host;
 mod idp;
 mod journal;
 mod listener;
@@ -244,7 +245,8 @@ fn router(world: Arc<World>) -> Router {
     let for_tests = Router::new()
         .route("/sandbox/requests", get(journal::requests))
         .route("/sandbox/reset", post(reset::reset))
-        .route_layer(middleware::from_fn(reset::refuse_pages));
+        .route_layer(middleware::from_fn(reset::refuse_pages))
+        .route_layer(middleware::from_fn_with_state(Arc::clone(&world), host::refuse_other_names));
     let around = Router::new()
         .route("/.well-known/openid-configuration", get(api::openid_configuration))
         .route("/api/1/accounts", get(api::data_center))

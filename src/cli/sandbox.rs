@@ -18,7 +18,7 @@ use super::{
         LOG_FLUSH_LIMIT, audit_closed, listen_to_signals, lost, not_started, on_control_runtime,
         protect_from_signals, raise_limit_of_open_files, records_lost, start_log,
     },
-    walk::{Addresses, opening, walk},
+    walk::{Addresses, Contacts, opening, walk},
 };
 use crate::{
     app::{App, Ended, OnHangUp},
@@ -31,10 +31,11 @@ use crate::{
 
 /// Try everything on this machine, against a simulated platform.
 ///
-/// Starts the simulated platform and the gateway in front of it, issues and spends one token as a demonstration
-/// (the walk), and serves until Ctrl-C. Nothing leaves this machine, and no account on the platform
-/// is needed. Do not use real credentials: the API client "sandbox" and its secret "sandbox-secret"
-/// are public. Documentation: docs/sandbox.md.
+/// Starts the simulated platform and the gateway in front of it, issues and spends one token as a
+/// demonstration (the walk), and serves until Ctrl-C. Nothing leaves this machine, except to fetch
+/// keys from a `jwks_url` of --config, and no account on the platform is needed. Do not use real
+/// credentials: the API client "sandbox" and its secret "sandbox-secret" are public.
+/// Documentation: docs/sandbox.md.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
@@ -49,7 +50,8 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "URL", value_parser = public_url::parse)]
     pub(super) public_url: Option<Url>,
     /// Use callers, access rules, quotas, TLS and audit of a `serve` configuration file. Its API
-    /// clients keep their names, but use the simulated platform. Skips the walk
+    /// clients keep their names, but use the simulated platform. Skips the walk and sends no traces;
+    /// an audit file must be new or empty
     #[arg(long, value_name = "FILE", conflicts_with = "once")]
     pub(super) config: Option<PathBuf>,
     /// Read the accounts from a JSON file; the walk uses the first [default: a built-in set]
@@ -129,7 +131,7 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Fail
         public_url: arguments.public_url.as_ref().map(public_url::without_slash),
         ..sandbox::Settings::new(arguments.platform_listen)
     };
-    let ready_file = arguments.ready_file.as_deref().map(ReadyFile::prepare).transpose()?;
+    let mut ready_file = arguments.ready_file.as_deref().map(ReadyFile::new).transpose()?;
     on_control_runtime(async {
         let platform = sandbox::start(settings).await.map_err(platform_not_started)?;
         let config = configuration(arguments, &platform, credential)?;
@@ -138,17 +140,22 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Fail
         }
         let logging = start_log(&config)?;
         raise_limit_of_open_files(&config);
+        let contacts = if config.fetches_keys() { Contacts::KeyIssuers } else { Contacts::Nothing };
         let has_tls = config.server.grpc.transport.client_auth().is_some();
         let app = Box::pin(App::start_with_faults(config, platform.fault_injector()))
             .await
             .map_err(|error| not_started(&error, "--listen"))?;
         app.report_log(logging.clone());
+        // Both ports are bound, so that no other sandbox serves at these addresses.
+        if let Some(file) = &ready_file {
+            file.remove_earlier()?;
+        }
 
         let addresses =
             public_url::shown(app.local_addr(), &platform.base_url(), arguments.public_url.as_ref());
         warn_if_open(&[("gateway", app.local_addr()), ("platform", platform.local_addr())], output);
         let walked = if arguments.config.is_some() {
-            opening(&addresses, output);
+            opening(&addresses, contacts, output);
             Ok(())
         } else {
             let gateway = public_url::on_this_machine(app.local_addr());
@@ -157,7 +164,7 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Fail
             walk(endpoint.connect_lazy(), &addresses, &login, output).await
         };
         // After the walk, whose requests would interfere with tests.
-        if let Some(file) = &ready_file {
+        if let Some(file) = &mut ready_file {
             file.write(&ready(&app, has_tls, &platform, &addresses))?;
         }
         let done = if arguments.once {

@@ -55,10 +55,23 @@ pub struct Addresses {
     pub platform: String,
 }
 
+/// Servers outside this machine that a sandbox contacts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Contacts {
+    /// None.
+    Nothing,
+    /// The JWT issuers of a configuration file, for their keys.
+    KeyIssuers,
+}
+
 /// Prints the addresses.
-pub(super) fn opening(addresses: &Addresses, output: &mut Output) {
+pub(super) fn opening(addresses: &Addresses, contacts: Contacts, output: &mut Output) {
     let title = output.paint(Style::Heading, "ott-gateway sandbox");
-    output.line(format_args!("\n{title}  nothing leaves this machine; no account needed\n"));
+    let claim = match contacts {
+        Contacts::Nothing => "nothing leaves this machine; no account needed",
+        Contacts::KeyIssuers => "no account needed; keys of JWT issuers are fetched",
+    };
+    output.line(format_args!("\n{title}  {claim}\n"));
     for (name, place, what) in [
         ("gateway", &addresses.gateway, "gRPC: ott.v1.OttService"),
         ("platform", &addresses.platform, "a copy of the documented endpoints"),
@@ -81,7 +94,7 @@ pub async fn walk(
     output: &mut Output,
 ) -> Result<(), Failure> {
     let mut story = Story { output, client: OttServiceClient::new(channel), login };
-    opening(addresses, story.output);
+    opening(addresses, Contacts::Nothing, story.output);
     let issued = story.issue().await?;
     let ott = story.log_in(issued.ott).await?;
     story.log_in_again(ott).await?;

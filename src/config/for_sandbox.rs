@@ -4,6 +4,8 @@
 //! API clients keep their names, so that rules match as in production. Their data centers,
 //! credentials, authorities and proxies are replaced without being read.
 
+mod isolation;
+
 use std::{ffi::OsString, path::Path};
 
 use url::Url;
@@ -79,14 +81,18 @@ impl Config {
         environment: &dyn Environment,
     ) -> Result<Self, Faults> {
         let findings = Findings::default();
-        let environment = WithSecret { environment, secret: platform.client_secret };
+        let own_environment = isolation::WithoutTraces(environment);
+        let own_environment = WithSecret { environment: &own_environment, secret: platform.client_secret };
         let config = file::read(file, &findings).and_then(|mut tree| {
-            let variables = environment::overlay(&mut tree, &environment, &findings);
+            let variables = environment::overlay(&mut tree, &own_environment, &findings);
+            isolation::remove_traces(&mut tree, environment, &findings);
             for (table, key, value) in DEFAULTS {
                 set_default(&mut tree, table, key, value);
             }
             platform.replace_data_centers(&mut tree);
-            let config = Self::read(&tree, Some(file), &environment, &findings)?;
+            let config = Self::read(&tree, Some(file), &own_environment, &findings)?;
+            isolation::check_audit_file(&tree, &config, &findings);
+            isolation::warn_of_key_issuers(file, &config, &findings);
             Some(Self { file: None, variables, document: Document::default(), ..config })
         });
         let (mut config, mut warnings) = findings.conclude(config)?;

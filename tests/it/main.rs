@@ -56,6 +56,8 @@ mod reload;
 #[cfg(feature = "sandbox")]
 mod sandbox;
 #[cfg(feature = "sandbox")]
+mod sandbox_isolation;
+#[cfg(feature = "sandbox")]
 mod sandbox_tools;
 mod secrets;
 mod signals;
