@@ -96,7 +96,7 @@ async fn check(arguments: Arguments, output: &mut Output) -> Result<(), Failure>
             return Err(Failure::Usage("use either --config or --endpoint, not both".to_owned()));
         }
         Some(file) => local::connect(file, arguments.timeout, output).await?,
-        None => arguments.client.connect(arguments.timeout).await?,
+        None => arguments.client.connect(arguments.timeout, Duration::ZERO).await?,
     };
     let request = client.request(HealthCheckRequest { service: arguments.service });
     let mut health = HealthClient::new(client.channel());

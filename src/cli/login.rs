@@ -97,7 +97,7 @@ impl Arguments {
 }
 
 async fn login(arguments: Arguments, ott: String, output: &mut Output) -> Result<(), Failure> {
-    let client = arguments.client.connect(arguments.timeout).await?;
+    let client = arguments.client.connect(arguments.timeout, client::DIAGNOSIS_GRACE).await?;
     let request = LoginWithOttRequest { ott, api_client: arguments.api_client.unwrap_or_default() };
     let mut gateway = OttServiceClient::new(client.channel());
     let answer = client.answer(gateway.login_with_ott(client.request(request))).await?;

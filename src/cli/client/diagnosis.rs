@@ -3,7 +3,7 @@
 //! A wrong port or scheme leads to an error of the HTTP or TLS library that does not name it.
 //! What the port has sent does; if it has sent nothing yet, it is asked once more.
 
-use std::error::Error;
+use std::{error::Error, time::Duration};
 
 use rustls::{AlertDescription, CertificateError};
 
@@ -13,8 +13,18 @@ use super::{
 };
 use crate::{
     cli::{endpoint::Address, failure::Failure},
+    clock::Instant,
     http_client::cause::{Causes, root_cause},
 };
+
+/// The time of a command.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Budget {
+    /// How long was waited for an answer at most.
+    pub(super) waited: Duration,
+    /// When the cause must have been found.
+    pub(super) until: Instant,
+}
 
 /// The error of a connection, or of a call on it that no gateway has answered.
 pub(super) async fn diagnose(
@@ -22,8 +32,11 @@ pub(super) async fn diagnose(
     address: &Address,
     wire: &Wire,
     error: &(dyn Error + 'static),
+    budget: Budget,
 ) -> Failure {
-    let cause = cause(options, address, wire, error).await;
+    let Some(cause) = cause(options, address, wire, error, budget.until).await else {
+        return Failure::Silent { endpoint: address.to_string(), timeout: budget.waited };
+    };
     let remedy = address.with_default_port().map_or_else(String::new, |meant| {
         let port = address.host_and_port().1;
         format!("; the endpoint has no port, so that it is {port}: for another one, write {meant}")
@@ -31,14 +44,16 @@ pub(super) async fn diagnose(
     Failure::Connect { endpoint: address.to_string(), cause: format!("{cause}{remedy}") }
 }
 
+/// Returns the cause, or `None` if the port has sent nothing until a timeout.
 async fn cause(
     options: &ClientOptions,
     address: &Address,
     wire: &Wire,
     error: &(dyn Error + 'static),
-) -> String {
+    until: Instant,
+) -> Option<String> {
     if !wire.is_connected() {
-        return not_connected(error);
+        return Some(not_connected(error));
     }
     let heard = wire.protocol();
     let alert = find(error, |error| match error {
@@ -47,30 +62,33 @@ async fn cause(
     });
     if address.is_tls() {
         if heard == Protocol::Tls {
-            return of_tls(options, error, alert);
+            return Some(of_tls(options, error, alert));
         }
         // A server without TLS may close the connection before its own bytes arrive.
-        let heard = if heard == Protocol::Silent { probe(&address.host_and_port()).await } else { heard };
+        let heard =
+            if heard == Protocol::Silent { probe(&address.host_and_port(), until).await } else { heard };
         return match heard {
+            Protocol::Silent if is_timeout(error) => None,
             Protocol::Http2 => {
-                format!("this port speaks HTTP/2 without TLS; write {}", address.with_other_scheme())
+                Some(format!("this port speaks HTTP/2 without TLS; write {}", address.with_other_scheme()))
             }
-            other => not_tls(&other, error),
+            other => Some(not_tls(&other, error)),
         };
     }
     // A write that failed may have come before a read.
-    let heard = if heard == Protocol::Silent { probe(&address.host_and_port()).await } else { heard };
-    if heard == Protocol::Tls || heard != Protocol::Http2 && speaks_tls(&address.host_and_port()).await {
-        return format!("this port speaks TLS; write {}", address.with_other_scheme());
+    let heard = if heard == Protocol::Silent { probe(&address.host_and_port(), until).await } else { heard };
+    if heard == Protocol::Tls || heard != Protocol::Http2 && speaks_tls(&address.host_and_port(), until).await
+    {
+        return Some(format!("this port speaks TLS; write {}", address.with_other_scheme()));
     }
-    match heard {
+    Some(match heard {
         Protocol::Http1(line) => no_grpc(&format!("this port speaks HTTP/1 (\"{line}\")")),
         Protocol::Other => no_grpc("this port speaks neither HTTP/2 nor TLS"),
         Protocol::Silent | Protocol::Tls => {
             no_grpc(&format!("this port closes the connection ({})", root_cause(error)))
         }
         Protocol::Http2 => broken(error),
-    }
+    })
 }
 
 /// The answer of a server that speaks HTTP/2, but not gRPC.
@@ -152,6 +170,13 @@ fn broken(error: &(dyn Error + 'static)) -> String {
         "the connection broke before an answer arrived ({}); what became of the call is not known",
         root_cause(error)
     )
+}
+
+/// Whether the connection was not set up in time.
+fn is_timeout(error: &(dyn Error + 'static)) -> bool {
+    Causes::of(error)
+        .filter_map(<dyn Error>::downcast_ref::<std::io::Error>)
+        .any(|error| error.kind() == std::io::ErrorKind::TimedOut)
 }
 
 fn find<T>(error: &(dyn Error + 'static), wanted: impl Fn(&rustls::Error) -> Option<T>) -> Option<T> {
