@@ -17,12 +17,16 @@ use tonic::{
 };
 
 pub(super) use self::wire::GrpcChannel;
-use self::wire::{Protocol, Wire};
+use self::{
+    diagnosis::Budget,
+    wire::{Protocol, Wire},
+};
 use super::{
     endpoint::Address,
     failure::{self, Failure},
 };
 use crate::{
+    clock::{self, Instant},
     config::{Environment, Process},
     http_client::{cause::root_cause, is_loopback},
     proto,
@@ -31,6 +35,9 @@ use crate::{
 
 /// Upper bound on establishing a connection, even if the call may take longer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time for finding the cause of a failure after the timeout of a command for people. A probe has
+/// none.
+pub(super) const DIAGNOSIS_GRACE: Duration = Duration::from_millis(500);
 
 /// The address of the gateway, and the caller's credential.
 #[derive(Clone, Debug, Args)]
@@ -72,6 +79,8 @@ pub(super) struct Client {
     target: Target,
     authorization: Option<MetadataValue<Ascii>>,
     timeout: Duration,
+    /// See [`ClientOptions::connect`].
+    grace: Duration,
 }
 
 /// The server that a client is connected to.
@@ -84,8 +93,10 @@ enum Target {
 }
 
 impl ClientOptions {
-    /// Connects. Every call has the deadline `timeout`.
-    pub(super) async fn connect(&self, timeout: Duration) -> Result<Client, Failure> {
+    /// Connects. Every call has the deadline `timeout`. Once it has passed, the diagnosis of a failure
+    /// takes at most `grace`.
+    pub(super) async fn connect(&self, timeout: Duration, grace: Duration) -> Result<Client, Failure> {
+        let until = clock::now() + timeout;
         let address = self.address()?;
         let limit = timeout.min(CONNECT_TIMEOUT);
         let endpoint = self.endpoint(&address)?.connect_timeout(limit);
@@ -97,8 +108,12 @@ impl ClientOptions {
                 target: Target::Endpoint(address, Box::new(self.clone())),
                 authorization,
                 timeout,
+                grace,
             }),
-            Err(error) => Err(diagnosis::diagnose(self, &address, &wire, &error).await),
+            Err(error) => {
+                let budget = Budget { waited: limit, until: until.max(clock::now() + grace) };
+                Err(diagnosis::diagnose(self, &address, &wire, &error, budget).await)
+            }
         }
     }
 
@@ -175,7 +190,8 @@ impl Client {
     /// Creates a client on a channel that is connected to `endpoint`. Calls carry no credential.
     pub(super) fn on_channel(channel: Channel, endpoint: String, timeout: Duration) -> Self {
         let channel = GrpcChannel { channel, wire: Wire::default() };
-        Self { channel, target: Target::Other(endpoint), authorization: None, timeout }
+        let target = Target::Other(endpoint);
+        Self { channel, target, authorization: None, timeout, grace: Duration::ZERO }
     }
 
     /// Returns the connection.
@@ -188,13 +204,14 @@ impl Client {
         &self,
         call: impl Future<Output = Result<Response<T>, Status>>,
     ) -> Result<T, Failure> {
+        let until = clock::now() + self.timeout;
         // The transport has its own timer for the deadline and reports CANCELLED. Ours is polled first.
         tokio::select! {
             biased;
             () = tokio::time::sleep(self.timeout) => Err(self.no_answer()),
             answer = call => match answer {
                 Ok(answer) => Ok(answer.into_inner()),
-                Err(status) => Err(self.failure(status).await),
+                Err(status) => Err(self.failure(status, until).await),
             },
         }
     }
@@ -209,14 +226,15 @@ impl Client {
     }
 
     /// Returns the failure for a status. Only a status about the connection has a source.
-    async fn failure(&self, status: Status) -> Failure {
+    async fn failure(&self, status: Status, until: Instant) -> Failure {
         let wire = &self.channel.wire;
         if let Some(response) = wire.foreign_response() {
             return diagnosis::foreign(&self.target.to_string(), &response);
         }
         match (status.source(), &self.target) {
             (Some(cause), Target::Endpoint(address, options)) => {
-                diagnosis::diagnose(options, address, wire, cause).await
+                let budget = Budget { waited: self.timeout, until: until.max(clock::now() + self.grace) };
+                diagnosis::diagnose(options, address, wire, cause, budget).await
             }
             (Some(cause), Target::Other(endpoint)) => {
                 Failure::Connect { endpoint: endpoint.clone(), cause: root_cause(cause) }
@@ -278,9 +296,12 @@ fn printable_json(json: &str) -> String {
 
 /// Runs a command that calls a gateway.
 pub(super) fn block_on<T>(command: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    tokio::runtime::Builder::new_current_thread()
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|error| Failure::Failed(format!("cannot start: {}", error.kind())))?
-        .block_on(command)
+        .map_err(|error| Failure::Failed(format!("cannot start: {}", error.kind())))?;
+    let done = runtime.block_on(command);
+    // A name lookup cannot be cancelled. Dropping the runtime would wait for its end.
+    runtime.shutdown_background();
+    done
 }

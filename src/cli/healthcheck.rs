@@ -95,8 +95,8 @@ async fn check(arguments: Arguments, output: &mut Output) -> Result<(), Failure>
         Some(_) if arguments.endpoint.is_given => {
             return Err(Failure::Usage("use either --config or --endpoint, not both".to_owned()));
         }
-        Some(file) => local::connect(file, arguments.timeout).await?,
-        None => arguments.client.connect(arguments.timeout).await?,
+        Some(file) => local::connect(file, arguments.timeout, output).await?,
+        None => arguments.client.connect(arguments.timeout, Duration::ZERO).await?,
     };
     let request = client.request(HealthCheckRequest { service: arguments.service });
     let mut health = HealthClient::new(client.channel());

@@ -67,7 +67,7 @@ pub(super) fn run(arguments: Arguments, output: &mut Output) -> Result<(), Failu
 }
 
 async fn issue(arguments: Arguments, output: &mut Output) -> Result<(), Failure> {
-    let client = arguments.client.connect(arguments.timeout).await?;
+    let client = arguments.client.connect(arguments.timeout, client::DIAGNOSIS_GRACE).await?;
     let user = arguments.subject;
     let subject = user
         .login

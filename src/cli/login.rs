@@ -12,7 +12,8 @@ use super::{
     client::{self, ClientOptions},
     failure::Failure,
     output::Output,
-    prompt, timeout,
+    prompt::{self, Interrupts},
+    timeout,
 };
 use crate::proto::ott::v1::{LoginWithOttRequest, ott_service_client::OttServiceClient};
 
@@ -69,8 +70,15 @@ const MAX_INPUT_BYTES: u64 = 64 * 1024;
 pub(super) fn run(arguments: Arguments, output: &mut Output) -> Result<(), Failure> {
     arguments.check()?;
     client::block_on(async move {
-        let ott = read_token(output).await?;
-        login(arguments, ott, output).await
+        let (ott, interrupts) = read_token(output).await?;
+        let login = login(arguments, ott, output);
+        match interrupts {
+            Some(mut interrupts) => tokio::select! {
+                done = login => done,
+                failure = interrupts.next() => Err(failure),
+            },
+            None => login.await,
+        }
     })
 }
 
@@ -89,7 +97,7 @@ impl Arguments {
 }
 
 async fn login(arguments: Arguments, ott: String, output: &mut Output) -> Result<(), Failure> {
-    let client = arguments.client.connect(arguments.timeout).await?;
+    let client = arguments.client.connect(arguments.timeout, client::DIAGNOSIS_GRACE).await?;
     let request = LoginWithOttRequest { ott, api_client: arguments.api_client.unwrap_or_default() };
     let mut gateway = OttServiceClient::new(client.channel());
     let answer = client.answer(gateway.login_with_ott(client.request(request))).await?;
@@ -97,9 +105,11 @@ async fn login(arguments: Arguments, ott: String, output: &mut Output) -> Result
     Ok(())
 }
 
-async fn read_token(output: &mut Output) -> Result<String, Failure> {
-    let input = if io::stdin().is_terminal() {
-        prompt::ask("one-time token: ", output).await?
+/// Returns the token and, if it was typed, the interrupts to await for the rest of the command.
+async fn read_token(output: &mut Output) -> Result<(String, Option<Interrupts>), Failure> {
+    let (input, interrupts) = if io::stdin().is_terminal() {
+        let (input, interrupts) = prompt::ask("one-time token: ", output).await?;
+        (input, Some(interrupts))
     } else {
         let mut input = Zeroizing::new(String::new());
         io::stdin()
@@ -107,9 +117,10 @@ async fn read_token(output: &mut Output) -> Result<String, Failure> {
             .take(MAX_INPUT_BYTES)
             .read_to_string(&mut input)
             .map_err(|error| Failure::Usage(format!("cannot read standard input: {error}")))?;
-        input
+        (input, None)
     };
-    token_in(&input).map_err(|rule| Failure::Usage(rule.to_owned()))
+    let ott = token_in(&input).map_err(|rule| Failure::Usage(rule.to_owned()))?;
+    Ok((ott, interrupts))
 }
 
 /// Returns the token in the input: the input itself, or the member `ott` of a JSON object.

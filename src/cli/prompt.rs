@@ -5,7 +5,7 @@ use std::{
     os::fd::AsFd,
 };
 
-use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
+use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::oneshot,
@@ -16,9 +16,17 @@ use super::{failure::Failure, output::Output};
 
 /// Maximum size of a line, in bytes. A terminal delivers at most 4 KiB of a line.
 const MAX_LINE_BYTES: usize = 64 * 1024;
+/// Value of a special character that is disabled (`_POSIX_VDISABLE` of Linux).
+const DISABLED: u8 = 0;
 
 /// Prompts for a secret on standard input, which must be a terminal.
-pub(super) async fn ask(question: &str, output: &mut Output) -> Result<Zeroizing<String>, Failure> {
+///
+/// Also returns the interrupts, which the command must await from then on: once a signal has a
+/// handler, it no longer ends the process by itself.
+pub(super) async fn ask(
+    question: &str,
+    output: &mut Output,
+) -> Result<(Zeroizing<String>, Interrupts), Failure> {
     let failed = |error: io::Error| Failure::Failed(format!("cannot read from the terminal: {error}"));
     let mut interrupts = Interrupts::listen().map_err(failed)?;
     let hidden = HiddenInput::start(io::stdin()).map_err(failed)?;
@@ -34,12 +42,15 @@ pub(super) async fn ask(question: &str, output: &mut Output) -> Result<Zeroizing
         .map_err(failed)?;
     let answer = tokio::select! {
         line = line => line.map_err(|_| Failure::Failed("cannot read from the terminal".to_owned()))?.map_err(failed),
-        () = interrupts.next() => Err(Failure::Failed("interrupted".to_owned())),
+        failure = interrupts.next() => Err(failure),
     };
+    let suspend = char::from(hidden.suspend_character());
     drop(hidden);
     // The newline at the end of the input was not echoed.
     output.ask("\n");
-    answer
+    let mut answer = answer?;
+    answer.retain(|character| character != suspend);
+    Ok((answer, interrupts))
 }
 
 fn read_line() -> io::Result<Zeroizing<String>> {
@@ -49,7 +60,8 @@ fn read_line() -> io::Result<Zeroizing<String>> {
 }
 
 /// The signals that interrupt a command.
-struct Interrupts([Signal; 4]);
+#[derive(Debug)]
+pub(super) struct Interrupts([Signal; 4]);
 
 impl Interrupts {
     fn listen() -> io::Result<Self> {
@@ -61,7 +73,8 @@ impl Interrupts {
         ]))
     }
 
-    async fn next(&mut self) {
+    /// Waits for a signal, and returns the failure that it ends the command with.
+    pub(super) async fn next(&mut self) -> Failure {
         let [interrupt, terminate, hang_up, quit] = &mut self.0;
         tokio::select! {
             _ = interrupt.recv() => {}
@@ -69,6 +82,7 @@ impl Interrupts {
             _ = hang_up.recv() => {}
             _ = quit.recv() => {}
         }
+        Failure::Failed("interrupted".to_owned())
     }
 }
 
@@ -83,8 +97,15 @@ impl<T: AsFd> HiddenInput<T> {
         let modes = tcgetattr(&terminal)?;
         let mut hidden = modes.clone();
         hidden.local_modes.remove(LocalModes::ECHO | LocalModes::ECHONL);
+        // A shell shows what is typed again while it has the terminal, and keeps that after `fg`.
+        hidden.special_codes[SpecialCodeIndex::VSUSP] = DISABLED;
         tcsetattr(&terminal, OptionalActions::Now, &hidden)?;
         Ok(Self { terminal, modes })
+    }
+
+    /// The character that suspends a command while input is not hidden. It is part of the input now.
+    fn suspend_character(&self) -> u8 {
+        self.modes.special_codes[SpecialCodeIndex::VSUSP]
     }
 }
 

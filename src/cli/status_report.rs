@@ -6,10 +6,14 @@
 use std::{fmt::Write as _, time::Duration};
 
 use tonic::{Code, Status};
-use tonic_types::StatusExt;
+use tonic_types::{ErrorInfo, StatusExt};
 
 use super::failure;
-use crate::{telemetry::names::status_name, text::Printable};
+use crate::{
+    call::{Certainty, Operation},
+    telemetry::names::status_name,
+    text::Printable,
+};
 
 /// Domain of a gateway's reasons (`ErrorInfo`).
 const DOMAIN: &str = "ott-gateway";
@@ -46,8 +50,8 @@ pub(super) fn report(status: &Status) -> String {
     if let Some(id) = request_id {
         line(&mut report, "request id", &format!("{id} (quote it to the gateway's operator)"));
     }
-    if details.error_info().is_some_and(|info| info.domain == DOMAIN) {
-        line(&mut report, "retry", &retry(status));
+    if let Some(info) = details.error_info().filter(|info| info.domain == DOMAIN) {
+        line(&mut report, "retry", &retry(status, info));
     } else if status.code() == Code::Unimplemented {
         line(&mut report, "hint", "check that this is the address of an ott-gateway");
     }
@@ -55,7 +59,17 @@ pub(super) fn report(status: &Status) -> String {
 }
 
 /// Returns whether and when a retry is useful.
-fn retry(status: &Status) -> String {
+fn retry(status: &Status, info: &ErrorInfo) -> String {
+    let value = |key| info.metadata.get(key).map(String::as_str);
+    let may_be_spent = [Certainty::Unknown.as_str(), Certainty::Done.as_str()];
+    if value("operation") == Some(Operation::LoginWithOtt.name())
+        && value("outcome").is_some_and(|outcome| may_be_spent.contains(&outcome))
+    {
+        return "only with a new token".to_owned();
+    }
+    if status.metadata().get("grpc-retry-pushback-ms").is_some_and(|pushback| pushback == "-1") {
+        return "not with this request".to_owned();
+    }
     let wait = status.get_details_retry_info().and_then(|info| info.retry_delay);
     if let Some(wait) = wait {
         // Rounded up, because a retry before the end of the wait is refused.
@@ -63,12 +77,9 @@ fn retry(status: &Status) -> String {
             Duration::from_millis(u64::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX));
         return format!("after {}", humantime::format_duration(wait));
     }
-    if status.metadata().get("grpc-retry-pushback-ms").is_some_and(|pushback| pushback == "-1") {
-        return "not with this request".to_owned();
-    }
     match status.code() {
         Code::Unavailable => "safe, after a moment",
-        Code::DeadlineExceeded => "an issue: yes; a login: only with a new token",
+        Code::DeadlineExceeded => "safe, with a longer deadline if this repeats",
         Code::InvalidArgument | Code::Unauthenticated | Code::PermissionDenied | Code::NotFound => {
             "only after fixing the cause"
         }
@@ -149,5 +160,34 @@ mod tests {
         };
         assert!(report(&status("ott-gateway")).ends_with("\n  retry:        safe, after a moment"));
         assert!(!report(&status("proxy.example")).contains("retry"));
+    }
+
+    #[test]
+    fn retry_follows_the_trailer_and_the_outcome() {
+        let status = |operation: &str, outcome: &str, stops_retries: bool| {
+            let mut details = ErrorDetails::new();
+            let metadata = [("operation", operation), ("outcome", outcome)];
+            let metadata = metadata.map(|(key, value)| (key.to_owned(), value.to_owned()));
+            details.set_error_info("DEADLINE_EXCEEDED", "ott-gateway", HashMap::from(metadata));
+            let mut status = Status::with_error_details(Code::DeadlineExceeded, "late", details);
+            if stops_retries {
+                status.metadata_mut().insert("grpc-retry-pushback-ms", "-1".parse().unwrap());
+            }
+            status
+        };
+        let safe = "safe, with a longer deadline if this repeats";
+        for (operation, outcome, stops_retries, retry) in [
+            ("LoginWithOtt", "not_sent", false, safe),
+            ("LoginWithOtt", "refused", false, safe),
+            ("LoginWithOtt", "unknown", true, "only with a new token"),
+            ("LoginWithOtt", "done", true, "only with a new token"),
+            ("LoginWithOtt", "not_sent", true, "not with this request"),
+            ("IssueOtt", "unknown", false, safe),
+            ("IssueOtt", "unknown", true, "not with this request"),
+        ] {
+            let report = report(&status(operation, outcome, stops_retries));
+            let expected = format!("\n  retry:        {retry}");
+            assert!(report.ends_with(&expected), "{operation} {outcome} {stops_retries}: {report}");
+        }
     }
 }

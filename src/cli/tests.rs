@@ -305,6 +305,38 @@ async fn silent_gateway_is_reported_after_the_timeout() {
     );
 }
 
+/// The port accepts connections and sends nothing, during the diagnosis too.
+#[tokio::test]
+async fn failed_connection_is_diagnosed_within_the_timeout() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("https://{}", silent.local_addr().unwrap());
+    silent.set_nonblocking(true).unwrap();
+    for (command, connections) in [("healthcheck", 1), ("issue --login a", 2)] {
+        let line = format!("ott-gateway {command} --endpoint {endpoint} --timeout 200ms");
+        let failure = run_on_thread(line).await.2.unwrap_err();
+        assert!(
+            failure
+                .starts_with(&format!("no answer within 200ms: {endpoint} has accepted the connection and")),
+            "{failure}"
+        );
+        let accepted = std::iter::from_fn(|| silent.accept().ok()).count();
+        assert_eq!(accepted, connections, "{command}");
+    }
+}
+
+/// Such as the thread of a name lookup.
+#[test]
+#[expect(clippy::disallowed_methods, reason = "as the name lookup of the HTTP library does")]
+fn command_ends_without_waiting_for_a_blocked_thread() {
+    let (release, released) = std::sync::mpsc::channel();
+    let command = async move {
+        tokio::task::spawn_blocking(move || released.recv_timeout(std::time::Duration::from_secs(20)));
+        Ok(())
+    };
+    client::block_on(command).unwrap();
+    release.send(()).unwrap();
+}
+
 #[tokio::test]
 async fn healthcheck_works_with_client_certificates() {
     let ca_key = rcgen::KeyPair::generate().unwrap();

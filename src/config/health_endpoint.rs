@@ -45,13 +45,18 @@ impl HealthEndpoint {
     /// The file cannot be read or is not valid TOML, or a key used here is invalid.
     pub fn load(file: &Path, environment: &dyn Environment) -> Result<Self, Faults> {
         let findings = Findings::default();
-        let is_missing = matches!(file.try_exists(), Ok(false));
-        let tree = if is_missing { Some(Table::new()) } else { file::read(file, &findings) };
+        let tree = if Self::is_without(file) { Some(Table::new()) } else { file::read(file, &findings) };
         let read = tree.map(|mut tree| {
             environment::overlay(&mut tree, &OfServer(environment), &findings);
             Self::read(&tree, file, &findings)
         });
         findings.conclude(read).map(|(endpoint, _)| endpoint)
+    }
+
+    /// Whether there is no such file, so that [`load`](Self::load) uses the variables and the defaults.
+    #[must_use]
+    pub fn is_without(file: &Path) -> bool {
+        matches!(file.try_exists(), Ok(false))
     }
 
     fn read(tree: &Table, file: &Path, findings: &Findings) -> Self {

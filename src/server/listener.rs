@@ -42,9 +42,19 @@ pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_nonblocking(true)?;
     // Accepted connections inherit the size.
     socket.set_send_buffer_size(SEND_BUFFER)?;
+    accept_both_families(&socket, address)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
+}
+
+/// Makes `[::]` include the addresses of IPv4, which otherwise depends on the host
+/// (`net.ipv6.bindv6only`).
+fn accept_both_families(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+    if address.is_ipv6() && address.ip().is_unspecified() {
+        socket.set_only_v6(false)?;
+    }
+    Ok(())
 }
 
 /// Accepts connections and passes on each one that gets a place.
@@ -104,4 +114,23 @@ fn affects_one_connection(error: &io::Error) -> bool {
             | io::ErrorKind::ConnectionRefused
             | io::ErrorKind::Interrupted
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The socket is as on a host where IPv6 excludes IPv4 by default.
+    #[test]
+    fn unspecified_ipv6_address_includes_ipv4() {
+        for (address, is_only_v6) in [("[::]:0", false), ("[::1]:0", true)] {
+            let socket = Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP)).unwrap();
+            socket.set_only_v6(true).unwrap();
+            accept_both_families(&socket, address.parse().unwrap()).unwrap();
+            assert_eq!(socket.only_v6().unwrap(), is_only_v6, "{address}");
+        }
+        let listener = listen("[::]:0".parse().unwrap()).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    }
 }

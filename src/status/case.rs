@@ -171,6 +171,8 @@ cases! {
         ReplicaOverloaded: "This replica is overloaded; the request was not sent." Retry "Retry with backoff.";
         CallerOverloads: "This replica has as many calls of {caller} in progress as it accepts; the request was not sent."
             Retry "Retry with backoff, and send fewer calls at once.";
+        AnonymousCallsOverload: "This replica accepts no more calls without a credential from this network address at the moment; the request was not sent."
+            Retry "Retry with backoff, and send fewer calls at once.";
         NoFreeStream: "All streams that the platform accepts from this replica are in use." Retry "Retry with backoff.";
         NoFreeMemory: "All memory that this replica may use for responses is in use." Retry "Retry with backoff.";
     }
@@ -328,6 +330,8 @@ impl Case {
                 Self::InvalidLoginOfAccount
             }
             (Self::CallerNotAllowed, _) if is_anonymous(call) => Self::AnonymousNotAllowed,
+            // Their places are counted by network and for all of them, not by name.
+            (Self::CallerOverloads, _) if is_anonymous(call) => Self::AnonymousCallsOverload,
             (case, _) => case,
         }
     }

@@ -1,6 +1,6 @@
 //! Behavior at a terminal: log format, token prompt, shutdown.
 
-use std::{net::TcpListener, os::unix::process::ExitStatusExt};
+use std::{io::Read, net::TcpListener, os::unix::process::ExitStatusExt, process::Command};
 
 use crate::support::{
     gateway::Setup,
@@ -75,6 +75,42 @@ fn an_interrupted_prompt_restores_the_terminal() {
         assert_eq!(ended(login).code(), Some(code));
         assert!(terminal.has_echo());
     }
+}
+
+#[test]
+fn signals_end_a_login_after_its_prompt() {
+    let gateway = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let endpoint = format!("http://{}", gateway.local_addr().expect("its address"));
+    for signal in ["Ctrl-C", "TERM", "HUP"] {
+        let arguments = ["login", "--endpoint", &endpoint, "--timeout", "10m"];
+        let (mut terminal, login) = Terminal::start(&arguments, &[]);
+        terminal.wait_for("one-time token: ");
+        terminal.types("SANDBOX-typed-canary\n");
+        let (mut connection, _) = gateway.accept().expect("a connection");
+        connection.read_exact(&mut [0; 24]).expect("the preface of HTTP/2");
+        if signal == "Ctrl-C" {
+            terminal.types("\u{3}");
+        } else {
+            let process = login.id().to_string();
+            let done = Command::new("kill").args(["-s", signal, &process]).status().expect("kill");
+            assert!(done.success());
+        }
+        assert_eq!(ended(login).code(), Some(1), "{signal}");
+        terminal.wait_for("error: interrupted");
+    }
+}
+
+/// A suspended command would continue with the modes of the shell, which show what is typed.
+#[test]
+fn a_prompt_cannot_be_suspended() {
+    let (mut terminal, login) = Terminal::start(&["login"], &[]);
+    assert!(terminal.can_suspend());
+    terminal.wait_for("one-time token: ");
+    assert!(!terminal.can_suspend());
+    terminal.types("\u{1a}\n");
+    assert_eq!(ended(login).code(), Some(2));
+    terminal.wait_for("standard input is empty");
+    assert!(terminal.can_suspend(), "the terminal is restored");
 }
 
 #[cfg(feature = "sandbox")]

@@ -3,7 +3,7 @@
 //! For a wrong port or scheme, the errors of the HTTP and TLS libraries do not show the cause. The
 //! bytes that the port sent do. If it sent nothing, it is probed.
 
-use std::error::Error;
+use std::{error::Error, time::Duration};
 
 use rustls::{AlertDescription, CertificateError};
 
@@ -13,8 +13,18 @@ use super::{
 };
 use crate::{
     cli::{endpoint::Address, failure::Failure},
+    clock::Instant,
     http_client::cause::{Causes, root_cause},
 };
+
+/// Time limits of a diagnosis.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Budget {
+    /// Maximum time that the command waited for a response.
+    pub(super) waited: Duration,
+    /// End of the diagnosis.
+    pub(super) until: Instant,
+}
 
 /// Returns the failure for an error of a connection, or of a call without a response.
 pub(super) async fn diagnose(
@@ -22,8 +32,11 @@ pub(super) async fn diagnose(
     address: &Address,
     wire: &Wire,
     error: &(dyn Error + 'static),
+    budget: Budget,
 ) -> Failure {
-    let cause = cause(options, address, wire, error).await;
+    let Some(cause) = cause(options, address, wire, error, budget.until).await else {
+        return Failure::Silent { endpoint: address.to_string(), timeout: budget.waited };
+    };
     let remedy = address.with_default_port().map_or_else(String::new, |suggestion| {
         let port = address.host_and_port().1;
         format!(
@@ -33,14 +46,16 @@ pub(super) async fn diagnose(
     Failure::Connect { endpoint: address.to_string(), cause: format!("{cause}{remedy}") }
 }
 
+/// Returns the cause, or `None` if the port has sent nothing until a timeout.
 async fn cause(
     options: &ClientOptions,
     address: &Address,
     wire: &Wire,
     error: &(dyn Error + 'static),
-) -> String {
+    until: Instant,
+) -> Option<String> {
     if !wire.is_connected() {
-        return not_connected(error);
+        return Some(not_connected(error));
     }
     let heard = wire.protocol();
     let alert = find(error, |error| match error {
@@ -49,30 +64,33 @@ async fn cause(
     });
     if address.is_tls() {
         if heard == Protocol::Tls {
-            return of_tls(options, error, alert);
+            return Some(of_tls(options, error, alert));
         }
         // A server without TLS may close the connection before its bytes arrive.
-        let heard = if heard == Protocol::Silent { probe(&address.host_and_port()).await } else { heard };
+        let heard =
+            if heard == Protocol::Silent { probe(&address.host_and_port(), until).await } else { heard };
         return match heard {
+            Protocol::Silent if is_timeout(error) => None,
             Protocol::Http2 => {
-                format!("this port speaks HTTP/2 without TLS; write {}", address.with_other_scheme())
+                Some(format!("this port speaks HTTP/2 without TLS; write {}", address.with_other_scheme()))
             }
-            other => not_tls(&other, error),
+            other => Some(not_tls(&other, error)),
         };
     }
     // The connection may have failed in a write before anything was read.
-    let heard = if heard == Protocol::Silent { probe(&address.host_and_port()).await } else { heard };
-    if heard == Protocol::Tls || heard != Protocol::Http2 && speaks_tls(&address.host_and_port()).await {
-        return format!("this port speaks TLS; write {}", address.with_other_scheme());
+    let heard = if heard == Protocol::Silent { probe(&address.host_and_port(), until).await } else { heard };
+    if heard == Protocol::Tls || heard != Protocol::Http2 && speaks_tls(&address.host_and_port(), until).await
+    {
+        return Some(format!("this port speaks TLS; write {}", address.with_other_scheme()));
     }
-    match heard {
+    Some(match heard {
         Protocol::Http1(line) => no_grpc(&format!("this port speaks HTTP/1 (\"{line}\")")),
         Protocol::Other => no_grpc("this port speaks neither HTTP/2 nor TLS"),
         Protocol::Silent | Protocol::Tls => {
             no_grpc(&format!("this port closes the connection ({})", root_cause(error)))
         }
         Protocol::Http2 => broken(error),
-    }
+    })
 }
 
 /// Returns the failure for a response of a server that speaks HTTP/2, but not gRPC.
@@ -154,6 +172,13 @@ fn broken(error: &(dyn Error + 'static)) -> String {
         "the connection was lost before a response arrived ({}); the outcome of the call is unknown",
         root_cause(error)
     )
+}
+
+/// Whether the connection was not set up in time.
+fn is_timeout(error: &(dyn Error + 'static)) -> bool {
+    Causes::of(error)
+        .filter_map(<dyn Error>::downcast_ref::<std::io::Error>)
+        .any(|error| error.kind() == std::io::ErrorKind::TimedOut)
 }
 
 fn find<T>(error: &(dyn Error + 'static), wanted: impl Fn(&rustls::Error) -> Option<T>) -> Option<T> {

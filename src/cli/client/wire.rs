@@ -16,10 +16,12 @@ use hyper_util::{client::legacy::connect::HttpConnector, rt::TokioIo};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
     net::TcpStream,
-    time::timeout,
+    time::timeout_at,
 };
 use tonic::{body::Body, transport::Channel};
 use tower::Service;
+
+use crate::clock::{self, Instant};
 
 type ConnectError = <HttpConnector as Service<Uri>>::Error;
 
@@ -130,26 +132,30 @@ impl Wire {
 }
 
 /// Sends an HTTP/2 preface without TLS, and returns the protocol of the response.
-pub(super) async fn probe(address: &(String, u16)) -> Protocol {
-    answer_to(PREFACE, address).await
+pub(super) async fn probe(address: &(String, u16), until: Instant) -> Protocol {
+    answer_to(PREFACE, address, until).await
 }
 
 /// Returns whether the port responds like a TLS server. Many TLS ports answer a client without TLS
 /// in HTTP/1, or not at all.
-pub(super) async fn speaks_tls(address: &(String, u16)) -> bool {
-    answer_to(EMPTY_HELLO, address).await == Protocol::Tls
+pub(super) async fn speaks_tls(address: &(String, u16), until: Instant) -> bool {
+    answer_to(EMPTY_HELLO, address, until).await == Protocol::Tls
 }
 
-async fn answer_to(sent: &[u8], (host, port): &(String, u16)) -> Protocol {
+async fn answer_to(sent: &[u8], (host, port): &(String, u16), until: Instant) -> Protocol {
+    if clock::now() >= until {
+        return Protocol::Silent;
+    }
+    let end_of_step = || until.min(clock::now() + PROBE_TIMEOUT);
     let asked = async {
         let mut stream = TcpStream::connect((host.as_str(), *port)).await?;
         stream.write_all(sent).await?;
         Ok::<_, io::Error>(stream)
     };
-    let Ok(Ok(mut stream)) = timeout(PROBE_TIMEOUT, asked).await else { return Protocol::Silent };
+    let Ok(Ok(mut stream)) = timeout_at(end_of_step(), asked).await else { return Protocol::Silent };
     let mut first = Vec::with_capacity(MAX_KEPT);
     // A server with another protocol may wait for more. The bytes sent until the timeout are enough.
-    let _ = timeout(PROBE_TIMEOUT, async {
+    let _ = timeout_at(end_of_step(), async {
         while first.len() < MAX_KEPT
             && matches!(Protocol::of(&first), Protocol::Silent | Protocol::Other)
             && stream.read_buf(&mut first).await.is_ok_and(|count| count > 0)
@@ -251,5 +257,18 @@ mod tests {
         ] {
             assert_eq!(Protocol::of(first), protocol, "{first:?}");
         }
+    }
+
+    /// The port accepts connections and sends nothing.
+    #[tokio::test]
+    async fn probes_end_with_the_budget() {
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = ("127.0.0.1".to_owned(), silent.local_addr().unwrap().port());
+        tokio::time::pause();
+        let start = clock::now();
+        let budget = Duration::from_millis(300);
+        assert_eq!(probe(&address, start + budget).await, Protocol::Silent);
+        assert!(!speaks_tls(&address, start + budget).await);
+        assert!(start.elapsed() < 2 * budget, "{:?}", start.elapsed());
     }
 }

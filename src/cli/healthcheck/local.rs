@@ -16,11 +16,19 @@ use tonic::transport::{Endpoint, Uri};
 use super::super::{
     client::Client,
     failure::{Failure, chain},
+    output::Output,
 };
-use crate::config::{HealthEndpoint, Process};
+use crate::{
+    config::{HealthEndpoint, Process},
+    text::Printable,
+};
 
 /// Connects to the configured listener for probes within `timeout`.
-pub(super) async fn connect(file: &Path, timeout: Duration) -> Result<Client, Failure> {
+pub(super) async fn connect(file: &Path, timeout: Duration, output: &mut Output) -> Result<Client, Failure> {
+    if HealthEndpoint::is_without(file) {
+        output
+            .note(format_args!("{} does not exist; using the defaults of serve", Printable(file.display())));
+    }
     let (address, with_tls) = match HealthEndpoint::load(file, &Process)? {
         HealthEndpoint::Plaintext(address) => (address, false),
         HealthEndpoint::Tls(address) => (address, true),

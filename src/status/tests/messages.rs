@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Answer, CERTAINTIES, OPERATIONS, call, call_with};
 use crate::{
     access::Access,
-    call::{Call, Certainty, Operation},
+    call::{Call, Certainty, Exhausted, Operation},
     caller::{CallerError, Unread},
     ott::{Subject, SubjectKind},
     platform::error::{ErrorAnswer, ErrorBody, PlatformError, PlatformErrorCode},
@@ -194,6 +194,26 @@ fn denial_contains_the_caller_and_the_method() {
     let hostile = message(&format!("jwt:{{caller}}\n\u{202e}{}", "é".repeat(1000)), "jwt");
     assert!(hostile.contains("\"jwt:{caller}éé") && hostile.len() < 600, "{hostile}");
     assert!(!hostile.contains(crate::text::is_unprintable), "{hostile}");
+}
+
+/// Their places are counted by network and for all of them, so the name in common is of no use.
+#[test]
+fn overloading_callers_are_named_unless_they_are_anonymous() {
+    let message = |name: &str, proof: &'static str| {
+        let call = call(Operation::IssueOtt);
+        call.set_caller(name.into(), proof);
+        Answer::of(Failure::overloaded(Exhausted::Share, "calls"), &call).message
+    };
+    assert_eq!(
+        message("jwt:portal", "jwt"),
+        "This replica has as many calls of the caller \"jwt:portal\" in progress as it accepts; the request was \
+         not sent. Retry with backoff, and send fewer calls at once."
+    );
+    assert_eq!(
+        message("anonymous", "none"),
+        "This replica accepts no more calls without a credential from this network address at the moment; the \
+         request was not sent. Retry with backoff, and send fewer calls at once."
+    );
 }
 
 #[test]

@@ -14,7 +14,7 @@ use rustix::{
     event::{PollFd, PollFlags, poll},
     fs::{Mode, OFlags, open},
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
-    termios::{LocalModes, tcgetattr},
+    termios::{LocalModes, SpecialCodeIndex, tcgetattr},
 };
 
 use super::gateway::PATIENCE;
@@ -95,5 +95,10 @@ impl Terminal {
     /// Whether the terminal shows what is typed.
     pub(crate) fn has_echo(&self) -> bool {
         tcgetattr(&self.person).expect("its modes").local_modes.contains(LocalModes::ECHO)
+    }
+
+    /// Whether a character suspends the command.
+    pub(crate) fn can_suspend(&self) -> bool {
+        tcgetattr(&self.person).expect("its modes").special_codes[SpecialCodeIndex::VSUSP] != 0
     }
 }
