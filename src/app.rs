@@ -8,6 +8,7 @@ mod check;
 pub mod descriptors;
 mod duties;
 mod hmac_key;
+mod injected_faults;
 mod memory;
 mod online_check;
 mod outgoing;
@@ -16,7 +17,6 @@ mod ports;
 pub mod process;
 mod reload;
 mod signals;
-mod staging;
 mod start_error;
 #[cfg(test)]
 mod tests;
@@ -34,11 +34,11 @@ pub use self::{
     start_error::StartError,
 };
 use self::{
+    injected_faults::InjectedFaults,
     outgoing::{Outgoing, token_endpoint},
     policy::policy,
     ports::Ports,
     reload::Reload,
-    staging::Staging,
 };
 pub use crate::caller::is_caller_name;
 #[cfg(feature = "sandbox")]
@@ -113,7 +113,7 @@ struct StartedClient {
 impl App {
     /// Starts a gateway. It accepts calls when this returns.
     pub fn start(config: Config) -> impl Future<Output = Result<Self, StartError>> {
-        Self::start_with(config, Staging::default())
+        Self::start_with(config, InjectedFaults::default())
     }
 
     /// Like [`start`](Self::start), with fault injection. For the command `sandbox` only.
@@ -122,10 +122,10 @@ impl App {
         config: Config,
         injector: Arc<dyn FaultInjector>,
     ) -> impl Future<Output = Result<Self, StartError>> {
-        Self::start_with(config, Staging::of(injector))
+        Self::start_with(config, InjectedFaults::from_injector(injector))
     }
 
-    async fn start_with(config: Config, staging: Staging) -> Result<Self, StartError> {
+    async fn start_with(config: Config, faults: InjectedFaults) -> Result<Self, StartError> {
         let metrics = Metrics::new();
         let health = Health::new();
         let stop = CancellationToken::new();
@@ -141,7 +141,7 @@ impl App {
         let audit = Audit::start(&config.audit, hmac_key.as_ref(), bound.max_in_flight, &metrics, clock)?;
         metrics.set_callers(config.access.literal_callers());
         let access = Access::new(policy(&config.access, &config.callers.tokens)?, metrics.clone());
-        staging.follow_resets(&access);
+        faults.follow_resets(&access);
         let mut outgoing = Outgoing::new(&metrics);
         let (identification, key_refreshes) = outgoing.identification(&config.callers, &metrics)?;
         let tracer = outgoing.tracer(config.telemetry.traces.as_ref(), &metrics)?;
@@ -175,7 +175,7 @@ impl App {
             known_tokens: KnownTokens::default(),
             metrics: metrics.clone(),
             reflection: config.server.reflection,
-            staging,
+            faults,
         };
         let server = bound.grpc.serve(dependencies, move || shared.handlers()).await?;
         let health_server = match bound.health {
@@ -303,7 +303,7 @@ struct HandlerParts {
     known_tokens: KnownTokens,
     metrics: Metrics,
     reflection: bool,
-    staging: Staging,
+    faults: InjectedFaults,
 }
 
 impl HandlerParts {
@@ -327,7 +327,7 @@ impl HandlerParts {
                 .add_service(reflection.v1().map_err(StartError::Reflection)?)
                 .add_service(reflection.v1alpha().map_err(StartError::Reflection)?);
         }
-        Ok(self.staging.handlers(service, routes))
+        Ok(self.faults.handlers(service, routes))
     }
 }
 

@@ -1,4 +1,4 @@
-//! Selects the service that answers calls: the real one, or the fault-injecting one of a sandbox.
+//! Fault injection of a sandbox: selects the service that answers calls.
 
 #[cfg(feature = "sandbox")]
 use std::sync::Arc;
@@ -9,17 +9,17 @@ use crate::{access::Access, server::Handlers, service::OttService};
 #[cfg(feature = "sandbox")]
 use crate::{fault_injection::FaultInjector, service::FaultInjectingService};
 
-/// The service that answers calls; by default the real one.
+/// InjectedFaults to inject; by default none.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Staging {
+pub(super) struct InjectedFaults {
     #[cfg(feature = "sandbox")]
     injector: Option<Arc<dyn FaultInjector>>,
 }
 
-impl Staging {
-    /// Selects the service of a sandbox.
+impl InjectedFaults {
+    /// Injects the faults that a sandbox decides on.
     #[cfg(feature = "sandbox")]
-    pub(super) const fn of(injector: Arc<dyn FaultInjector>) -> Self {
+    pub(super) const fn from_injector(injector: Arc<dyn FaultInjector>) -> Self {
         Self { injector: Some(injector) }
     }
 
