@@ -51,7 +51,7 @@ pub enum InvalidRate {
     /// It has another form.
     #[error("must be a rate such as \"50/s\", \"30/min\" or \"100/h\", or \"unlimited\"")]
     Form,
-    /// It is more than [`MAX_CALLS`] per period.
+    /// It is more than 1,000,000 calls per period.
     #[error("must be at most {MAX_CALLS} per period")]
     TooMany,
 }

@@ -315,8 +315,7 @@ async fn failed_connection_is_diagnosed_within_the_timeout() {
         let line = format!("ott-gateway {command} --endpoint {endpoint} --timeout 200ms");
         let failure = run_on_thread(line).await.2.unwrap_err();
         assert!(
-            failure
-                .starts_with(&format!("no answer within 200ms: {endpoint} has accepted the connection and")),
+            failure.starts_with(&format!("no response within 200ms: {endpoint} accepted the connection and")),
             "{failure}"
         );
         let accepted = std::iter::from_fn(|| silent.accept().ok()).count();
