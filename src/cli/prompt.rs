@@ -97,13 +97,13 @@ impl<T: AsFd> HiddenInput<T> {
         let modes = tcgetattr(&terminal)?;
         let mut hidden = modes.clone();
         hidden.local_modes.remove(LocalModes::ECHO | LocalModes::ECHONL);
-        // A shell shows what is typed again while it has the terminal, and keeps that after `fg`.
+        // A suspended command gives the terminal to the shell, which enables echo, also after `fg`.
         hidden.special_codes[SpecialCodeIndex::VSUSP] = DISABLED;
         tcsetattr(&terminal, OptionalActions::Now, &hidden)?;
         Ok(Self { terminal, modes })
     }
 
-    /// The character that suspends a command while input is not hidden. It is part of the input now.
+    /// Returns the character that usually suspends a command. While hidden, it is part of the input.
     fn suspend_character(&self) -> u8 {
         self.modes.special_codes[SpecialCodeIndex::VSUSP]
     }

@@ -1,7 +1,7 @@
-//! The names under which a sandbox serves what only tests need.
+//! Protects the journal and the reset of a sandbox from DNS rebinding.
 //!
-//! A web page can give its own name the address of the sandbox (DNS rebinding), and is then of the
-//! same site for the browser. The `Host` of its requests remains its own name.
+//! A web page can resolve its own name to the sandbox's address; for the browser, both are then the
+//! same site. But its requests still carry its own name in `Host`.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use axum::response::{IntoResponse as _, Response};
 use super::World;
 use super::error::ApiError;
 
-/// Refuses requests for a host that can be another site's: anything but an IP address, a name
+/// Refuses requests whose host may belong to another site: any host except IP addresses, names
 /// without a dot, and the host of the public URL.
 pub(super) async fn refuse_other_names(
     State(world): State<Arc<World>>,
@@ -27,13 +27,13 @@ pub(super) async fn refuse_other_names(
     let mut hosts = request.headers().get_all(header::HOST).iter().map(HeaderValue::to_str).peekable();
     let is_own = hosts.peek().is_some()
         && hosts.all(|host| host.is_ok_and(|host| is_own(host, public)))
-        // A URI with a host goes before `Host` (RFC 9112 section 3.2.2).
+        // The host of a URI overrides `Host` (RFC 9112 section 3.2.2).
         && request.uri().authority().is_none_or(|authority| is_own(authority.as_str(), public));
     if is_own {
         return next.run(request).await;
     }
-    let info = "This is refused for names that can be those of web pages. Use an IP address or localhost, or \
-                start the sandbox with --public-url and this name.";
+    let info = "The host of this request may belong to a web page. Use an IP address or localhost, or start the \
+                sandbox with --public-url and this name.";
     ApiError::plain(StatusCode::FORBIDDEN, info).into_response()
 }
 

@@ -1,6 +1,6 @@
-//! What a configuration file of production names and a sandbox must leave alone: the file with the
-//! audit log, and the collector of traces. The keys of JWT issuers are still fetched, because
-//! callers could not be identified otherwise; a warning names their hosts.
+//! Keeps a sandbox away from the audit log and the trace collector of a production configuration.
+//! The keys of JWT issuers are still fetched, because callers could not be identified otherwise; a
+//! warning contains their hosts.
 
 use std::{ffi::OsString, fs, os::unix::fs::FileTypeExt as _, path::Path, sync::Arc};
 
@@ -32,7 +32,7 @@ impl Environment for WithoutTraces<'_> {
     }
 }
 
-/// Removes the collector of traces, and warns of each key and variable that has no effect.
+/// Removes the trace collector, and warns about each key and variable that has no effect.
 pub(super) fn remove_traces(tree: &mut Table, environment: &dyn Environment, findings: &Findings) {
     const RULE: &str = "is ignored: a sandbox sends no traces";
     if let Some(Value::Table(telemetry)) = tree.get_mut("telemetry").map(|node| &mut node.value) {
@@ -50,14 +50,14 @@ pub(super) fn remove_traces(tree: &mut Table, environment: &dyn Environment, fin
     }
 }
 
-/// Refuses an audit file that has records already, since those of a sandbox look like those of
-/// production. A pipe is refused too, because its reader may collect the records of production.
+/// Refuses an audit file with records, because records of a sandbox look like those of production.
+/// Also refuses a pipe, because its reader may collect production records.
 pub(super) fn check_audit_file(tree: &Table, config: &Config, findings: &Findings) {
     const REMEDY: &str = "records of a sandbox look like those of production; set the variable \
                           OTT_GATEWAY__AUDIT__SINK to \"stdout\" or to a new file, or delete this one if only a \
                           sandbox has written to it";
     let Sink::File(path) = &config.audit.sink else { return };
-    // What cannot be reached cannot be opened either, or is created.
+    // A path without metadata cannot be opened either, or the file is created.
     let Ok(file) = fs::metadata(path) else { return };
     let what = if file.file_type().is_fifo() {
         "is a pipe"
@@ -77,7 +77,7 @@ fn place_of_sink(tree: &Table) -> Place {
     sink.map_or(Place::File(None), |node| node.place.clone())
 }
 
-/// Warns of the hosts that the keys of JWT issuers are fetched from.
+/// Warns about the hosts that the keys of JWT issuers are fetched from.
 pub(super) fn warn_of_key_issuers(file: &Path, config: &Config, findings: &Findings) {
     for issuer in &config.callers.jwt {
         if let JwksSource::Url(jwks) = &issuer.jwks {
