@@ -16,10 +16,9 @@ use std::{fmt, ops::Deref, sync::Arc, time::Duration};
 use arc_swap::{ArcSwap, Guard};
 
 use crate::{
-    call::Operation,
     caller::{BearerTokens, Caller},
-    ott::Subject,
-    telemetry::{
+    domain::{call::Operation, ott::Subject},
+    observe::telemetry::{
         logging::LogThrottle,
         metrics::{AccessDenial, Metrics, QuotaBucket},
     },

@@ -14,7 +14,7 @@ use http::{
 use http_body_util::Full;
 
 use self::page::MetricsPage;
-use crate::{
+use crate::observe::{
     health::Health,
     telemetry::metrics::{AdminMetrics, AdminPath, AdminResult, Metrics},
 };
@@ -98,7 +98,7 @@ mod tests {
     use http_body_util::BodyExt;
 
     use super::*;
-    use crate::{health::AuditState, telemetry::duties::Duty};
+    use crate::observe::{health::AuditState, telemetry::duties::Duty};
 
     fn admin() -> Admin {
         // With this limit, a thread counts as blocked at once, unless it waits.

@@ -46,20 +46,24 @@ use crate::fault_injection::FaultInjector;
 use crate::{
     access::Access,
     admin::Admin,
-    audit::{self, Audit, AuditUnavailable},
+    base::{
+        clock::{self, WallClock},
+        files::Trigger,
+        memory::ResponseMemory,
+    },
     caller::JwksRefresh,
-    clock::{self, WallClock},
     config::{self, Config},
     credential::{self, Credential},
-    files::Trigger,
-    health::{CredentialCondition, Health, HealthService, Watches},
     http_client::HttpSettings,
-    memory::ResponseMemory,
+    observe::{
+        audit::{self, Audit, AuditUnavailable},
+        health::{CredentialCondition, Health, HealthService, Watches},
+        telemetry::{duties::Duty, logging::Logging, metrics::Metrics, threads::Heartbeat, tracing::Tracer},
+    },
     platform::{ApiClient, PlatformClient},
     server::{self, Handlers, Http1Server, Server},
     service::{ApiClients, KnownTokens, OttService, Reflection, RefusedRequests},
     supervision::Supervisor,
-    telemetry::{duties::Duty, logging::Logging, metrics::Metrics, threads::Heartbeat, tracing::Tracer},
 };
 
 /// Minimum time for writing the last audit records and exporting the last spans.

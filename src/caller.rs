@@ -18,10 +18,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, header::AUTHORIZATION};
 use rustls::pki_types::CertificateDer;
 
 use crate::{
-    call::PeerNetwork,
-    files::PollError,
+    base::files::PollError,
+    domain::call::PeerNetwork,
     http_client::UnpooledClient,
-    telemetry::metrics::{CallerMemory, CallerMemoryMetrics, Metrics, SecurityEvent},
+    observe::telemetry::metrics::{CallerMemory, CallerMemoryMetrics, Metrics, SecurityEvent},
 };
 use forwarded::AssertedCallers;
 use jwt::{JwtVerifiers, TokenDigest};

@@ -62,7 +62,9 @@ pub use self::{
     telemetry::Telemetry,
     variables::{KNOWN_VARIABLES, VariableInEffect, VariableKind},
 };
-use crate::{access::Settings as AccessSettings, audit::Settings as AuditSettings, caller::JwksSource};
+use crate::{
+    access::Settings as AccessSettings, caller::JwksSource, observe::audit::Settings as AuditSettings,
+};
 
 /// The checked configuration.
 #[derive(Clone, Debug)]

@@ -35,10 +35,10 @@ pub use self::{
 };
 use self::{exchange::HttpExchange, refresh::Task, shared::Shared, state::State};
 use crate::{
-    call::Deadline,
-    clock::{Instant, WallClock},
+    base::clock::{Instant, WallClock},
+    domain::call::Deadline,
     http_client::UnpooledClient,
-    telemetry::metrics::ApiClientMetrics,
+    observe::telemetry::metrics::ApiClientMetrics,
 };
 
 /// Id of an API client: 1 to 255 visible ASCII characters without a colon, which would end the id

@@ -8,7 +8,7 @@
 
 use std::{fmt, time::Duration};
 
-use crate::reason::{FailureCode, Reason};
+use crate::domain::reason::{FailureCode, Reason};
 
 /// Decides which calls fail.
 pub trait FaultInjector: Send + Sync + fmt::Debug {

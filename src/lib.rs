@@ -7,18 +7,20 @@
 //! 1. [`server`]: accepts connections, runs the middleware, drains.
 //! 2. [`caller`]: identifies the caller by transport or credential.
 //! 3. [`access`]: authorizes the call: rules, quotas, permits.
-//! 4. [`service`]: the two RPCs, as typed handlers; their domain types are in [`ott`] and
-//!    [`session`].
+//! 4. [`service`]: the two RPCs, as typed handlers.
 //! 5. [`platform`]: the platform's REST API as typed operations, each with its certainty.
 //! 6. [`credential`]: an access token for each API client that does not expire during a request.
 //! 7. [`status`]: maps every failure to exactly one gRPC status.
 //!
-//! Shared by the stages: [`call`] holds the state of one call; [`audit`], [`health`] and
-//! [`telemetry`] report it; [`http_client`] sends HTTP requests; [`supervision`] runs background
-//! tasks; [`secret`], [`text`], [`files`], [`pki`], [`validity`], [`clock`] and [`backoff`] are
-//! utilities. [`cli`] has the commands, [`config`] reads the configuration, [`app`] builds
-//! everything, and [`proto`] is the generated contract. `sandbox` is a simulated platform that
-//! shares only the clock and the names of reasons with the rest.
+//! Shared by the stages, from the top: [`http_client`] sends HTTP requests and [`supervision`] runs
+//! background tasks; [`observe`] has the audit log, health and telemetry; [`domain`] has the state
+//! of one call, tokens, sessions and reasons; [`base`] has secrets, files, certificates, memory,
+//! text and time.
+//!
+//! Around them: [`cli`] has the commands, [`config`] reads the configuration, [`app`] builds
+//! everything, [`admin`] has the pages of metrics and probes, and [`proto`] is the generated
+//! contract. `sandbox` is a simulated platform that shares only the clock and the names of reasons
+//! with the rest.
 //!
 //! The crate is a program; its modules are public only for its own tests.
 
@@ -34,11 +36,7 @@ pub mod caller;
 
 pub mod access;
 
-pub mod arrival;
 pub mod service;
-
-pub mod ott;
-pub mod session;
 
 pub mod platform;
 
@@ -47,22 +45,13 @@ pub mod credential;
 pub mod status;
 
 pub mod http_client;
-
-pub mod audit;
-pub mod call;
-pub mod health;
-pub mod telemetry;
-
-pub mod backoff;
-pub mod clock;
-pub mod files;
-pub mod memory;
-pub mod pki;
-pub mod reason;
-pub mod secret;
 pub mod supervision;
-pub mod text;
-pub mod validity;
+
+pub mod observe;
+
+pub mod domain;
+
+pub mod base;
 
 #[cfg(feature = "sandbox")]
 pub mod fault_injection;

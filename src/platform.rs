@@ -38,14 +38,16 @@ use self::{
     retry::{RetryBudget, RetryPolicy},
 };
 use crate::{
-    backoff::Backoff,
-    clock::WallClock,
+    base::{
+        backoff::Backoff,
+        clock::WallClock,
+        memory::{MAX_RESPONSE_BYTES, ResponseMemory},
+        secret::Secret,
+    },
     credential::Credential,
+    domain::ott::{LoginUrl, OneTimeToken},
     http_client::{HttpClientError, HttpSettings},
-    memory::{MAX_RESPONSE_BYTES, ResponseMemory},
-    ott::{LoginUrl, OneTimeToken},
-    secret::Secret,
-    telemetry::metrics::ApiClientMetrics,
+    observe::telemetry::metrics::ApiClientMetrics,
 };
 
 /// Connections for minting. The maximum idle time is less than the usual minute after which servers

@@ -61,7 +61,7 @@ use self::reset::Forget;
 pub use self::tokens::MARK as TOKEN_MARK;
 use self::tokens::Tokens;
 use self::wire::Cutter;
-use crate::clock::WallClock;
+use crate::base::clock::WallClock;
 use crate::fault_injection::FaultInjector;
 
 /// Documented lifetime of the platform's access tokens.

@@ -71,18 +71,20 @@ pub use self::{
 };
 use crate::{
     access::Access,
-    audit::Audit,
-    call::{BodyLimit, InFlightLimit},
+    base::clock::WallClock,
     caller::Identification,
-    clock::WallClock,
-    health::HealthService,
+    domain::call::{BodyLimit, InFlightLimit},
+    observe::{
+        audit::Audit,
+        health::HealthService,
+        telemetry::{
+            duties::Duty,
+            metrics::{HealthPort, Metrics},
+            tracing::Tracer,
+        },
+    },
     service::RefusedRequests,
     supervision::{Exit, Supervisor},
-    telemetry::{
-        duties::Duty,
-        metrics::{HealthPort, Metrics},
-        tracing::Tracer,
-    },
 };
 
 /// Maximum time for the workers to stop once their connections are closed.

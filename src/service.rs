@@ -6,6 +6,7 @@
 //! the requests.
 
 mod api_clients;
+pub mod arrival;
 mod convert;
 mod detached;
 #[cfg(feature = "sandbox")]
@@ -36,15 +37,16 @@ pub use self::{
 use self::{detached::Detachable, undelivered::Undelivered};
 use crate::{
     access::{Access, Admission},
-    arrival::Arrival,
-    audit::Audit,
-    call::{Call, Operation},
-    ott::{IssuedToken, LoginUrl},
+    domain::{
+        call::{Call, Operation},
+        ott::{IssuedToken, LoginUrl},
+        session::{Account, LoggedIn},
+    },
+    observe::{audit::Audit, telemetry::metrics::Metrics},
     platform::PlatformClient,
     proto::ott::v1::{IssueOttResponse, LoginWithOttResponse},
-    session::{Account, LoggedIn},
+    service::arrival::Arrival,
     status::{Case, Failure, Reason},
-    telemetry::metrics::Metrics,
 };
 
 /// The service of one worker. API clients and their connections are per worker; everything else is

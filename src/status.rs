@@ -16,9 +16,9 @@ use std::{fmt, time::Duration};
 use http::HeaderMap;
 
 pub use self::case::{Advice, Case, Placeholder};
-pub use crate::reason::{FailureCode, Reason};
+pub use crate::domain::reason::{FailureCode, Reason};
 use crate::{
-    call::{Call, Certainty, Ending, Operation},
+    domain::call::{Call, Certainty, Ending, Operation},
     platform::error::{ErrorAnswer, ErrorBody},
 };
 

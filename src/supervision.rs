@@ -2,7 +2,7 @@
 //!
 //! A task that runs for the lifetime of the gateway is a [`Duty`], and may only be started here
 //! (`tests/it/structure.rs` checks this). It keeps its state across restarts. Threads are not
-//! supervised here: each has a [heartbeat](crate::telemetry::threads), and the process stops when
+//! supervised here: each has a [heartbeat](crate::observe::telemetry::threads), and the process stops when
 //! one of them dies.
 
 use std::{convert::Infallible, panic::AssertUnwindSafe, time::Duration};
@@ -12,8 +12,8 @@ use tokio::time::sleep;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    backoff::Backoff,
-    telemetry::duties::{Duties, Duty, Registration},
+    base::backoff::Backoff,
+    observe::telemetry::duties::{Duties, Duty, Registration},
 };
 
 #[cfg(test)]

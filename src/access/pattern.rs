@@ -1,6 +1,6 @@
 //! The names and globs of callers in rules.
 //!
-//! `glob_index` matches globs. Users have their own patterns ([`Users`](crate::ott::Users)).
+//! `glob_index` matches globs. Users have their own patterns ([`Users`](crate::domain::ott::Users)).
 
 use crate::caller::{ANONYMOUS, CALLER_PREFIXES};
 

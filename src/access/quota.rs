@@ -23,7 +23,7 @@ use self::{
     users::UserTable,
 };
 use super::rate::Rate;
-use crate::telemetry::metrics::QuotaBucket;
+use crate::observe::telemetry::metrics::QuotaBucket;
 
 /// Maximum burst. With the longest interval, one call per hour, the time to fill a bucket is still
 /// far from overflowing 64-bit nanoseconds.

@@ -5,9 +5,11 @@
 
 use super::{RuleSettings, glob_index::GlobIndex, rule_set::RuleSet};
 use crate::{
-    call::Operation,
     caller::ANONYMOUS,
-    ott::{Subject, SubjectForm, Users},
+    domain::{
+        call::Operation,
+        ott::{Subject, SubjectForm, Users},
+    },
 };
 
 /// The index of a set of rules, by the parts of a call.

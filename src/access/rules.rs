@@ -14,10 +14,12 @@ use super::{
     rule_set::RuleSet,
 };
 use crate::{
-    call::Operation,
     caller::ANONYMOUS,
-    ott::{Subject, Users},
-    telemetry::metrics::AccessDenial,
+    domain::{
+        call::Operation,
+        ott::{Subject, Users},
+    },
+    observe::telemetry::metrics::AccessDenial,
 };
 
 /// Default quotas of a rule, as documented in `docs/configuration.md`.

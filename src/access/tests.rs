@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
 
 use crate::{
     caller::{Identification, Peer, Proof},
-    ott::{SubjectKind, Users},
+    domain::ott::{SubjectKind, Users},
 };
 
 fn sha256(text: &str) -> [u8; 32] {

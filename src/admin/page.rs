@@ -13,8 +13,8 @@ use bytes::Bytes;
 use tokio::{sync::Mutex, time::sleep_until};
 
 use crate::{
-    clock::{self, Instant},
-    telemetry::metrics::Metrics,
+    base::clock::{self, Instant},
+    observe::telemetry::metrics::Metrics,
 };
 
 /// Minimum interval between renderings. Scrapes are seconds apart.

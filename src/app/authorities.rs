@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use crate::{
-    clock::WallClock,
-    files::{FollowedFile, Follower, Outcomes, Parser, PollError},
+    base::{
+        clock::WallClock,
+        files::{FollowedFile, Follower, Outcomes, Parser, PollError},
+        pki::Authorities,
+    },
     http_client::{AuthoritySource, ClientTls, ClientTlsSet, TlsConfigError},
-    pki::Authorities,
-    telemetry::metrics::{Metrics, ReloadMetrics, Reloaded},
+    observe::telemetry::metrics::{Metrics, ReloadMetrics, Reloaded},
 };
 
 /// Returns a follower for each source of authorities. New connections trust the new authorities,

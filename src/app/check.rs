@@ -8,7 +8,7 @@ use super::{
     policy::policy,
     ports,
 };
-use crate::{config::Config, server, telemetry::metrics::Metrics};
+use crate::{config::Config, observe::telemetry::metrics::Metrics, server};
 
 /// Builds and reads the same parts and files as a start, but opens no listener, audit log or
 /// connection.

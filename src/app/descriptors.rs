@@ -11,8 +11,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::{
     config::Config,
+    observe::telemetry::metrics::{EffectiveLimit, Metrics},
     server::{self, MAX_LEAVING},
-    telemetry::metrics::{EffectiveLimit, Metrics},
 };
 
 /// Descriptors of one runtime: its `epoll` instance, its waker and one spare.

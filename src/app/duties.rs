@@ -5,17 +5,19 @@ use tokio_util::sync::CancellationToken;
 
 use super::authorities::FollowedAuthorities;
 use crate::{
-    audit::{Audit, Readiness},
+    base::files::Follower,
     caller::JwksRefresh,
     credential::{Credential, CredentialHealth, Refresh},
-    files::Follower,
-    health::{AuditState, CredentialCondition, CredentialState, Health},
     http_client::Resolver,
-    supervision::{Exit, Supervisor},
-    telemetry::{
-        duties::Duty,
-        threads::{Heartbeat, Threads},
+    observe::{
+        audit::{Audit, Readiness},
+        health::{AuditState, CredentialCondition, CredentialState, Health},
+        telemetry::{
+            duties::Duty,
+            threads::{Heartbeat, Threads},
+        },
     },
+    supervision::{Exit, Supervisor},
 };
 
 /// Watches the heartbeats of all threads.

@@ -4,9 +4,8 @@ use std::{io, mem};
 
 use super::StartError;
 use crate::{
-    audit::{self, HmacKey},
-    files,
-    secret::hmac_key,
+    base::{files, secret::hmac_key},
+    observe::audit::{self, HmacKey},
 };
 
 /// Reads the key, if one is configured.

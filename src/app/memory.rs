@@ -1,9 +1,8 @@
 //! Limits derived from the memory of the process.
 
 use crate::{
-    config,
-    memory::{Budget, system_limit},
-    server,
+    base::memory::{Budget, system_limit},
+    config, server,
 };
 
 /// Memory limit assumed if the system reports none, in bytes: large enough for all defaults.

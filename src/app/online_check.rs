@@ -9,11 +9,11 @@ use super::{
     outgoing::{Outgoing, token_endpoint},
 };
 use crate::{
-    call::Deadline,
-    clock::WallClock,
+    base::clock::WallClock,
     config::ApiClient,
     credential::{self, CredentialError},
-    telemetry::metrics::Metrics,
+    domain::call::Deadline,
+    observe::telemetry::metrics::Metrics,
 };
 
 /// Maximum duration of the check.

@@ -8,7 +8,7 @@ use crate::{
     config::{ApiClient, Callers},
     credential::TokenEndpoint,
     http_client::{ClientTlsSet, HttpSettings, Resolver, UnpooledClient},
-    telemetry::{
+    observe::telemetry::{
         metrics::Metrics,
         tracing::{self, CollectorTls, Tracer},
     },

@@ -6,11 +6,10 @@ use std::{net::SocketAddr, num::NonZeroUsize, time::Duration};
 
 use super::{StartError, descriptors, memory};
 use crate::{
+    base::memory::ResponseMemory,
     config::Config,
-    health::MAX_WATCHES_PER_CONNECTION,
-    memory::ResponseMemory,
+    observe::{health::MAX_WATCHES_PER_CONNECTION, telemetry::metrics::Metrics},
     server::{self, Bound, DrainTimes, Limits, Settings, Transport},
-    telemetry::metrics::Metrics,
 };
 
 /// The bound ports, not served yet.

@@ -21,11 +21,13 @@ use self::difference::Difference;
 use super::policy::policy;
 use crate::{
     access::Access,
-    clock::WallClock,
+    base::{
+        clock::WallClock,
+        files::{self, FollowedFile, Follower, Outcomes, Parser, PollError, Trigger},
+    },
     config::{Config, Document, Finding, Process, Reloadable},
-    files::{self, FollowedFile, Follower, Outcomes, Parser, PollError, Trigger},
+    observe::telemetry::metrics::{Metrics, ReloadMetrics, Reloaded},
     supervision::Exit,
-    telemetry::metrics::{Metrics, ReloadMetrics, Reloaded},
 };
 
 mod difference;

@@ -5,12 +5,11 @@ use std::{convert::Infallible, io, net::SocketAddr, path::PathBuf};
 use super::descriptors::TooFewFiles;
 use crate::{
     access::InvalidRules,
-    audit::AuditError,
     caller,
     http_client::{HttpClientError, TlsConfigError},
+    observe::{audit::AuditError, telemetry::tracing::TracingError},
     server::{BindError, ServeError},
     service::ReflectionError,
-    telemetry::tracing::TracingError,
 };
 
 /// Error that prevents a gateway from starting.

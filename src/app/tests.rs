@@ -1,7 +1,7 @@
 //! Interaction of the parts.
 
 use super::{duties::follow_credential, *};
-use crate::{config::Process, credential::CredentialErrorKind, secret::client_secret::ClientSecret};
+use crate::{base::secret::client_secret::ClientSecret, config::Process, credential::CredentialErrorKind};
 
 /// Returns the health of a replica whose only API client has this credential.
 async fn replica(credential: Credential) -> Health {
@@ -44,7 +44,7 @@ async fn refused_credential_takes_a_replica_out_of_service() {
         tokio::time::sleep(Duration::from_secs(30)).await;
         assert!(worked_once.is_serving(), "{kind:?}: not at once, because a secret may be rotated");
         tokio::time::sleep(Duration::from_mins(2)).await;
-        assert_eq!(worked_once.why_not(), [crate::health::WhyNot::CredentialsRefused], "{kind:?}");
+        assert_eq!(worked_once.why_not(), [crate::observe::health::WhyNot::CredentialsRefused], "{kind:?}");
     }
 }
 

@@ -10,7 +10,7 @@ use super::{
     Caller, CallerError, Peer, Proof,
     name::{self, NameFault},
 };
-use crate::telemetry::metrics::CallerMemoryMetrics;
+use crate::observe::telemetry::metrics::CallerMemoryMetrics;
 
 mod asserted;
 

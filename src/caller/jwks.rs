@@ -29,16 +29,18 @@ use super::{
     key_set::{JwksFault, KeySet, Lookup, MAX_JWKS_BYTES},
 };
 use crate::{
-    backoff::Backoff,
-    call::PeerNetwork,
-    clock::{self, Instant, WallClock},
-    files::{Follower, Outcomes},
+    base::{
+        backoff::Backoff,
+        clock::{self, Instant, WallClock},
+        files::{Follower, Outcomes},
+    },
+    domain::call::PeerNetwork,
     http_client::{
         UnpooledClient,
         body::{self, BodyError},
         is_loopback,
     },
-    telemetry::metrics::JwksMetrics,
+    observe::telemetry::metrics::JwksMetrics,
 };
 
 /// Interval between fetches when no call needs an unknown key.

@@ -21,10 +21,10 @@ use super::{
     name,
 };
 use crate::{
-    call::PeerNetwork,
-    clock::{self, WallClock},
+    base::clock::{self, WallClock},
+    domain::call::PeerNetwork,
     http_client::UnpooledClient,
-    telemetry::metrics::{CallerMemory, Metrics},
+    observe::telemetry::metrics::{CallerMemory, Metrics},
 };
 
 mod verified;

@@ -15,10 +15,10 @@ use super::{
 use crate::{
     access::Rules,
     app,
-    audit::Sink,
+    base::text::Printable,
     config::{Config, absolute},
     credential::SecretSource,
-    text::Printable,
+    observe::audit::Sink,
 };
 
 /// Check a configuration file and report every problem.

@@ -26,11 +26,13 @@ use super::{
     failure::{self, Failure},
 };
 use crate::{
-    clock::{self, Instant},
+    base::{
+        clock::{self, Instant},
+        text::{Notation, is_unprintable},
+    },
     config::{Environment, Process},
     http_client::{cause::root_cause, is_loopback},
     proto,
-    text::{Notation, is_unprintable},
 };
 
 /// Upper bound on establishing a connection, even if the call may take longer.

@@ -12,8 +12,8 @@ use std::{
 
 use super::{failure::Failure, status_report, terminal};
 use crate::{
+    base::text::{Notation, Printable, is_unprintable},
     config::Process,
-    text::{Notation, Printable, is_unprintable},
 };
 
 /// The outputs of a command.

@@ -22,10 +22,10 @@ use super::{
 };
 use crate::{
     app::{App, Ended, OnHangUp},
+    base::secret::client_secret::ClientSecret,
     config::{Config, Process, SandboxPlatform},
     credential::ClientId,
     sandbox::{self, Accounts, FaultPlan, Sandbox},
-    secret::client_secret::ClientSecret,
     server::Transport,
 };
 

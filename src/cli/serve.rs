@@ -19,8 +19,8 @@ use super::{
 use crate::{
     app::{App, Ended, OnHangUp, Signals, StartError, descriptors, set_signal_mask},
     config::{Config, Process},
+    observe::telemetry::logging::{self, Logging},
     server::tls::ClientAuth,
-    telemetry::logging::{self, Logging},
 };
 
 /// Maximum time to write the last lines of the log.

@@ -10,9 +10,9 @@ use tonic_types::{ErrorInfo, StatusExt};
 
 use super::failure;
 use crate::{
-    call::{Certainty, Operation},
-    telemetry::names::status_name,
-    text::Printable,
+    base::text::Printable,
+    domain::call::{Certainty, Operation},
+    observe::telemetry::names::status_name,
 };
 
 /// Domain of a gateway's reasons (`ErrorInfo`).

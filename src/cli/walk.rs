@@ -13,13 +13,12 @@ use super::{
     output::{Output, Style},
 };
 use crate::{
-    clock,
+    base::{clock, text::Printable},
+    observe::telemetry::names::status_name,
     proto::ott::v1::{
         Cookie, IssueOttRequest, IssueOttResponse, LoginWithOttRequest, LoginWithOttResponse,
         issue_ott_request::Subject, ott_service_client::OttServiceClient,
     },
-    telemetry::names::status_name,
-    text::Printable,
 };
 
 /// The platform's management console.

@@ -10,9 +10,11 @@ use super::{
 };
 use crate::{
     access::{Quotas, RuleSettings, Settings, is_possible_caller},
-    call::Operation,
     caller::ANONYMOUS,
-    ott::{SubjectKind, SubjectPattern, Users},
+    domain::{
+        call::Operation,
+        ott::{SubjectKind, SubjectPattern, Users},
+    },
 };
 
 // A key that narrows a rule must come before its users in the file. A truncated file is therefore

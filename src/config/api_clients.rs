@@ -4,10 +4,10 @@ use std::{collections::BTreeMap, os::unix::ffi::OsStrExt, path::PathBuf, sync::A
 
 use super::{environment::Environment, fault::Problem, named_file, section::Section, tree::Value, value};
 use crate::{
+    base::secret::client_secret::ClientSecret,
     credential::{self, ClientId, SecretSource},
     http_client::ConnectionSettings,
     platform,
-    secret::client_secret::ClientSecret,
 };
 
 /// All API clients by name, and the default for calls that do not name one.

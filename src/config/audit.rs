@@ -15,7 +15,7 @@ use super::{
     tree::Value,
     value,
 };
-use crate::audit::{HmacKeyFile, Settings, Sink};
+use crate::observe::audit::{HmacKeyFile, Settings, Sink};
 
 /// Reads `[audit]`.
 pub(super) fn read_audit(mut section: Section<'_>) -> Settings {

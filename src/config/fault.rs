@@ -12,7 +12,7 @@ use std::{
     sync::Arc,
 };
 
-use crate::{files, text::Excerpt};
+use crate::base::{files, text::Excerpt};
 
 /// Maximum size of a displayed key, place or problem, in bytes.
 const MAX_SHOWN_BYTES: usize = 1024;

@@ -12,7 +12,7 @@ use super::{
     fault::{Findings, Place, Problem, absolute},
     tree::{Node, Table, Value},
 };
-use crate::files::{self, Contents, Exposure};
+use crate::base::files::{self, Contents, Exposure};
 
 /// Hash of a configuration file's contents. Equal if the same keys have the same values, regardless
 /// of comments, whitespace and the order of keys. The contents are not kept, because they could

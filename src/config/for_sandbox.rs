@@ -141,7 +141,7 @@ mod tests {
     use std::{collections::BTreeMap, fs, time::Duration};
 
     use super::*;
-    use crate::{credential::ClientId, telemetry::logging::Format};
+    use crate::{credential::ClientId, observe::telemetry::logging::Format};
 
     fn load(text: &str) -> Result<Config, Faults> {
         let folder = tempfile::tempdir().unwrap();

@@ -10,14 +10,16 @@ use super::{
     section::Section,
 };
 use crate::{
-    caller::check_jwks,
-    clock::WallClock,
-    files::{self, Contents, Exposure, ReadError},
-    pki::{Authorities, CertificateChain, InvalidFile, PrivateKey, ServerIdentity, Warning},
-    secret::{
-        client_secret::{ClientSecret, InvalidSecret, StoredSecret},
-        hmac_key,
+    base::{
+        clock::WallClock,
+        files::{self, Contents, Exposure, ReadError},
+        pki::{Authorities, CertificateChain, InvalidFile, PrivateKey, ServerIdentity, Warning},
+        secret::{
+            client_secret::{ClientSecret, InvalidSecret, StoredSecret},
+            hmac_key,
+        },
     },
+    caller::check_jwks,
 };
 
 /// Reads a file of CA certificates in PEM. Warns about those that peers or the gateway refuse.

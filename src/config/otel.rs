@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     http_client::is_loopback,
-    telemetry::tracing::{SamplingSettings, Settings},
+    observe::telemetry::tracing::{SamplingSettings, Settings},
 };
 
 /// Maximum number of resource attributes, and of headers.

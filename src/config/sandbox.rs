@@ -10,15 +10,17 @@ use super::{
 };
 use crate::{
     access::{Rate, RuleSettings, Settings as AccessSettings},
-    audit::{Settings as AuditSettings, Sink},
+    base::secret::client_secret::ClientSecret,
     caller::ANONYMOUS,
     credential::{self, ClientId, SecretSource},
+    domain::ott::Users,
     http_client::ConnectionSettings,
-    ott::Users,
+    observe::{
+        audit::{Settings as AuditSettings, Sink},
+        telemetry::logging::Format,
+    },
     platform::{self, data_center::DataCenter},
-    secret::client_secret::ClientSecret,
     server::{self, DrainTimes, Transport},
-    telemetry::logging::Format,
 };
 
 /// Name and client id of its API client.

@@ -9,7 +9,7 @@ use std::{
 use super::{fault::Problem, named_file, section::Section, tree::Value, value};
 use crate::{
     access::Rate,
-    files,
+    base::files,
     server::{
         self, BucketSettings, DrainTimes, Limits, Transport,
         tls::{self, ClientAuth},

@@ -4,7 +4,7 @@ use super::{
     environment::Environment, fault::Problem, log_level, named_file, otel, section::Section, value,
     variables::VariableInEffect,
 };
-use crate::telemetry::{logging::Format, tracing};
+use crate::observe::telemetry::{logging::Format, tracing};
 
 /// Logs and traces. Logs go to standard error.
 #[derive(Clone, Debug, PartialEq)]

@@ -16,11 +16,11 @@ use url::Url;
 use super::*;
 use crate::{
     access::{Rate, RuleSettings},
-    audit::Sink,
+    base::secret::client_secret::ClientSecret,
     caller::{ForwardedFrom, ForwardedHeader, TokenHash},
     credential::SecretSource,
-    ott::Users,
-    secret::client_secret::ClientSecret,
+    domain::ott::Users,
+    observe::audit::Sink,
     server::tls::ClientAuth,
 };
 

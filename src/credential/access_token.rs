@@ -16,7 +16,7 @@ use bytes::Bytes;
 use http::HeaderValue;
 use zeroize::Zeroizing;
 
-use crate::{backoff::jittered, clock::Instant};
+use crate::base::{backoff::jittered, clock::Instant};
 
 /// Minimum remaining lifetime of a token that is attached to a request, so that it outlives
 /// the exchange. A quarter of its lifetime is enough if that is less.

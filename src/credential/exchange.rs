@@ -31,10 +31,9 @@ use super::{
     access_token::{Fetched, sensitive_header},
 };
 use crate::{
-    clock::WallClock,
+    base::{clock::WallClock, secret::client_secret::ClientSecret},
     http_client::{ConnectFault, UnpooledClient, body, date::parse_date},
-    secret::client_secret::ClientSecret,
-    telemetry::metrics::ApiClientMetrics,
+    observe::telemetry::metrics::ApiClientMetrics,
 };
 
 /// Maximum size of a token response, in bytes.

@@ -14,7 +14,10 @@ use super::{
     Credential, CredentialError, CredentialErrorKind, SecretSource, access_token::Fetched,
     exchange::TokenExchange, with_exchange,
 };
-use crate::{clock::WallClock, secret::client_secret::ClientSecret, telemetry::metrics::ApiClientMetrics};
+use crate::{
+    base::{clock::WallClock, secret::client_secret::ClientSecret},
+    observe::telemetry::metrics::ApiClientMetrics,
+};
 
 const LIFETIME: Duration = Duration::from_hours(2);
 

@@ -19,10 +19,12 @@ use super::{
     source::{Loaded, SecretSource},
 };
 use crate::{
-    backoff::Backoff,
-    clock::{self, Instant},
-    secret::client_secret::ClientSecret,
-    telemetry::metrics::{ApiClientMetrics, TokenRefresh},
+    base::{
+        backoff::Backoff,
+        clock::{self, Instant},
+        secret::client_secret::ClientSecret,
+    },
+    observe::telemetry::metrics::{ApiClientMetrics, TokenRefresh},
 };
 
 /// Maximum duration of one token request.

@@ -18,7 +18,7 @@ use super::{
     state::{Awaited, State, stopped},
     tokens::{Tokens, YOUNG},
 };
-use crate::{backoff::jittered, call::Deadline};
+use crate::{base::backoff::jittered, domain::call::Deadline};
 
 /// Maximum delay before a call is sent again with the same token.
 const SAME_TOKEN_WAIT: Duration = Duration::from_secs(1);

@@ -18,8 +18,8 @@ use super::{
     tokens::Tokens,
 };
 use crate::{
-    call::Deadline,
-    clock::{self, Instant, WallClock},
+    base::clock::{self, Instant, WallClock},
+    domain::call::Deadline,
 };
 
 #[derive(Debug)]

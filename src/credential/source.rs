@@ -7,10 +7,12 @@ use std::{path::PathBuf, sync::Arc};
 use tokio::sync::watch;
 
 use crate::{
-    clock::WallClock,
-    files::{FollowedFile, Follower, Outcomes, Parser, PollError},
-    secret::client_secret::{self, ClientSecret, InvalidSecret, StoredSecret},
-    telemetry::metrics::ReloadMetrics,
+    base::{
+        clock::WallClock,
+        files::{FollowedFile, Follower, Outcomes, Parser, PollError},
+        secret::client_secret::{self, ClientSecret, InvalidSecret, StoredSecret},
+    },
+    observe::telemetry::metrics::ReloadMetrics,
 };
 
 /// Source of an API client's secret.

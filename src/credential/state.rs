@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use super::{CredentialError, CredentialHealth};
-use crate::clock::{self, Instant};
+use crate::base::clock::{self, Instant};
 
 /// Retry delay for a call that arrives after the task has stopped; another replica will serve it.
 const AFTER_STOP: Duration = Duration::from_secs(1);

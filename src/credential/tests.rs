@@ -29,7 +29,7 @@ use super::{
     exchange::TokenExchange,
     *,
 };
-use crate::{clock, secret::client_secret::ClientSecret};
+use crate::base::{clock, secret::client_secret::ClientSecret};
 
 const HOUR: Duration = Duration::from_hours(1);
 const LIFETIME: Duration = Duration::from_hours(2);

@@ -6,7 +6,7 @@ use super::{
     cause::root_cause,
     local_resource::{LocalResource, missing_resource_in},
 };
-use crate::memory::USUAL_BYTES;
+use crate::base::memory::USUAL_BYTES;
 
 /// Initial capacity for a body without `Content-Length`, in bytes.
 const INITIAL_CAPACITY: usize = USUAL_BYTES;

@@ -5,7 +5,7 @@
 
 use std::{error::Error, io};
 
-use crate::pki::{self, Peer};
+use crate::base::pki::{self, Peer};
 
 /// Text of the HTTP library for a connection that was not opened in time.
 const TIMED_OUT: &str = "operation timed out";

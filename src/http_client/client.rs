@@ -38,7 +38,7 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 /// senders check it ([`header_bytes`]).
 pub const MAX_HEADER_LIST_BYTES: u32 = 64 * 1024;
 /// HTTP/2 stream window, in bytes: a server can send responses of the usual size at once. Part of
-/// the memory of a call ([`CALL_BYTES`](crate::memory)).
+/// the memory of a call ([`CALL_BYTES`](crate::base::memory)).
 const STREAM_WINDOW: u32 = 32 * 1024;
 /// HTTP/2 connection window, in bytes. Large enough that responses never block each other.
 const CONNECTION_WINDOW: u32 = 1 << 30;

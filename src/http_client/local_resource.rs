@@ -8,7 +8,7 @@ use std::{
 use rustix::io::Errno;
 
 use super::cause::Causes;
-pub(super) use crate::telemetry::metrics::LocalResource;
+pub(super) use crate::observe::telemetry::metrics::LocalResource;
 
 /// Returns the resource that was missing when the system failed to open a connection (`socket(2)`,
 /// `connect(2)`) or to use it (`sendmsg(2)`); `None` if the network or the server is the cause.

@@ -23,7 +23,7 @@ use url::{Position, Url};
 use zeroize::Zeroizing;
 
 use super::{ClientTls, Resolver, is_loopback};
-use crate::clock::{self, Instant};
+use crate::base::clock::{self, Instant};
 
 /// Text of the HTTP library for a tunnel that was refused with any status but 407.
 const REFUSED: &str = "tunnel error: unsuccessful";

@@ -31,7 +31,7 @@ use self::{
     query::{NameService, QueryError},
     system::SystemNames,
 };
-use crate::telemetry::metrics::{LocalResource, OutgoingMetrics};
+use crate::observe::telemetry::metrics::{LocalResource, OutgoingMetrics};
 
 /// Interval at which names in use are checked for stale addresses.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);

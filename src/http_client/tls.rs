@@ -21,7 +21,7 @@ use rustls::{
 use url::Url;
 
 use super::{groups::Groups, trust::Trust};
-use crate::{
+use crate::base::{
     clock::{self, Instant},
     files::{self, PollError, ReadError, Reader},
     pki::{Authorities, InvalidFile},

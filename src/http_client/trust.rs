@@ -16,7 +16,7 @@ use rustls::{
     pki_types::{CertificateDer, ServerName, UnixTime},
 };
 
-use crate::pki::Authorities;
+use crate::base::pki::Authorities;
 
 /// Delegates to the library's verifier for the currently trusted authorities.
 #[derive(Debug)]

@@ -25,15 +25,17 @@ use super::{
     outgoing::{BodyGate, OutgoingBody},
 };
 use crate::{
-    call::{Call, Certainty},
-    clock::{self, WallClock},
+    base::{
+        clock::{self, WallClock},
+        memory::{Reservation, USUAL_BYTES},
+    },
+    domain::call::{Call, Certainty},
     http_client::{
         ConnectFault, HttpProtocol, MAX_HEADER_LIST_BYTES,
         body::{self, BodyError, announced_length},
         cause::{is_not_processed, is_refused_stream},
         header_bytes,
     },
-    memory::{Reservation, USUAL_BYTES},
 };
 
 /// Maximum size of a response other than 2xx, in bytes. A larger one is not the platform's error

@@ -12,9 +12,9 @@ use std::{
 
 use super::window::{Counts, Window};
 use crate::{
-    call::Operation,
-    clock::{self, Instant},
-    telemetry::metrics::{ApiClientMetrics, BreakerState},
+    base::clock::{self, Instant},
+    domain::call::Operation,
+    observe::telemetry::metrics::{ApiClientMetrics, BreakerState},
 };
 
 /// When a breaker opens, and how it probes.
@@ -184,7 +184,7 @@ fn millis(duration: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::{logging::captured::CapturedLog, metrics::Metrics};
+    use crate::observe::telemetry::{logging::captured::CapturedLog, metrics::Metrics};
 
     fn breaker() -> Breaker {
         Breaker::new(Operation::LoginWithOtt, Some(BreakerSettings::default()), ApiClientMetrics::default())

@@ -24,10 +24,12 @@ use http::Version;
 use self::client::{Client, KnownServer};
 pub(super) use self::lease::{ConnectFailure, Lease};
 use crate::{
-    backoff::jittered,
-    clock::{self, Instant},
+    base::{
+        backoff::jittered,
+        clock::{self, Instant},
+    },
     http_client::{ConnectionReuse, HttpClientError, HttpProtocol, HttpSettings, LookupError},
-    telemetry::metrics::LocalResource,
+    observe::telemetry::metrics::LocalResource,
 };
 
 /// Maximum number of clients that take requests at the same time, and thus of HTTP/2 connections.

@@ -8,8 +8,8 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 use url::Url;
 
 use crate::{
+    domain::ott::{LoginUrl, OneTimeToken},
     http_client::server_url::{self, InvalidServerUrl},
-    ott::{LoginUrl, OneTimeToken},
 };
 
 /// Maximum size of a `target_uri`, in bytes.

@@ -9,9 +9,9 @@ use url::Url;
 
 use super::{Settings, breaker::Breaker, headers::RequestHeaders, retry::Repeat};
 use crate::{
-    call::Operation,
-    memory::{ResponseMemory, USUAL_BYTES},
-    telemetry::metrics::ApiClientMetrics,
+    base::memory::{ResponseMemory, USUAL_BYTES},
+    domain::call::Operation,
+    observe::telemetry::metrics::ApiClientMetrics,
 };
 
 /// One endpoint, shared by all workers.

@@ -2,7 +2,7 @@
 //!
 //! `Display` is for the operator: it contains the root cause, but no secret and no text of a
 //! response body. `status` decides which gRPC status a caller gets. The certainty of the effect is
-//! stored only in the [`Call`](crate::call::Call).
+//! stored only in the [`Call`](crate::domain::call::Call).
 
 use std::{fmt, time::Duration};
 

@@ -20,11 +20,13 @@ use super::{
     retry::Retries,
 };
 use crate::{
-    call::Call,
-    clock::{self, Instant},
+    base::{
+        clock::{self, Instant},
+        memory::{Http1Place, Reservation},
+    },
     credential::{Bearer, Replay},
-    memory::{Http1Place, Reservation},
-    telemetry::tracing::{Attempt, AttemptSpan, CallSpan},
+    domain::call::Call,
+    observe::telemetry::tracing::{Attempt, AttemptSpan, CallSpan},
 };
 
 /// Request of one call to an endpoint.

@@ -8,7 +8,7 @@ use http::{
 use url::Url;
 
 use crate::{
-    call::RequestId,
+    domain::call::RequestId,
     http_client::{HttpProtocol, default_headers},
 };
 

@@ -3,7 +3,11 @@
 use std::time::Duration;
 
 use super::{PlatformClient, error::PlatformError, exchange::Exchange, messages};
-use crate::{access::IssuePermit, call::Call, ott::IssuedToken, telemetry::tracing::CallSpan};
+use crate::{
+    access::IssuePermit,
+    domain::{call::Call, ott::IssuedToken},
+    observe::telemetry::tracing::CallSpan,
+};
 
 /// Lifetime of a one-time token, counted from its creation.
 const TOKEN_LIFETIME: Duration = Duration::from_secs(30);

@@ -12,10 +12,12 @@ use super::{
 };
 use crate::{
     access::LoginPermit,
-    call::{Call, Certainty, RequestId},
-    ott::OneTimeToken,
-    session::{LoggedIn, Session},
-    telemetry::tracing::CallSpan,
+    domain::{
+        call::{Call, Certainty, RequestId},
+        ott::OneTimeToken,
+        session::{LoggedIn, Session},
+    },
+    observe::telemetry::tracing::CallSpan,
 };
 
 impl PlatformClient {

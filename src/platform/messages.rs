@@ -18,18 +18,19 @@ use super::{
     leaks::{RUN, Secrets},
 };
 use crate::{
-    call::Call,
+    base::{secret::Secret, text::is_unprintable},
     credential::Bearer,
+    domain::{
+        call::Call,
+        ott::{OneTimeToken, Subject},
+        session::Account,
+    },
     http_client::{
         json::{NotAnObject, Object},
         media_type::is_json,
         retry_after::retry_after,
     },
-    ott::{OneTimeToken, Subject},
-    secret::Secret,
-    session::Account,
-    telemetry::metrics::ApiClientMetrics,
-    text::is_unprintable,
+    observe::telemetry::metrics::ApiClientMetrics,
 };
 
 /// Maximum size of a message that is returned, in bytes.

@@ -16,8 +16,8 @@ use http_body::{Body, Frame, SizeHint};
 
 use super::connections::Lease;
 use crate::{
-    call::Call,
-    clock::{self, WallClock},
+    base::clock::{self, WallClock},
+    domain::call::Call,
 };
 
 /// Allows the body of one attempt to be sent at most once.
@@ -150,8 +150,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        call::{Certainty, Deadline},
-        clock,
+        base::clock,
+        domain::call::{Certainty, Deadline},
     };
 
     fn call() -> Call {

@@ -6,7 +6,7 @@ use super::{
     error::PlatformError,
     window::{Counts, Window},
 };
-use crate::{backoff::Backoff, clock};
+use crate::base::{backoff::Backoff, clock};
 
 /// Minimum delay after a response with `Retry-After`: even if a server sends 0, the request must
 /// not be repeated at once.
@@ -161,7 +161,7 @@ impl RetryBudget {
 mod tests {
     use super::*;
     use crate::{
-        backoff::assert_spread,
+        base::backoff::assert_spread,
         credential::{CredentialError, CredentialErrorKind},
         platform::error::{ErrorAnswer, Malformation},
     };

@@ -29,9 +29,11 @@ use http::{
 
 use self::{fold::unfold, received::ReceivedCookie};
 use crate::{
-    call::Call,
+    domain::{
+        call::Call,
+        session::{Session, SessionCookie},
+    },
     http_client::date::parse_date,
-    session::{Session, SessionCookie},
 };
 
 /// Maximum number of cookies of one session.

@@ -7,7 +7,7 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use crate::clock::{self, Instant};
+use crate::base::clock::{self, Instant};
 
 /// Length of the window, in seconds.
 const SECONDS: u64 = 10;

@@ -10,7 +10,7 @@ use std::fmt;
 use super::accounts::{Accounts, Subject};
 use super::faults::Fault;
 use super::reasons::{Method, Way};
-use crate::reason::{FailureCode, Reason};
+use crate::domain::reason::{FailureCode, Reason};
 
 /// Prefix of logins for which issuing fails.
 const ISSUE: &str = "fault+";

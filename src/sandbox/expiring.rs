@@ -6,7 +6,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use crate::clock::{self, Instant};
+use crate::base::clock::{self, Instant};
 
 /// Maximum number of entries; the oldest is dropped first. More than any test needs, and at most a
 /// few dozen megabytes.

@@ -22,7 +22,7 @@ use super::fault_injector;
 use super::faults::Fault;
 use super::log::{About, By, Concerns};
 use super::tokens::{Login, SessionName, fingerprint, unpadded};
-use crate::clock::unix_seconds;
+use crate::base::clock::unix_seconds;
 
 /// The two cookies of a session.
 const SESSION_ID: &str = "sandbox_session_id";

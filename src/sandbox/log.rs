@@ -15,7 +15,7 @@ use super::World;
 use super::accounts::{ApiClient, User};
 use super::faults::Met;
 use super::journal::{Entry, shortened};
-use crate::clock;
+use crate::base::clock;
 
 /// The user of a response.
 #[derive(Clone)]

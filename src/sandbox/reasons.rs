@@ -7,7 +7,7 @@
 use axum::http::StatusCode;
 
 use super::faults::Fault;
-use crate::reason::{FailureCode, Reason};
+use crate::domain::reason::{FailureCode, Reason};
 
 /// A method of the gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -110,7 +110,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::clock;
+    use crate::base::clock;
 
     #[tokio::test(start_paused = true)]
     async fn a_write_without_progress_times_out_after_thirty_seconds() {

@@ -7,9 +7,9 @@
 use std::time::Duration;
 
 use crate::{
-    call::{Call, Ending, Operation},
+    domain::call::{Call, Ending, Operation},
+    observe::telemetry::{logging::CALL_TARGET, tracing::CallSpan},
     status::{Reason, table::Concern},
-    telemetry::{logging::CALL_TARGET, tracing::CallSpan},
 };
 
 /// Writes the line of a call that took `took`.

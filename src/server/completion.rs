@@ -10,14 +10,16 @@ use tonic::{Code, Status};
 
 use super::{call_log, refused_calls::RefusedCalls, response_body::ResponseBody};
 use crate::{
-    audit::{Audit, AuditUnavailable},
-    call::{BrokenBody, Call, Ending, RequestId},
-    clock,
-    status::{Failure, Reason},
-    telemetry::{
-        metrics::Metrics,
-        tracing::{CallEnd, CallSpan},
+    base::clock,
+    domain::call::{BrokenBody, Call, Ending, RequestId},
+    observe::{
+        audit::{Audit, AuditUnavailable},
+        telemetry::{
+            metrics::Metrics,
+            tracing::{CallEnd, CallSpan},
+        },
     },
+    status::{Failure, Reason},
 };
 
 /// Whether a call has an audit record.
@@ -277,12 +279,12 @@ mod tests {
 
     use super::*;
     use crate::{
-        audit::{
+        base::clock::WallClock,
+        domain::call::{Deadline, Operation},
+        observe::audit::{
             Settings, Sink,
             for_test::{fill, pipe, read_available},
         },
-        call::{Deadline, Operation},
-        clock::WallClock,
         server::refused_calls::BucketSettings,
         service::RefusedRequests,
     };

@@ -27,9 +27,11 @@ use super::{
     turn_clock::TurnClock,
 };
 use crate::{
+    base::clock,
     caller::Peer,
-    clock,
-    telemetry::metrics::{ConnectionEnd, ConnectionState, Counted, Http2Error, Metrics, SecurityEvent},
+    observe::telemetry::metrics::{
+        ConnectionEnd, ConnectionState, Counted, Http2Error, Metrics, SecurityEvent,
+    },
 };
 
 /// Time for calls in progress once the peer's certificate is no longer trusted.

@@ -25,9 +25,9 @@ pub(super) use self::entry::Entry;
 use self::peer_key::PeerKey;
 use super::limits::Limits;
 use crate::{
+    base::clock,
     caller::{Identification, Peer},
-    clock,
-    telemetry::{
+    observe::telemetry::{
         logging::LogThrottle,
         metrics::{ConnectionEnd, ConnectionRefusal, Metrics},
     },

@@ -17,8 +17,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    call::{Call, Deadline},
-    clock::Instant,
+    base::clock::Instant,
+    domain::call::{Call, Deadline},
     status::{Failure, Reason},
 };
 
@@ -165,7 +165,7 @@ mod tests {
     use futures_util::FutureExt as _;
 
     use super::*;
-    use crate::{call::Operation, clock};
+    use crate::{base::clock, domain::call::Operation};
 
     fn timeout(value: &str) -> Option<Duration> {
         parse(&HeaderValue::from_str(value).unwrap())

@@ -7,8 +7,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{connections::Connections, gate::Gate, refused_calls::RefusedCalls};
 use crate::{
-    call::InFlightLimit,
-    clock::{self, Instant},
+    base::clock::{self, Instant},
+    domain::call::InFlightLimit,
 };
 
 /// Maximum time to write the records of calls that are cut off.

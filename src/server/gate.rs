@@ -12,12 +12,14 @@ use std::{
 };
 
 use crate::{
-    audit::Audit,
-    backoff::jittered,
-    call::{AwaitedBody, BodyLimit, Exhausted, Holder, InFlight, InFlightLimit},
+    base::backoff::jittered,
+    domain::call::{AwaitedBody, BodyLimit, Exhausted, Holder, InFlight, InFlightLimit},
+    observe::{
+        audit::Audit,
+        telemetry::metrics::{CallLimit, Metrics},
+    },
     server::deadline::RETRY_AFTER_DRAIN,
     status::{Failure, Reason},
-    telemetry::metrics::{CallLimit, Metrics},
 };
 
 /// Retry delay of a call that was refused, before jitter.

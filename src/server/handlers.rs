@@ -14,7 +14,11 @@ use tower::Service;
 use super::response_body::ResponseBody;
 #[cfg(feature = "sandbox")]
 use crate::service::FaultInjectingService;
-use crate::{access::Admission, arrival::Arrival, service::OttService, status::Failure};
+use crate::{
+    access::Admission,
+    service::{OttService, arrival::Arrival},
+    status::Failure,
+};
 
 /// Number of response headers that the gateway adds: the content type and the request id.
 const RESPONSE_HEADERS: usize = 2;

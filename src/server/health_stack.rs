@@ -13,7 +13,7 @@ use tonic_health::pb::health_server::HealthServer;
 use tower::Service;
 
 use super::stack::speaks_grpc;
-use crate::{
+use crate::observe::{
     health::ConnectionHealth,
     telemetry::metrics::{HealthCallMetrics, HealthRefusal},
 };

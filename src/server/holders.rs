@@ -11,8 +11,8 @@ use std::{
 };
 
 use crate::{
-    call::{Holder, PeerNetwork, WeakHolder},
     caller::{Caller, Peer, Proof},
+    domain::call::{Holder, PeerNetwork, WeakHolder},
 };
 
 /// Maximum number of callers, and of peers, that a worker remembers.
@@ -134,14 +134,14 @@ impl<K> fmt::Debug for InUse<K> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::call::InFlightLimit;
+    use crate::domain::call::InFlightLimit;
 
     fn peer(address: &str) -> Peer {
         Peer::plaintext(format!("{address}:40000").parse().expect("an address"))
     }
 
     /// Takes as many of 64 places as the holder can get beside those already taken.
-    fn places(limit: &InFlightLimit, holder: &Holder) -> Vec<crate::call::InFlight> {
+    fn places(limit: &InFlightLimit, holder: &Holder) -> Vec<crate::domain::call::InFlight> {
         (0..64).map_while(|_| limit.admit(holder, Some(8)).ok()).collect()
     }
 

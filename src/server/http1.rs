@@ -30,9 +30,9 @@ use super::{
     listener::{self, Accepted},
 };
 use crate::{
+    base::clock,
     caller::Identification,
-    clock,
-    telemetry::metrics::{ConnectionEnd, Metrics},
+    observe::telemetry::metrics::{ConnectionEnd, Metrics},
 };
 
 /// A running HTTP/1.1 port. It stops in the background if it is dropped without

@@ -85,7 +85,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn client_that_neither_reads_nor_closes_is_dropped_after_a_second() {
         let (mut port, _client) = tokio::io::duplex(8);
-        let begun = crate::clock::now();
+        let begun = crate::base::clock::now();
         refuse(&mut port, Unserved::NotHttp2).await;
         assert_eq!(begun.elapsed(), LIMIT);
     }
@@ -94,7 +94,7 @@ mod tests {
     async fn client_that_never_stops_sending_is_read_up_to_the_limit() {
         let (mut port, mut client) = tokio::io::duplex(MAX_UNREAD_BYTES * 2);
         client.write_all(&vec![b'x'; MAX_UNREAD_BYTES * 2]).await.expect("room");
-        let begun = crate::clock::now();
+        let begun = crate::base::clock::now();
         refuse(&mut port, Unserved::NotHttp2).await;
         assert_eq!(begun.elapsed(), Duration::ZERO);
         let mut unread = vec![0; MAX_UNREAD_BYTES * 2];

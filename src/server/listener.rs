@@ -14,7 +14,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::{net::TcpStream, time::sleep};
 
 use super::connections::{Connections, Place};
-use crate::{backoff::Backoff, telemetry::logging::LogThrottle};
+use crate::{base::backoff::Backoff, observe::telemetry::logging::LogThrottle};
 
 /// Length of the kernel's queue of connections that have not been accepted yet.
 const BACKLOG: i32 = 1024;

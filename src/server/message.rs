@@ -9,7 +9,7 @@ use tonic::codegen::StdError;
 
 use super::request_body::RequestBody;
 use crate::{
-    call::BrokenBody,
+    domain::call::BrokenBody,
     status::{Failure, Reason},
 };
 
@@ -123,8 +123,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        call::{Call, Deadline},
-        clock,
+        base::clock,
+        domain::call::{Call, Deadline},
     };
 
     const LIMIT: usize = 64;

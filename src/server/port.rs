@@ -4,10 +4,12 @@ use http::{Request, Response};
 
 use super::{health_stack::HealthStack, response_body::ResponseBody, stack::CallStack};
 use crate::{
+    base::clock::Instant,
     caller::Peer,
-    clock::Instant,
-    health::{HealthService, WatchPeer},
-    telemetry::metrics::HealthCallMetrics,
+    observe::{
+        health::{HealthService, WatchPeer},
+        telemetry::metrics::HealthCallMetrics,
+    },
 };
 
 /// The services of a port; one instance per worker.

@@ -16,8 +16,8 @@ use super::{
     message::ArrivingMessage,
 };
 use crate::{
-    call::{BodyLimit, Call},
     caller::{Caller, Peer},
+    domain::call::{BodyLimit, Call},
 };
 
 /// Maximum number of refused calls that wait for their message, over all workers.

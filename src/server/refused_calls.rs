@@ -15,15 +15,17 @@ use tokio::sync::Notify;
 pub use self::bucket::BucketSettings;
 use self::table::{Recording, Table};
 use crate::{
-    audit::{Audit, RefusedCalls as Summary},
-    call::{Call, Ending, PeerNetwork},
+    base::clock::{self, WallClock},
     caller::Proof,
-    clock::{self, WallClock},
-    service::RefusedRequests,
-    telemetry::{
-        logging::CALL_TARGET,
-        metrics::{CountedBy, Metrics},
+    domain::call::{Call, Ending, PeerNetwork},
+    observe::{
+        audit::{Audit, RefusedCalls as Summary},
+        telemetry::{
+            logging::CALL_TARGET,
+            metrics::{CountedBy, Metrics},
+        },
     },
+    service::RefusedRequests,
 };
 
 /// Interval between the records of refused calls without their own record.

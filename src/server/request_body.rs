@@ -14,7 +14,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tonic::codegen::StdError;
 
-use crate::call::{BrokenBody, Call};
+use crate::domain::call::{BrokenBody, Call};
 
 /// A request body that records in its call why it broke off.
 ///
@@ -92,7 +92,7 @@ mod tests {
     use http_body_util::{BodyExt as _, Full, StreamBody};
 
     use super::*;
-    use crate::{call::Deadline, clock};
+    use crate::{base::clock, domain::call::Deadline};
 
     fn call() -> Call {
         Call::new(clock::now(), Deadline::after(Duration::from_secs(1)))

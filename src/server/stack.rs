@@ -36,17 +36,19 @@ use super::{
 };
 use crate::{
     access::{Access, Admission, Denied, Policy},
-    arrival::Arrival,
-    audit::Audit,
-    call::{Call, Deadline, Holder, Operation, RequestId},
+    base::clock::Instant,
     caller::{BearerTokens, Caller, Identification, Peer, Proof},
-    clock::Instant,
-    status::{Case, Failure, Reason},
-    telemetry::{
-        metrics::{Metrics, SecurityEvent},
-        panics,
-        tracing::{CallSpan, Tracer},
+    domain::call::{Call, Deadline, Holder, Operation, RequestId},
+    observe::{
+        audit::Audit,
+        telemetry::{
+            metrics::{Metrics, SecurityEvent},
+            panics,
+            tracing::{CallSpan, Tracer},
+        },
     },
+    service::arrival::Arrival,
+    status::{Case, Failure, Reason},
 };
 
 /// Maximum size of a request message, in bytes, as documented in the proto file.

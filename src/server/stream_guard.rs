@@ -44,7 +44,7 @@ use super::{
 };
 use crate::{
     caller::Peer,
-    telemetry::metrics::{Http2Error, Metrics},
+    observe::telemetry::metrics::{Http2Error, Metrics},
 };
 
 /// One poll of a connection: its start, and the number of resets read since. Cheap to clone.

@@ -44,14 +44,14 @@ use super::{
 };
 use crate::{
     access::{Access, Policy, Rate, RuleSettings, Rules},
-    arrival::Arrival,
-    audit::Audit,
-    call::Call,
     caller::{self, BearerTokens, Identification},
-    health::{Health, HealthService, Watches},
-    ott::Users,
-    service::RefusedRequests,
-    telemetry::{metrics::Metrics, tracing::Tracer},
+    domain::{call::Call, ott::Users},
+    observe::{
+        audit::Audit,
+        health::{Health, HealthService, Watches},
+        telemetry::{metrics::Metrics, tracing::Tracer},
+    },
+    service::{RefusedRequests, arrival::Arrival},
 };
 
 /// Timeout for expected events. Only a failing test waits this long.

@@ -16,7 +16,7 @@ use std::{
 use hyper::rt::{Sleep, Timer};
 use hyper_util::rt::TokioTimer;
 
-use crate::clock::{self, Instant};
+use crate::base::clock::{self, Instant};
 
 /// The clock of one connection. Cheap to clone.
 #[derive(Clone, Debug)]

@@ -23,7 +23,7 @@ use super::{
     connection::{self, ConnectionContext},
     listener::Accepted,
 };
-use crate::telemetry::threads::{Activity, Condition, Heartbeat, Pulse};
+use crate::observe::telemetry::threads::{Activity, Condition, Heartbeat, Pulse};
 
 /// Time between lag measurements of a worker that is not idle.
 const LAG_INTERVAL: Duration = Duration::from_millis(250);

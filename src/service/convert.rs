@@ -10,10 +10,12 @@ use std::time::SystemTime;
 use prost_types::Timestamp;
 
 use crate::{
-    clock::MAX_TIMESTAMP,
-    ott::{IssuedToken, LoginUrl, OneTimeToken, Subject, SubjectKind},
+    base::clock::MAX_TIMESTAMP,
+    domain::{
+        ott::{IssuedToken, LoginUrl, OneTimeToken, Subject, SubjectKind},
+        session::{LoggedIn, Session, SessionCookie},
+    },
     proto::ott::v1::{self, issue_ott_request},
-    session::{LoggedIn, Session, SessionCookie},
     status::{Failure, Reason},
 };
 

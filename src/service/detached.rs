@@ -15,10 +15,12 @@ use std::{
 use futures_util::FutureExt;
 
 use crate::{
-    audit::Audit,
-    call::{Call, Certainty, Ending, InFlight},
+    domain::call::{Call, Certainty, Ending, InFlight},
+    observe::{
+        audit::Audit,
+        telemetry::{metrics::Metrics, panics},
+    },
     status::{Failure, Reason},
-    telemetry::{metrics::Metrics, panics},
 };
 
 /// Runs the work of a call, and writes its audit record before returning the result. If the
@@ -232,9 +234,9 @@ mod tests {
 
     use super::*;
     use crate::{
-        audit::for_test::{fill, pipe, read_available},
-        call::{Deadline, Holder, InFlightLimit, Operation},
-        clock::{self, WallClock},
+        base::clock::{self, WallClock},
+        domain::call::{Deadline, Holder, InFlightLimit, Operation},
+        observe::audit::for_test::{fill, pipe, read_available},
     };
 
     /// An audit log, and a call that is recorded in it.
@@ -270,8 +272,8 @@ mod tests {
 
         fn in_folder(folder: tempfile::TempDir, path: &Path) -> Self {
             let metrics = Metrics::new();
-            let settings = crate::audit::Settings {
-                sink: crate::audit::Sink::File(folder.path().join(path)),
+            let settings = crate::observe::audit::Settings {
+                sink: crate::observe::audit::Sink::File(folder.path().join(path)),
                 hmac_key: None,
                 fsync: false,
             };

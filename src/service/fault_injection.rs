@@ -18,15 +18,17 @@ use http::HeaderMap;
 use super::{OttService, Working, wire};
 use crate::{
     access::{Access, Admission, Policy, Quotas, Rate, RuleSettings, Rules},
-    arrival::Arrival,
-    call::{Certainty, Operation},
     caller::{BearerTokens, CallerError, JwtFault},
+    domain::{
+        call::{Certainty, Operation},
+        ott::{OneTimeToken, Subject, SubjectKind, Users},
+    },
     fault_injection::{FaultDecision, FaultInjector},
-    ott::{OneTimeToken, Subject, SubjectKind, Users},
+    observe::telemetry::metrics::Metrics,
     platform::error::{ErrorAnswer, ErrorBody, PlatformError},
     proto::ott::v1::{IssueOttRequest, IssueOttResponse, LoginWithOttRequest, issue_ott_request as v1},
+    service::arrival::Arrival,
     status::{Failure, FailureCode, Reason},
-    telemetry::metrics::Metrics,
 };
 
 /// Cause of injected faults, for the log.

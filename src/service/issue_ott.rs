@@ -8,10 +8,12 @@ use super::{
 };
 use crate::{
     access::Admission,
-    arrival::Arrival,
-    call::Operation,
-    ott::{IssuedToken, LoginUrl},
+    domain::{
+        call::Operation,
+        ott::{IssuedToken, LoginUrl},
+    },
     proto::ott::v1::IssueOttRequest,
+    service::arrival::Arrival,
     status::{Failure, Reason},
 };
 

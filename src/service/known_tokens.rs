@@ -11,8 +11,8 @@ use std::{
 };
 
 use crate::{
-    clock::{self, Instant},
-    ott::{Subject, TokenHash},
+    base::clock::{self, Instant},
+    domain::ott::{Subject, TokenHash},
 };
 
 /// Time for which the user of a token is remembered: the token's lifetime of 30 s, plus the duration
@@ -90,8 +90,8 @@ impl Drop for TokenInUse {
 mod tests {
     use super::*;
     use crate::{
-        audit::Audit,
-        ott::{OneTimeToken, SubjectKind},
+        domain::ott::{OneTimeToken, SubjectKind},
+        observe::audit::Audit,
     };
 
     fn token(text: &str) -> TokenHash {

@@ -9,13 +9,15 @@ use super::{
 };
 use crate::{
     access::Admission,
-    arrival::Arrival,
-    call::Operation,
+    domain::{
+        call::Operation,
+        session::{Account, LoggedIn},
+    },
+    observe::telemetry::metrics::SecurityEvent,
     platform::FailedLogin,
     proto::ott::v1::LoginWithOttRequest,
-    session::{Account, LoggedIn},
+    service::arrival::Arrival,
     status::{Failure, Reason},
-    telemetry::metrics::SecurityEvent,
 };
 
 impl OttService {

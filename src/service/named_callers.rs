@@ -5,7 +5,7 @@
 
 use tonic::{Request, Status, service::Interceptor};
 
-use crate::{access::Access, arrival::Arrival, status::Failure};
+use crate::{access::Access, service::arrival::Arrival, status::Failure};
 
 /// Interceptor that refuses callers that no rule mentions.
 #[derive(Clone, Debug)]

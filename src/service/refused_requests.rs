@@ -9,9 +9,11 @@ use prost::Message as _;
 
 use super::{convert, wire};
 use crate::{
-    audit::Audit,
-    call::{Call, Ending, Operation, UnvalidatedNames, UnvalidatedText},
-    ott::{OneTimeToken, Subject},
+    domain::{
+        call::{Call, Ending, Operation, UnvalidatedNames, UnvalidatedText},
+        ott::{OneTimeToken, Subject},
+    },
+    observe::audit::Audit,
     proto::ott::v1::{IssueOttRequest, LoginWithOttRequest, issue_ott_request},
     status::Reason,
 };
@@ -94,7 +96,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{call::Deadline, clock, ott::SubjectKind, status::FailureCode};
+    use crate::{
+        base::clock,
+        domain::{call::Deadline, ott::SubjectKind},
+        status::FailureCode,
+    };
 
     fn framed(message: &[u8]) -> Bytes {
         let length = u32::try_from(message.len()).unwrap().to_be_bytes();

@@ -8,11 +8,15 @@
 use std::mem;
 
 use crate::{
-    audit::Audit,
-    call::{Call, InFlight, Operation},
+    domain::{
+        call::{Call, InFlight, Operation},
+        session::Session,
+    },
+    observe::{
+        audit::Audit,
+        telemetry::metrics::{Logout, Metrics},
+    },
     platform::{LogoutOutcome, PlatformClient},
-    session::Session,
-    telemetry::metrics::{Logout, Metrics},
 };
 
 /// Everything needed to log out and report a session.

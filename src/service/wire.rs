@@ -79,9 +79,9 @@ mod tests {
     }
 
     fn refusal(headers: &HeaderMap, body: &[u8]) -> Option<(Case, FailureCode)> {
-        let call = crate::call::Call::new(
-            crate::clock::now(),
-            crate::call::Deadline::after(std::time::Duration::from_secs(1)),
+        let call = crate::domain::call::Call::new(
+            crate::base::clock::now(),
+            crate::domain::call::Deadline::after(std::time::Duration::from_secs(1)),
         );
         let failure = decode::<IssueOttRequest>(headers, body).err()?;
         assert_eq!(failure.reason(), Reason::InvalidRequest);

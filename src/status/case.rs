@@ -4,7 +4,7 @@
 //! message, about this case only. `docs/errors.md` lists all of them.
 
 use super::Reason;
-use crate::call::{Call, Certainty, Operation};
+use crate::domain::call::{Call, Certainty, Operation};
 
 /// The advice in a message.
 ///

@@ -18,8 +18,8 @@ use super::{
     message::{Message as Text, bounded},
 };
 use crate::{
-    backoff,
-    call::{Call, Operation},
+    base::backoff,
+    domain::call::{Call, Operation},
 };
 
 /// Maximum size of a status in the peer's header list (RFC 9113, 6.5.2). Clients with a limit of

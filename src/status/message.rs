@@ -9,8 +9,8 @@ use super::{
     may_be_spent,
 };
 use crate::{
-    call::{Call, Certainty, Operation},
-    text::is_unprintable,
+    base::text::is_unprintable,
+    domain::call::{Call, Certainty, Operation},
 };
 
 /// Maximum size of one text, in bytes: the platform's message, a name, a rule.

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use super::{Case, Failure, FailureCode, Reason};
 use crate::{
-    backoff::jittered,
-    call::Operation,
+    base::backoff::jittered,
     credential::{CredentialError, CredentialErrorKind},
+    domain::call::Operation,
     platform::error::{ErrorAnswer, PlatformError, PlatformErrorCode as Api},
 };
 

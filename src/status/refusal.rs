@@ -8,8 +8,8 @@ use std::time::Duration;
 use super::{Case, Failure, FailureCode};
 use crate::{
     access::{Denied, ExceededQuota, Refused},
-    call::{BrokenBody, Exhausted},
     caller::{CallerError, Unread},
+    domain::call::{BrokenBody, Exhausted},
 };
 
 /// Retry delay while the issuer's keys are not available yet.

@@ -10,7 +10,7 @@ pub(crate) use render::comment;
 pub use render::render;
 
 use super::{Case, FailureCode, Reason};
-use crate::call::Operation;
+use crate::domain::call::Operation;
 
 /// The catalogue's entry for one reason.
 #[derive(Clone, Copy, Debug)]

@@ -11,8 +11,8 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 use super::Failure;
 use crate::{
-    call::{Call, Certainty, Deadline, Operation},
-    clock,
+    base::clock,
+    domain::call::{Call, Certainty, Deadline, Operation},
 };
 
 const OPERATIONS: [Operation; 2] = [Operation::IssueOtt, Operation::LoginWithOtt];

@@ -8,7 +8,7 @@ use tonic::Code;
 
 use super::{Case, Failure, Reason};
 #[cfg(doc)]
-use crate::call::Call;
+use crate::domain::call::Call;
 
 /// Prefixes of tonic's messages about requests that it cannot read.
 const UNREADABLE: [(&str, Case); 4] = [

@@ -8,7 +8,7 @@ use std::sync::{
 use tokio::{sync::mpsc, time::Instant};
 
 use super::*;
-use crate::{clock, telemetry::metrics::Metrics};
+use crate::{base::clock, observe::telemetry::metrics::Metrics};
 
 struct Fixture {
     metrics: Metrics,

@@ -216,7 +216,7 @@ async fn all_documented_fields_are_typed() {
 #[tokio::test]
 async fn cookies_are_returned_parsed_and_as_one_header() {
     let (upstream, _gateway, mut client) = start().await;
-    let before = ott_gateway::clock::WallClock::system().now();
+    let before = ott_gateway::base::clock::WallClock::system().now();
     let answer = Answer::json(200, DOCUMENTED)
         .header("set-cookie", "sid=abc==; Path=/; Domain=.example.com; Secure; HttpOnly; SameSite=Lax")
         .header("Set-Cookie", "csrf=\"a b\"; Max-Age=3600; Expires=Thu, 01 Jan 1970 00:00:01 GMT")

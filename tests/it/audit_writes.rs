@@ -3,7 +3,7 @@
 
 use std::{fs, time::Duration};
 
-use ott_gateway::clock;
+use ott_gateway::base::clock;
 use rustix::io::Errno;
 use serde_json::Value;
 use tokio::task::JoinSet;

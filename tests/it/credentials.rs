@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, fs, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
-use ott_gateway::{clock, proto::ott::v1::IssueOttRequest};
+use ott_gateway::{base::clock, proto::ott::v1::IssueOttRequest};
 use tokio::{sync::Semaphore, task::JoinSet};
 use tonic::{Code, Status};
 

@@ -7,10 +7,12 @@ use std::{collections::BTreeMap, fs, num::NonZeroU32, path::Path, process::Comma
 
 use ott_gateway::{
     access::{Quotas, Rate, RuleSettings, Rules, Settings as Access},
-    call::Operation,
     caller::TokenHashes,
     config::{Config, Reloadable},
-    ott::{Subject, SubjectKind, Users},
+    domain::{
+        call::Operation,
+        ott::{Subject, SubjectKind, Users},
+    },
 };
 use proptest::{prelude::*, sample::select};
 

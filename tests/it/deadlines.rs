@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use ott_gateway::clock;
+use ott_gateway::base::clock;
 use prost::Message;
 use serde_json::Value;
 use tokio::sync::Semaphore;

@@ -6,7 +6,7 @@
 use std::{io::Write, net::TcpStream, sync::Arc, time::Duration};
 
 use ott_gateway::{
-    clock::WallClock,
+    base::clock::WallClock,
     proto::ott::v1::{
         IssueOttRequest, LoginWithOttRequest, issue_ott_request::Subject,
         ott_service_client::OttServiceClient,

@@ -7,7 +7,7 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use ott_gateway::text::is_unprintable;
+use ott_gateway::base::text::is_unprintable;
 use serde_json::Value;
 use tonic_types::StatusExt;
 

@@ -12,7 +12,7 @@ use std::{
 
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use ott_gateway::{
-    clock,
+    base::clock,
     proto::ott::v1::{IssueOttRequest, issue_ott_request::Subject, ott_service_client::OttServiceClient},
 };
 use rustix::fs::{OFlags, fcntl_setfl};

@@ -2,7 +2,7 @@
 //! failures.
 
 use ott_gateway::{
-    call::Operation,
+    domain::call::Operation,
     proto::ott::v1::{IssueOttRequest, issue_ott_request::Subject},
     sandbox,
     status::{FailureCode, Reason, table::Answers},

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use ott_gateway::{clock::WallClock, sandbox, status::Reason};
+use ott_gateway::{base::clock::WallClock, sandbox, status::Reason};
 
 use crate::{
     docs::blocks,

@@ -13,7 +13,7 @@ use std::{
 
 use futures_util::future::join_all;
 use ott_gateway::{
-    clock,
+    base::clock,
     proto::ott::v1::{IssueOttRequest, IssueOttResponse, LoginWithOttRequest, issue_ott_request::Subject},
 };
 use prost::Message as _;

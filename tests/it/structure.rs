@@ -274,7 +274,7 @@ fn layers_have_no_cycle() {
 #[test]
 fn uses_of_modules_are_found() {
     let text = "
-        use crate::{call::Call, server::Thing, Word};
+        use crate::{domain::call::Call, server::Thing, Word};
         use crate::app;
         fn f() { crate::config::load(); }
         #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::{fs, path::PathBuf, process::Command};
 
-use ott_gateway::clock;
+use ott_gateway::base::clock;
 
 use crate::support::{
     admin::Admin,

@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{CallerKey, Memory, Nanos, memory::Place};
-use crate::telemetry::metrics::QuotaBucket;
+use crate::observe::telemetry::metrics::QuotaBucket;
 
 /// Number of shards of the map, many more than cores, so that calls rarely contend.
 const SHARDS: usize = 64;

@@ -7,8 +7,8 @@ use std::sync::{
 
 use super::Nanos;
 use crate::{
-    clock::{self, Instant},
-    telemetry::metrics::{Metrics, QuotaBucket},
+    base::clock::{self, Instant},
+    observe::telemetry::metrics::{Metrics, QuotaBucket},
 };
 
 /// Default maximum number of remembered users.

@@ -3,7 +3,7 @@ use std::{cell::Cell, collections::HashMap};
 use proptest::prelude::*;
 
 use super::*;
-use crate::telemetry::metrics::Metrics;
+use crate::observe::telemetry::metrics::Metrics;
 
 fn calls(number: u32) -> NonZeroU32 {
     NonZeroU32::new(number).unwrap()

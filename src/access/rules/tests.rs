@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::ott::{
+use crate::domain::ott::{
     SubjectKind::{self, ExternalId, Login, UserId},
     SubjectPattern,
 };

@@ -5,9 +5,9 @@ use tokio::time::sleep;
 
 use super::*;
 use crate::{
+    base::files::POLL_INTERVAL,
     caller::{Caller, Proof},
-    files::POLL_INTERVAL,
-    telemetry::logging::captured::CapturedLog,
+    observe::telemetry::logging::captured::CapturedLog,
 };
 
 /// A configuration file and its follower.

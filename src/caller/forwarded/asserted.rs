@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::super::Caller;
-use crate::telemetry::metrics::CallerMemoryMetrics;
+use crate::observe::telemetry::metrics::CallerMemoryMetrics;
 
 /// Maximum number of remembered values per connection. A proxy may serve several clients on one
 /// connection.
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
     use crate::{
         caller::Proof,
-        telemetry::metrics::{CallerMemory, Metrics},
+        observe::telemetry::metrics::{CallerMemory, Metrics},
     };
 
     fn metrics() -> CallerMemoryMetrics {

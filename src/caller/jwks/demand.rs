@@ -16,9 +16,9 @@ use tokio::{
 };
 
 use crate::{
-    call::PeerNetwork,
-    clock::{self, Instant},
-    telemetry::metrics::{KeyWait, KeyWaitMetrics},
+    base::clock::{self, Instant},
+    domain::call::PeerNetwork,
+    observe::telemetry::metrics::{KeyWait, KeyWaitMetrics},
 };
 
 /// Minimum interval between fetches caused by unknown keys.

@@ -4,13 +4,15 @@ use std::{path::PathBuf, sync::Arc};
 
 use super::KeyRing;
 use crate::{
+    base::{
+        clock::WallClock,
+        files::{self, FollowedFile, Follower, Outcomes, Parser, PollError, ReadError},
+    },
     caller::{
         InvalidSettings,
         key_set::{JwksFault, KeySet},
     },
-    clock::WallClock,
-    files::{self, FollowedFile, Follower, Outcomes, Parser, PollError, ReadError},
-    telemetry::metrics::JwksMetrics,
+    observe::telemetry::metrics::JwksMetrics,
 };
 
 /// Reason that a key file cannot be used.

@@ -13,9 +13,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{demand::UNKNOWN_KEY_FLOOR, *};
 use crate::{
-    backoff::assert_spread,
+    base::backoff::assert_spread,
     caller::jwt::tests::{SigningKey, jwks},
-    telemetry::{logging::captured::CapturedLog, metrics::Metrics},
+    observe::telemetry::{logging::captured::CapturedLog, metrics::Metrics},
 };
 
 /// An issuer that serves a key set over HTTP, counts the fetches, and can delay them.

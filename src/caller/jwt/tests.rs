@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::clock::{WallClock, unix_seconds};
+use crate::base::clock::{WallClock, unix_seconds};
 
 mod remembered;
 pub(super) use remembered::VERIFIED;

@@ -19,7 +19,7 @@ use arc_swap::ArcSwapOption;
 use aws_lc_rs::digest::{SHA256, digest};
 
 use super::super::{Caller, jwks::KeyGeneration, name};
-use crate::telemetry::metrics::CallerMemoryMetrics;
+use crate::observe::telemetry::metrics::CallerMemoryMetrics;
 
 /// Maximum number of remembered tokens of all issuers together, unless there are more than
 /// [`MAX_TOKENS`] / [`WAYS`] issuers.

@@ -6,9 +6,11 @@
 use crate::{
     access::{Explanation, Rules},
     app::is_caller_name,
-    call::Operation,
     config::{Config, nearest},
-    ott::{Subject, SubjectKind},
+    domain::{
+        call::Operation,
+        ott::{Subject, SubjectKind},
+    },
 };
 
 /// The call that `--explain` asks about.

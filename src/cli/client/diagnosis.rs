@@ -12,8 +12,8 @@ use super::{
     wire::{ForeignResponse, Protocol, Wire, probe, speaks_tls},
 };
 use crate::{
+    base::clock::Instant,
     cli::{endpoint::Address, failure::Failure},
-    clock::Instant,
     http_client::cause::{Causes, root_cause},
 };
 

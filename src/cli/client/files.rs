@@ -13,9 +13,9 @@ use tonic::metadata::{Ascii, MetadataValue};
 use zeroize::Zeroizing;
 
 use crate::{
+    base::pki::{Authorities, CertificateChain, InvalidFile, PrivateKey, ServerIdentity},
     cli::failure::Failure,
     config::absolute,
-    pki::{Authorities, CertificateChain, InvalidFile, PrivateKey, ServerIdentity},
 };
 
 /// Maximum size of a file, in bytes.

@@ -21,7 +21,7 @@ use tokio::{
 use tonic::{body::Body, transport::Channel};
 use tower::Service;
 
-use crate::clock::{self, Instant};
+use crate::base::clock::{self, Instant};
 
 type ConnectError = <HttpConnector as Service<Uri>>::Error;
 

@@ -19,8 +19,8 @@ use super::super::{
     output::Output,
 };
 use crate::{
+    base::text::Printable,
     config::{HealthEndpoint, Process},
-    text::Printable,
 };
 
 /// Connects to the configured listener for probes within `timeout`.

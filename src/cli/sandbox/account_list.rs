@@ -1,6 +1,6 @@
 //! `--list-accounts`: the accounts of a sandbox as a table.
 
-use crate::{cli::output::Output, sandbox::Accounts, text::Printable};
+use crate::{base::text::Printable, cli::output::Output, sandbox::Accounts};
 
 /// Prints a line for each account: its names and the result of `IssueOtt`.
 pub(super) fn print(accounts: &Accounts, output: &mut Output) {

@@ -5,13 +5,13 @@
 use std::{ffi::OsString, fs, os::unix::fs::FileTypeExt as _, path::Path, sync::Arc};
 
 use crate::{
-    audit::Sink,
     caller::JwksSource,
     config::{
         Config, Environment, Place, Problem,
         fault::Findings,
         tree::{Table, Value},
     },
+    observe::audit::Sink,
 };
 
 /// Prefix of the variables of OpenTelemetry.

@@ -8,7 +8,7 @@ use crate::config::{
     fault::{Findings, Place},
     tree::Table,
 };
-use crate::telemetry::tracing::QueueSettings;
+use crate::observe::telemetry::tracing::QueueSettings;
 
 const ENDPOINT: (&str, &str) = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4317");
 

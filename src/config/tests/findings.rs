@@ -38,7 +38,7 @@ fn finding_is_one_printable_line_of_bounded_size() {
         let faults = Folder::new().faults(&format!("{text}\n"));
         assert!(faults.iter().any(|fault| fault.contains(expected)), "{faults:?}");
         for fault in faults {
-            assert!(!fault.chars().any(crate::text::is_unprintable) && fault.len() < 4000, "{fault:?}");
+            assert!(!fault.chars().any(crate::base::text::is_unprintable) && fault.len() < 4000, "{fault:?}");
         }
     }
 }

@@ -10,9 +10,9 @@ use zeroize::Zeroizing;
 
 use super::lifetime::{self, Problem};
 use crate::{
+    base::secret::Secret,
     credential::{CredentialError, CredentialErrorKind, access_token::Fetched},
     http_client::{body::BodyError, json::Object, media_type::is_json, retry_after::retry_after},
-    secret::Secret,
 };
 
 /// `Retry-After` is clamped to these bounds.

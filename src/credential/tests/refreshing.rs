@@ -5,7 +5,7 @@ use super::{
     refresh::{MAX_PAUSE, REQUEST_FLOOR, REQUEST_TIMEOUT},
     *,
 };
-use crate::backoff::assert_spread;
+use crate::base::backoff::assert_spread;
 
 #[tokio::test(start_paused = true)]
 async fn token_is_renewed_at_65_to_75_percent_of_its_lifetime_while_still_in_service() {

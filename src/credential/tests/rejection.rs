@@ -8,7 +8,7 @@ use super::{
     tokens::{TRIAL_INTERVAL, YOUNG},
     *,
 };
-use crate::backoff::assert_spread;
+use crate::base::backoff::assert_spread;
 
 type Outcome = Result<Replay, CredentialError>;
 

@@ -9,7 +9,7 @@ use std::{
 use tempfile::TempDir;
 
 use super::*;
-use crate::telemetry::logging::captured::CapturedLog;
+use crate::observe::telemetry::logging::captured::CapturedLog;
 
 /// Maximum time from writing a secret to the request that uses it.
 const PICKED_UP: Duration = Duration::from_secs(10);
@@ -89,7 +89,7 @@ async fn half_written_secret_is_not_used() {
     sleep(seconds(1)).await;
 
     fs::write(&path, "half").expect("it can be written");
-    running.is_quiet_for(crate::files::POLL_INTERVAL).await;
+    running.is_quiet_for(crate::base::files::POLL_INTERVAL).await;
     fs::write(&path, "half and half").expect("it can be written");
     running.uses("half and half").await.grant(LIFETIME);
 }
@@ -102,7 +102,7 @@ async fn secret_that_is_still_being_written_is_not_used_even_if_its_content_is_u
     sleep(seconds(1)).await;
 
     fs::write(&path, "new").expect("it can be written");
-    running.is_quiet_for(crate::files::POLL_INTERVAL).await;
+    running.is_quiet_for(crate::base::files::POLL_INTERVAL).await;
     let file = fs::File::options().append(true).open(&path).expect("it can be opened");
     file.set_modified(std::time::UNIX_EPOCH).expect("it can be touched");
     running.is_quiet_for(seconds(4)).await;

@@ -1,7 +1,7 @@
 //! No secret is logged, and repeated problems are logged once.
 
 use super::*;
-use crate::telemetry::logging::captured::CapturedLog;
+use crate::observe::telemetry::logging::captured::CapturedLog;
 
 /// The server returns secrets in every possible place.
 #[tokio::test]

@@ -15,8 +15,8 @@ use super::{
     state::{Change, Question, State, Step},
 };
 use crate::{
-    clock,
-    telemetry::metrics::{LookupQuery, OutgoingMetrics},
+    base::clock,
+    observe::telemetry::metrics::{LookupQuery, OutgoingMetrics},
 };
 
 /// Maximum time that a connection waits for the addresses of a name. Longer than 5 s, after which

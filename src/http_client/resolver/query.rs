@@ -4,8 +4,8 @@ use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use super::host::Host;
 use crate::{
-    clock::{self, Instant},
-    telemetry::metrics::{LocalResource, LookupQuery, LookupResult},
+    base::clock::{self, Instant},
+    observe::telemetry::metrics::{LocalResource, LookupQuery, LookupResult},
 };
 
 /// Answers queries. Returns at once; the result is sent through the [`Reply`].

@@ -3,7 +3,7 @@
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use super::query::{Answer, QueryError};
-use crate::{clock::Instant, telemetry::metrics::LookupQuery};
+use crate::{base::clock::Instant, observe::telemetry::metrics::LookupQuery};
 
 /// Age up to which addresses are used without a new lookup.
 const FRESH_FOR: Duration = Duration::from_secs(30);

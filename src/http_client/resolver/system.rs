@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     http_client::local_resource::missing_resource,
-    telemetry::metrics::{LocalResource, LookupQuery},
+    observe::telemetry::metrics::{LocalResource, LookupQuery},
 };
 
 /// Maximum number of lookup threads.
@@ -226,7 +226,7 @@ fn is_routable(address: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{http_client::resolver::Resolver, telemetry::metrics::OutgoingMetrics};
+    use crate::{http_client::resolver::Resolver, observe::telemetry::metrics::OutgoingMetrics};
 
     #[test]
     fn names_in_the_hosts_file_are_resolved_by_the_system() {

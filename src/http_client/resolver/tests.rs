@@ -8,7 +8,7 @@ use super::{
     query::{Answer, NameService, Reply},
     *,
 };
-use crate::telemetry::{
+use crate::observe::telemetry::{
     logging::captured::CapturedLog,
     metrics::{
         LookupQuery::{self, AsConfigured, Ipv4, Ipv6},
@@ -100,8 +100,8 @@ fn texts(result: Result<Arc<[IpAddr]>, LookupError>) -> Result<Vec<String>, Stri
     result.map(text).map_err(|error| error.to_string())
 }
 
-fn clock_now() -> crate::clock::Instant {
-    crate::clock::now()
+fn clock_now() -> crate::base::clock::Instant {
+    crate::base::clock::now()
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "compared with an optional result")]

@@ -6,15 +6,15 @@ use http::{HeaderMap, StatusCode};
 use zeroize::Zeroizing;
 
 use crate::{
-    call::Certainty,
+    domain::call::Certainty,
     http_client::{ConnectFault, media_type::is_json},
+    observe::telemetry::metrics::LocalResource,
     platform::{
         breaker::Evidence,
         connections::ConnectFailure,
         endpoint::Endpoint,
         error::{ErrorAnswer, Malformation},
     },
-    telemetry::metrics::LocalResource,
 };
 
 /// Outcome of an attempt. Not `Debug`, because headers may contain cookies.

@@ -12,7 +12,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::lease::ConnectFailure;
 use crate::{
-    clock::{self, Instant},
+    base::clock::{self, Instant},
     http_client::{
         self, ConnectionReuse, HeaderRoom, HttpClientError, HttpProtocol, HttpSettings, LastProtocol,
     },

@@ -11,7 +11,7 @@ use tokio::{
 use super::client::KnownServer;
 use super::client::{Client, Connection, SETTLING_TIME};
 use crate::{
-    clock::{self, Instant},
+    base::clock::{self, Instant},
     http_client::{ConnectFault, HttpProtocol, cause::root_cause},
 };
 

@@ -2,10 +2,9 @@
 
 use super::*;
 use crate::{
-    backoff::assert_spread,
-    clock::HeldClock,
+    base::{backoff::assert_spread, clock::HeldClock},
     http_client::{Resolver, tls_config},
-    telemetry::logging::captured::CapturedLog,
+    observe::telemetry::logging::captured::CapturedLog,
 };
 
 /// Returns settings for a port that nothing listens on.
@@ -66,7 +65,7 @@ async fn connections_verified_by_replaced_authorities_take_no_more_requests() {
     let authority = || {
         let key = rcgen::KeyPair::generate().unwrap();
         let certificate = rcgen::CertificateParams::new(Vec::new()).unwrap().self_signed(&key).unwrap();
-        crate::pki::Authorities::parse(certificate.pem().as_bytes()).unwrap()
+        crate::base::pki::Authorities::parse(certificate.pem().as_bytes()).unwrap()
     };
     let settings = unreachable();
     let tls = Arc::clone(&settings.tls);

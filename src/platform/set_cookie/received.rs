@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use crate::{clock::MAX_TIMESTAMP, http_client::date::parse_date};
+use crate::{base::clock::MAX_TIMESTAMP, http_client::date::parse_date};
 
 /// A cookie, borrowed from its header.
 #[derive(Default)]

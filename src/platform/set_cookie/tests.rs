@@ -7,9 +7,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    call::Deadline,
-    clock::{self, MAX_TIMESTAMP},
-    telemetry::logging::captured::CapturedLog,
+    base::clock::{self, MAX_TIMESTAMP},
+    domain::call::Deadline,
+    observe::telemetry::logging::captured::CapturedLog,
 };
 
 const NOW: u64 = 1_700_000_000;

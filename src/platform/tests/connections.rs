@@ -18,7 +18,9 @@ use tokio::{
 };
 
 use super::fixture::*;
-use crate::{credential::Credential, memory::ResponseMemory, telemetry::metrics::ApiClientMetrics};
+use crate::{
+    base::memory::ResponseMemory, credential::Credential, observe::telemetry::metrics::ApiClientMetrics,
+};
 
 /// A platform over TLS and HTTP/2.
 struct Http2Platform {

@@ -8,23 +8,24 @@ use std::{
 pub(super) use super::upstream::{Answer, Behaviour, LOGIN, LOGOUT, OTT, OnAccept, Tls, Upstream};
 use crate::{
     access::{IssuePermit, LoginPermit},
-    call::Deadline,
-    clock,
+    base::{clock, memory::ResponseMemory},
     credential::Credential,
-    memory::ResponseMemory,
-    ott::{IssuedToken, OneTimeToken, Subject, SubjectKind},
-    session::LoggedIn,
-    telemetry::metrics::ApiClientMetrics,
+    domain::{
+        call::Deadline,
+        ott::{IssuedToken, OneTimeToken, Subject, SubjectKind},
+        session::LoggedIn,
+    },
+    observe::telemetry::metrics::ApiClientMetrics,
 };
 pub(super) use crate::{
-    call::{Call, Certainty},
+    domain::call::{Call, Certainty},
     http_client::{ClientTls, HttpSettings, Resolver, tls_config},
+    observe::telemetry::tracing::CallSpan,
     platform::{
         ApiClient, FailedLogin, Limits, PlatformClient, Settings,
         data_center::DataCenter,
         error::{Malformation, PlatformError, PlatformErrorCode},
     },
-    telemetry::tracing::CallSpan,
 };
 
 /// Maximum time that a test waits for an event. Only a failing test waits this long.

@@ -6,7 +6,7 @@ use tokio::{sync::Semaphore, time::timeout};
 
 use super::fixture::*;
 use crate::{
-    clock::{self, WallClock},
+    base::clock::{self, WallClock},
     credential::{Credential, CredentialErrorKind},
 };
 

@@ -6,11 +6,13 @@ use futures_util::FutureExt;
 
 use super::fixture::*;
 use crate::{
-    call::Operation,
-    clock::HeldClock,
+    base::{
+        clock::HeldClock,
+        memory::{Consumer, ResponseMemory},
+    },
     credential::Credential,
-    memory::{Consumer, ResponseMemory},
-    telemetry::metrics::{ApiClientMetrics, Metrics},
+    domain::call::Operation,
+    observe::telemetry::metrics::{ApiClientMetrics, Metrics},
 };
 
 /// A port without a listener.

@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::fixture::*;
-use crate::{credential::Credential, ott::IssuedToken};
+use crate::{credential::Credential, domain::ott::IssuedToken};
 
 /// A platform without HTTP/2, whose responses contain the user of the request.
 #[derive(Clone)]

@@ -5,10 +5,10 @@ use std::fmt::Write as _;
 use super::fixture::*;
 use crate::{
     credential::Credential,
+    domain::ott::{Subject, SubjectKind},
     http_client::{ConnectionReuse, Proxy, Resolver, build},
-    ott::{Subject, SubjectKind},
+    observe::telemetry::{logging::captured::CapturedLog, tracing::CallSpan},
     platform::LogoutOutcome,
-    telemetry::{logging::captured::CapturedLog, tracing::CallSpan},
 };
 
 fn named(kind: SubjectKind, text: &str) -> Subject {
@@ -115,7 +115,7 @@ async fn only_a_logout_sends_cookies_and_only_those_of_its_session() {
 async fn session_without_cookies_is_not_logged_out() {
     let upstream = Upstream::http().await;
     let client = client(&upstream, quick());
-    client.log_out(&crate::session::Session::default(), &call()).await;
+    client.log_out(&crate::domain::session::Session::default(), &call()).await;
     assert_eq!(upstream.connections(), 0);
 }
 

@@ -1,5 +1,5 @@
 use super::*;
-use crate::clock;
+use crate::base::clock;
 use crate::sandbox::FaultPlan;
 
 /// Returns requests that fail with this fault: at issuing, and at the login.

@@ -1,5 +1,5 @@
 use super::*;
-use crate::clock::{WallClock, unix_seconds};
+use crate::base::clock::{WallClock, unix_seconds};
 use crate::sandbox::TOKEN_MARK;
 
 /// From the platform's documentation.

@@ -22,12 +22,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::PeerKey;
 use crate::{
-    backoff::jittered,
+    base::{
+        backoff::jittered,
+        clock::{self, Instant},
+        memory::{Reader, Reservation},
+    },
     caller::Recognition,
-    clock::{self, Instant},
-    memory::{Reader, Reservation},
+    observe::telemetry::metrics::{ConnectionEnd, ConnectionRefusal},
     server::{limits::Limits, response_body::ResponseBody},
-    telemetry::metrics::{ConnectionEnd, ConnectionRefusal},
 };
 
 /// Interval between checks of a connection that is past its time but still carries a response.
@@ -327,7 +329,7 @@ impl Buf for ResponseData {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::memory::{Consumer, MAX_RESPONSE_BYTES, ResponseMemory};
+    use crate::base::memory::{Consumer, MAX_RESPONSE_BYTES, ResponseMemory};
 
     #[test]
     fn memory_of_a_response_is_reserved_until_its_last_byte_is_written() {

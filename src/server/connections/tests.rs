@@ -10,8 +10,8 @@ use tonic::body::Body;
 use super::{entry::OpenResponse, *};
 use crate::{
     caller::{self, ForwardedFrom, ForwardedHeader, ForwardedSettings},
+    observe::telemetry::logging::captured::CapturedLog,
     server::tests::authority::Authority,
-    telemetry::logging::captured::CapturedLog,
 };
 
 const SECOND: Duration = Duration::from_secs(1);

@@ -2,7 +2,7 @@
 
 use std::{num::NonZeroU32, time::Duration};
 
-use crate::clock::Instant;
+use crate::base::clock::Instant;
 
 /// Rate and size of a token bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +50,7 @@ impl Bucket {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock;
+    use crate::base::clock;
 
     const SETTINGS: BucketSettings =
         BucketSettings { interval: Duration::from_millis(10), burst: const { NonZeroU32::new(5).unwrap() } };

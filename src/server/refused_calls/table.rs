@@ -10,9 +10,8 @@ use std::{
 
 use super::bucket::{Bucket, BucketSettings};
 use crate::{
-    audit::RefusedCalls as Summary,
-    clock::{self, Instant},
-    telemetry::metrics::CountedBy,
+    base::clock::{self, Instant},
+    observe::{audit::RefusedCalls as Summary, telemetry::metrics::CountedBy},
 };
 
 /// Number of shards, so that refused calls with different keys rarely contend for a lock.

@@ -1,7 +1,7 @@
 use std::{collections::BTreeMap, num::NonZeroU32};
 
 use super::*;
-use crate::{
+use crate::domain::{
     call::Deadline,
     reason::{FailureCode, Reason},
 };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::clock::{self, Instant};
+use crate::base::clock::{self, Instant};
 
 /// Allows a burst at once and a rate over time.
 #[derive(Debug)]

@@ -20,7 +20,7 @@ use tokio_util::sync::PollSemaphore;
 use super::super::limits::Limits;
 use crate::{
     caller::Recognition,
-    telemetry::{logging::LogThrottle, metrics::Metrics},
+    observe::telemetry::{logging::LogThrottle, metrics::Metrics},
 };
 
 /// The places for streams that connections without an identified call share. One per port; clones

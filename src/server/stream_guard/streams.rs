@@ -10,7 +10,7 @@ use super::{
     allowance::Allowance,
     openings::Openings,
 };
-use crate::telemetry::metrics::{Http2Error, Metrics};
+use crate::observe::telemetry::metrics::{Http2Error, Metrics};
 
 /// Maximum number of reset streams that are remembered. Their last frames arrive within one round
 /// trip, in which a client opens far fewer streams.

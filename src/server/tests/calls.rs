@@ -1,7 +1,7 @@
 //! The outcome of single calls.
 
 use super::*;
-use crate::{call::Certainty, clock};
+use crate::{base::clock, domain::call::Certainty};
 
 #[tokio::test]
 async fn call_past_its_deadline_gets_deadline_exceeded_and_keeps_its_connection() {

@@ -1,7 +1,7 @@
 //! Connections that hold a place without using it, on real sockets.
 
 use super::{frames::*, *};
-use crate::memory::{Consumer, Reservation, ResponseMemory};
+use crate::base::memory::{Consumer, Reservation, ResponseMemory};
 
 /// Connects a client and makes an identified call.
 async fn identified(running: &Running) -> Client {

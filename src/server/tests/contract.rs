@@ -10,9 +10,9 @@ use super::{
     *,
 };
 use crate::{
-    audit::Sink,
+    base::clock::WallClock,
     caller::{self, BearerTokens},
-    clock::WallClock,
+    observe::audit::Sink,
     proto::ott::v1::{
         IssueOttRequest, IssueOttResponse, LoginWithOttRequest, LoginWithOttResponse,
         ott_service_server::{OttService, OttServiceServer},
@@ -77,8 +77,11 @@ impl Audited {
         settings.worker_threads = NonZeroUsize::new(1);
         change(&mut settings);
         let metrics = Metrics::new();
-        let audit =
-            crate::audit::Settings { sink: Sink::File(sink.to_owned()), fsync: false, hmac_key: None };
+        let audit = crate::observe::audit::Settings {
+            sink: Sink::File(sink.to_owned()),
+            fsync: false,
+            hmac_key: None,
+        };
         let audit = Audit::start(&audit, None, 16, &metrics, WallClock::system()).unwrap();
         let draining = CancellationToken::new();
         let dependencies = Dependencies {

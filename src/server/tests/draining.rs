@@ -1,7 +1,7 @@
 //! The server stops in time, regardless of what peers do.
 
 use super::{frames::*, *};
-use crate::clock;
+use crate::base::clock;
 
 #[tokio::test]
 async fn idle_server_stops_at_once_and_accepts_no_connections() {

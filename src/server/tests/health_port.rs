@@ -2,10 +2,10 @@
 
 use super::{frames::*, *};
 use crate::{
+    base::clock,
     caller::{self, ForwardedFrom, ForwardedHeader, ForwardedSettings},
-    clock,
+    observe::telemetry::metrics::HealthPort,
     server::port::Port,
-    telemetry::metrics::HealthPort,
 };
 
 const WATCH: &str = "/grpc.health.v1.Health/Watch";

@@ -9,7 +9,7 @@ use std::{
 
 use super::{frames::*, *};
 use crate::{
-    clock,
+    base::clock,
     server::{Limits, connections::Connections, listener},
 };
 

@@ -17,7 +17,7 @@ use super::{
     authority::{Authority, Folder, Identity},
     *,
 };
-use crate::{clock, server::tls::ClientAuth};
+use crate::{base::clock, server::tls::ClientAuth};
 
 const H2: &[&[u8]] = &[b"h2"];
 

@@ -1,7 +1,7 @@
 //! Blocked workers get no connections.
 
 use super::*;
-use crate::clock;
+use crate::base::clock;
 
 /// Longer than the heartbeat interval of a worker that is not blocked.
 const BLOCKED_AFTER: Duration = Duration::from_secs(8);

@@ -11,7 +11,7 @@ use rustls::{
 use tokio::sync::watch;
 
 use super::{ClientAuth, HTTP1, HTTP2, TlsError};
-use crate::pki::{Authorities, ServerIdentity};
+use crate::base::pki::{Authorities, ServerIdentity};
 
 /// The configuration that new handshakes use. Its two parts are replaced independently. Cheap to
 /// clone; clones share the configuration.

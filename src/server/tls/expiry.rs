@@ -11,8 +11,8 @@ use std::{
 };
 
 use crate::{
-    telemetry::metrics::{Certificate, Metrics},
-    validity::{self, State, Validity},
+    base::validity::{self, State, Validity},
+    observe::telemetry::metrics::{Certificate, Metrics},
 };
 
 /// The validity periods of the certificates in one version of a file.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use rustls::server::VerifierBuilderError;
 
-use crate::{
+use crate::base::{
     files::{self, Contents, ReadError, Reader},
     pki::{Authorities, CertificateChain, InvalidFile, InvalidPair, PrivateKey, ServerIdentity, Warning},
 };

@@ -15,9 +15,9 @@ use super::{
     turns::Turns,
 };
 use crate::{
+    base::{clock, pki},
     caller::Peer,
-    clock, pki,
-    telemetry::metrics::{Metrics, SecurityEvent, TlsFailure},
+    observe::telemetry::metrics::{Metrics, SecurityEvent, TlsFailure},
 };
 
 /// Completes the handshakes of one worker.

@@ -23,10 +23,12 @@ use super::{
     files::{self, Pair},
 };
 use crate::{
-    clock::WallClock,
-    files::{FollowedFile, Follower, Outcomes, Parser, PollError, load},
-    pki::Authorities,
-    telemetry::metrics::{Certificate, Metrics, ReloadMetrics, Reloaded},
+    base::{
+        clock::WallClock,
+        files::{FollowedFile, Follower, Outcomes, Parser, PollError, load},
+        pki::Authorities,
+    },
+    observe::telemetry::metrics::{Certificate, Metrics, ReloadMetrics, Reloaded},
 };
 
 /// TLS files that were read at startup, and are followed from then on.
@@ -47,7 +49,7 @@ struct Initial {
 
 impl Reload {
     /// Reads the files for the first time; an error is a startup error. Blocks for at most twice
-    /// [`READ_TIMEOUT`](crate::files::READ_TIMEOUT).
+    /// [`READ_TIMEOUT`](crate::base::files::READ_TIMEOUT).
     pub(crate) fn start(settings: Settings) -> Result<Self, TlsError> {
         let client_auth = &settings.client_auth;
         let pair = read_once(&pair_name(&settings), pair_parser(&settings))?;

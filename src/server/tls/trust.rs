@@ -8,7 +8,7 @@ use rustls::{
 };
 use tokio::sync::watch;
 
-use crate::clock::{self, WallClock};
+use crate::base::clock::{self, WallClock};
 
 /// The certificate that the peer of a connection presented, and the current authorities.
 pub(in crate::server) struct Trust {

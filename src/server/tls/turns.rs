@@ -14,7 +14,7 @@ use tokio::{
     task::yield_now,
 };
 
-use crate::clock;
+use crate::base::clock;
 
 /// A step that took less time did no cryptography and is not counted, so that peers that send a
 /// byte at a time do not use up the turns of others.

@@ -10,7 +10,9 @@ use prost_types::Timestamp;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
-use crate::{clock::MAX_TIMESTAMP, http_client::json::Object, proto::ott::v1, session::Account};
+use crate::{
+    base::clock::MAX_TIMESTAMP, domain::session::Account, http_client::json::Object, proto::ott::v1,
+};
 
 /// Seconds that a `Timestamp` can represent: the years 1 to 9999.
 const TIMESTAMP_SECONDS: RangeInclusive<i64> = -62_135_596_800..=MAX_TIMESTAMP.as_secs().cast_signed();

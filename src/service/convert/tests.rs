@@ -4,9 +4,9 @@ use serde_json::value::RawValue;
 
 use super::*;
 use crate::{
+    base::secret::Secret,
+    domain::session::Account,
     proto::ott::v1::issue_ott_request::Subject::{ExternalId, Login, UserId},
-    secret::Secret,
-    session::Account,
 };
 
 fn request(subject: Option<issue_ott_request::Subject>) -> v1::IssueOttRequest {

@@ -3,7 +3,7 @@
 use prost_reflect::{DescriptorError, DescriptorPool, FileDescriptor, prost_types::FileDescriptorProto};
 use tonic::Code;
 
-use crate::text::Printable;
+use crate::base::text::Printable;
 
 /// Descriptors of all services.
 #[derive(Debug)]

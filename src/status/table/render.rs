@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::{Answers, Retry};
 use crate::{
-    call::Operation,
+    domain::call::Operation,
     platform::error::PlatformErrorCode,
     status::{Case, FailureCode, Reason, platform},
 };

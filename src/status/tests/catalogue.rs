@@ -7,7 +7,7 @@ use tonic::Code;
 
 use super::{Answer, CERTAINTIES, OPERATIONS, call_with};
 use crate::{
-    call::{Certainty, Operation},
+    domain::call::{Certainty, Operation},
     proto::FILE_DESCRIPTOR_SET,
     status::{
         Case, Failure, Reason,

@@ -5,12 +5,14 @@ use std::time::Duration;
 use super::{Answer, CERTAINTIES, OPERATIONS, call, call_with};
 use crate::{
     access::Access,
-    call::{Call, Certainty, Exhausted, Operation},
     caller::{CallerError, Unread},
-    ott::{Subject, SubjectKind},
+    domain::{
+        call::{Call, Certainty, Exhausted, Operation},
+        ott::{Subject, SubjectKind},
+    },
+    observe::telemetry::metrics::Metrics,
     platform::error::{ErrorAnswer, ErrorBody, PlatformError, PlatformErrorCode},
     status::{Advice, Case, Failure, FailureCode, Placeholder, Reason},
-    telemetry::metrics::Metrics,
 };
 
 const SPENT: &str = "The one-time token is spent; issue a new token and log in with that.";
@@ -193,7 +195,7 @@ fn denial_contains_the_caller_and_the_method() {
     );
     let hostile = message(&format!("jwt:{{caller}}\n\u{202e}{}", "é".repeat(1000)), "jwt");
     assert!(hostile.contains("\"jwt:{caller}éé") && hostile.len() < 600, "{hostile}");
-    assert!(!hostile.contains(crate::text::is_unprintable), "{hostile}");
+    assert!(!hostile.contains(crate::base::text::is_unprintable), "{hostile}");
 }
 
 /// Their places are counted by network and for all of them, so the name in common is of no use.
@@ -320,7 +322,8 @@ fn invalid_credentials_get_one_message() {
 
 #[test]
 fn message_without_a_method_is_complete() {
-    let call = Call::new(crate::clock::now(), crate::call::Deadline::after(Duration::from_secs(1)));
+    let call =
+        Call::new(crate::base::clock::now(), crate::domain::call::Deadline::after(Duration::from_secs(1)));
     for case in Case::ALL {
         let message = Answer::of(Failure::of(*case), &call).message;
         assert!(!message.contains(['{', '}']) && message.ends_with('.'), "{message}");

@@ -6,9 +6,9 @@ use tonic::Code;
 
 use super::{Answer, OPERATIONS, call, call_with};
 use crate::{
-    backoff::assert_spread,
-    call::{Certainty, Operation},
+    base::backoff::assert_spread,
     credential::{CredentialError, CredentialErrorKind},
+    domain::call::{Certainty, Operation},
     platform::error::{
         CookieProblem, ErrorAnswer, ErrorBody, Malformation, PlatformError, PlatformErrorCode,
     },

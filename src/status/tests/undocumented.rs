@@ -9,7 +9,7 @@ use tonic::{Code, Response, Status, body::Body, codegen::Service};
 
 use super::{Answer, call};
 use crate::{
-    call::Operation,
+    domain::call::Operation,
     proto::ott::v1::{
         IssueOttRequest, IssueOttResponse, LoginWithOttRequest, LoginWithOttResponse,
         ott_service_server::{OttService, OttServiceServer},

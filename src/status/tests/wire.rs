@@ -9,8 +9,8 @@ use tonic_types::StatusExt as _;
 
 use super::{Answer, CERTAINTIES, OPERATIONS, call};
 use crate::{
-    call::{Call, Certainty, Deadline, Operation},
-    clock,
+    base::clock,
+    domain::call::{Call, Certainty, Deadline, Operation},
     platform::error::{ErrorAnswer, ErrorBody, PlatformError, PlatformErrorCode},
     status::{Failure, Reason},
 };
@@ -238,7 +238,7 @@ proptest! {
         let answer = Answer::read(&status);
         if let Some(message) = answer.reported("apiMessage") {
             prop_assert!(message.len() <= 256);
-            prop_assert!(!message.chars().any(crate::text::is_unprintable));
+            prop_assert!(!message.chars().any(crate::base::text::is_unprintable));
         }
         prop_assert!(answer.reason != "OTT_REJECTED" || answer.reported("apiMessage").is_none());
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ott_gateway::{audit::Sink, config::Config};
+use ott_gateway::{config::Config, observe::audit::Sink};
 use yaml_rust2::Yaml;
 
 use super::pasted::{Mount, Pasted, configured_files, files_in, mode, mount_of, mounts, text};

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use ott_gateway::clock;
+use ott_gateway::base::clock;
 
 use super::gateway::PATIENCE;
 

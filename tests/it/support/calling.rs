@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use ott_gateway::{
-    clock,
+    base::clock,
     proto::ott::v1::{
         IssueOttRequest, LoginWithOttRequest, issue_ott_request::Subject,
         ott_service_client::OttServiceClient,

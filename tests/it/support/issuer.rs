@@ -6,7 +6,7 @@ use aws_lc_rs::{
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode, jwk::Jwk};
-use ott_gateway::clock::{WallClock, unix_seconds};
+use ott_gateway::base::clock::{WallClock, unix_seconds};
 use serde_json::{Value, json};
 
 /// An issuer of JWTs.

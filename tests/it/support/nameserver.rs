@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use ott_gateway::clock;
+use ott_gateway::base::clock;
 
 /// Response to a query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use ott_gateway::{clock, proto::ott::v1::ott_service_client::OttServiceClient};
+use ott_gateway::{base::clock, proto::ott::v1::ott_service_client::OttServiceClient};
 use serde_json::Value;
 use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint};

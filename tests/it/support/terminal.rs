@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use ott_gateway::clock;
+use ott_gateway::base::clock;
 use rustix::{
     event::{PollFd, PollFlags, poll},
     fs::{Mode, OFlags, open},

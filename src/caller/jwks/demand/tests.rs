@@ -1,7 +1,7 @@
 use futures_util::{FutureExt, future::join_all};
 
 use super::*;
-use crate::telemetry::metrics::Metrics;
+use crate::observe::telemetry::metrics::Metrics;
 
 const WAITED: Result<Freshness, KeyFetchFault> = Ok(Freshness::Fetched);
 const CROWDED: Result<Freshness, KeyFetchFault> = Err(KeyFetchFault::Crowded);

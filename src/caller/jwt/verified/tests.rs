@@ -9,7 +9,7 @@ use crate::{
         jwks::KeyRing,
         jwt::tests::{SigningKey, jwks},
     },
-    telemetry::metrics::{CallerMemory, Metrics},
+    observe::telemetry::metrics::{CallerMemory, Metrics},
 };
 
 const NOW: u64 = 1_000_000;

@@ -13,11 +13,11 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::*;
 use crate::{
+    observe::telemetry::logging::captured::CapturedLog,
     server::{
         tests::authority::{Authority, Folder, Identity},
         tls::ClientAuth,
     },
-    telemetry::logging::captured::CapturedLog,
 };
 
 /// TLS files that are followed with a clock that starts in 2026.

@@ -1,0 +1,7 @@
+//! What operators can see of the gateway: audit records, health, and telemetry.
+//!
+//! Every stage reports here; nothing here uses a stage.
+
+pub mod audit;
+pub mod health;
+pub mod telemetry;

@@ -1,0 +1,508 @@
+//! Formats audit lines as JSON.
+//!
+//! Unprintable characters are escaped, so that no data of a caller can end a line or forge another
+//! one.
+
+mod object;
+mod refused_calls;
+
+pub use self::refused_calls::RefusedCalls;
+pub(super) use self::refused_calls::of_refused_calls;
+
+use std::{net::IpAddr, time::SystemTime};
+
+use serde::Serialize;
+use serde_json::ser::Serializer;
+
+use self::object::{Object, name};
+use super::probe::ProbeCause;
+use crate::{
+    base::{clock, text::PrintableJson},
+    domain::{
+        call::{Call, Certainty, Ending, Operation, UnvalidatedText},
+        reason::Reason,
+    },
+    observe::telemetry::{
+        metrics::{AuditClass, Logout},
+        names,
+    },
+};
+
+/// Length of the record of a call without the names in it, in bytes. A longer record costs another
+/// allocation.
+const CALL_BYTES: usize = 480;
+
+#[derive(Serialize)]
+struct User<'a> {
+    kind: &'static str,
+    value: &'a str,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    unvalidated: bool,
+}
+
+/// A session that the platform opened and no caller received.
+#[derive(Serialize)]
+struct UndeliveredSession<'a> {
+    event: &'static str,
+    time: String,
+    request_id: String,
+    peer: Option<IpAddr>,
+    caller: Option<&'a str>,
+    caller_proof: Option<&'a str>,
+    method: Option<&'static str>,
+    api_client: Option<&'a str>,
+    outcome: &'static str,
+    platform_status: Option<u16>,
+    ott_fingerprint: Option<&'a str>,
+    gateway_version: &'static str,
+}
+
+#[derive(Serialize)]
+struct ProbeRecord {
+    event: &'static str,
+    time: String,
+    cause: &'static str,
+    gateway_version: &'static str,
+}
+
+/// Report of records that could not be kept until the sink was available again.
+#[derive(Serialize)]
+struct LostRecord {
+    event: &'static str,
+    time: String,
+    class: &'static str,
+    count: u64,
+    gateway_version: &'static str,
+}
+
+/// Returns the record of a call that ends at `now`, without the closing brace: the writer may
+/// append the `late` member.
+pub(super) fn of_call(call: &Call, ending: Ending, now: SystemTime) -> String {
+    let (caller, caller_proof) = call.caller().unzip();
+    let api_client = call.api_client();
+    let user = user_of(call);
+    let unvalidated_api_client = call.unvalidated().and_then(|names| names.api_client.as_ref());
+    let unvalidated =
+        match (user.as_ref().is_some_and(|user| user.unvalidated), unvalidated_api_client.is_some()) {
+            (false, false) => None,
+            (true, false) => Some("user"),
+            (false, true) => Some("api_client"),
+            (true, true) => Some("user,api_client"),
+        };
+    let microseconds = clock::now().saturating_duration_since(call.arrived()).as_micros();
+    let named = [
+        caller.map(AsRef::as_ref),
+        caller_proof,
+        user.as_ref().map(|user| user.value),
+        api_client.as_deref(),
+        call.fingerprint(),
+    ];
+    let length = named.iter().flatten().map(|name| name.len()).sum::<usize>();
+    let mut line = Object::of_event("call", CALL_BYTES + length);
+    line.time(name!("time"), now);
+    line.string(name!("request_id"), call.request_id().as_str());
+    line.address(name!("peer"), peer(call));
+    line.optional(name!("caller"), caller.map(AsRef::as_ref));
+    line.optional(name!("caller_proof"), caller_proof);
+    line.optional(name!("method"), call.operation().map(Operation::name));
+    match &user {
+        Some(user) => line.object(name!("user"), ("kind", user.kind), ("value", user.value)),
+        None => line.null(name!("user")),
+    }
+    let named_api_client = unvalidated_api_client.map(UnvalidatedText::as_str);
+    line.optional(name!("api_client"), api_client.as_deref().or(named_api_client));
+    line.optional(name!("unvalidated"), unvalidated);
+    line.string(name!("code"), names::status_name(ending.code()));
+    line.optional(name!("reason"), reason(call, ending));
+    line.string(name!("outcome"), call.certainty().as_str());
+    line.number(name!("attempts"), Some(call.attempts()));
+    line.number(name!("platform_status"), call.http_status().map(u32::from));
+    line.milliseconds(name!("duration_ms"), u32::try_from(microseconds).unwrap_or(u32::MAX));
+    line.optional(name!("ott_fingerprint"), call.fingerprint());
+    line.string(name!("gateway_version"), env!("CARGO_PKG_VERSION"));
+    line.finish()
+}
+
+/// Returns the user that a call is about, or that its request named.
+fn user_of(call: &Call) -> Option<User<'_>> {
+    if let Some(subject) = call.subject() {
+        return Some(User { kind: subject.field(), value: subject.canonical(), unvalidated: false });
+    }
+    let (kind, text) = call.unvalidated()?.user.as_ref()?;
+    Some(User { kind, value: text.as_str(), unvalidated: true })
+}
+
+/// Returns why the call failed. Cancelled calls have no reason in the API, because no caller
+/// receives it; here they are distinguished by whether anything was sent.
+fn reason(call: &Call, ending: Ending) -> Option<&'static str> {
+    match (ending, call.certainty()) {
+        (Ending::Cancelled, Certainty::NotSent) => Some("cancelled_before_send"),
+        (Ending::Cancelled, _) => Some("cancelled"),
+        (Ending::Succeeded | Ending::Failed(..), _) => ending.reason().map(Reason::as_str),
+    }
+}
+
+/// Returns the line of a session that no caller received, without the closing brace.
+pub(super) fn of_undelivered_session(
+    call: &Call,
+    logout: Logout,
+    status: Option<u16>,
+    now: SystemTime,
+) -> String {
+    let (caller, caller_proof) = call.caller().unzip();
+    let api_client = call.api_client();
+    open_object(&UndeliveredSession {
+        event: "undelivered_session",
+        time: rfc_3339(now),
+        request_id: call.request_id().to_string(),
+        peer: peer(call),
+        caller: caller.map(AsRef::as_ref),
+        caller_proof,
+        method: call.operation().map(Operation::name),
+        api_client: api_client.as_deref(),
+        outcome: logout.as_str(),
+        platform_status: status,
+        ott_fingerprint: call.fingerprint(),
+        gateway_version: env!("CARGO_PKG_VERSION"),
+    })
+}
+
+fn peer(call: &Call) -> Option<IpAddr> {
+    call.peer().map(|address| address.ip().to_canonical())
+}
+
+/// Returns the line that reports `count` lost records of this class, without the closing brace.
+pub(super) fn of_lost(class: AuditClass, count: u64, now: SystemTime) -> String {
+    open_object(&LostRecord {
+        event: "records_lost",
+        time: rfc_3339(now),
+        class: class.as_str(),
+        count,
+        gateway_version: env!("CARGO_PKG_VERSION"),
+    })
+}
+
+/// Returns the line that probes whether the sink is available, without the closing brace.
+pub(super) fn of_probe(cause: ProbeCause, now: SystemTime) -> String {
+    open_object(&ProbeRecord {
+        event: "sink_probe",
+        time: rfc_3339(now),
+        cause: cause.as_str(),
+        gateway_version: env!("CARGO_PKG_VERSION"),
+    })
+}
+
+fn rfc_3339(time: SystemTime) -> String {
+    timestamp(time).to_string()
+}
+
+fn timestamp(time: SystemTime) -> humantime::Rfc3339Timestamp {
+    // A time before 1970 is wrong anyway, and must not prevent the record.
+    humantime::format_rfc3339_micros(time.max(SystemTime::UNIX_EPOCH))
+}
+
+fn open_object(record: &impl Serialize) -> String {
+    let mut line = Vec::with_capacity(512);
+    // Only strings and numbers, written to memory: this cannot fail.
+    let _ = record.serialize(&mut Serializer::with_formatter(&mut line, PrintableJson));
+    line.pop();
+    String::from_utf8(line).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::SocketAddr, time::Duration};
+
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::{
+        base::{clock::WallClock, text::is_unprintable},
+        domain::{
+            call::{Deadline, UnvalidatedNames},
+            ott::{Subject, SubjectKind},
+            reason::FailureCode,
+        },
+        observe::telemetry::metrics::CountedBy,
+    };
+
+    fn parsed(text: &str) -> Value {
+        serde_json::from_str(&format!("{text}}}")).expect("one JSON object")
+    }
+
+    fn call() -> Call {
+        Call::new(clock::now(), Deadline::after(Duration::from_secs(1)))
+    }
+
+    /// Record of a call, for `serde_json`.
+    #[derive(Serialize)]
+    struct CallRecord<'a> {
+        event: &'static str,
+        time: String,
+        request_id: String,
+        peer: Option<IpAddr>,
+        caller: Option<&'a str>,
+        caller_proof: Option<&'a str>,
+        method: Option<&'static str>,
+        user: Option<User<'a>>,
+        api_client: Option<&'a str>,
+        unvalidated: Option<&'static str>,
+        code: &'static str,
+        reason: Option<&'static str>,
+        outcome: &'static str,
+        attempts: u32,
+        platform_status: Option<u16>,
+        duration_ms: f64,
+        ott_fingerprint: Option<&'a str>,
+        gateway_version: &'static str,
+    }
+
+    /// Returns the record of the same call as `serde_json` writes it.
+    fn reference(call: &Call, ending: Ending, now: SystemTime) -> String {
+        let (caller, caller_proof) = call.caller().unzip();
+        let api_client = call.api_client();
+        let user = user_of(call);
+        let named_api_client = call.unvalidated().and_then(|names| names.api_client.as_ref());
+        let unvalidated = match (user.as_ref().is_some_and(|user| user.unvalidated), named_api_client) {
+            (false, None) => None,
+            (true, None) => Some("user"),
+            (false, Some(_)) => Some("api_client"),
+            (true, Some(_)) => Some("user,api_client"),
+        };
+        let microseconds = clock::now().saturating_duration_since(call.arrived()).as_micros();
+        open_object(&CallRecord {
+            event: "call",
+            time: rfc_3339(now),
+            request_id: call.request_id().to_string(),
+            peer: peer(call),
+            caller: caller.map(AsRef::as_ref),
+            caller_proof,
+            method: call.operation().map(Operation::name),
+            user: user.map(|user| User { unvalidated: false, ..user }),
+            api_client: api_client.as_deref().or(named_api_client.map(UnvalidatedText::as_str)),
+            unvalidated,
+            code: names::status_name(ending.code()),
+            reason: reason(call, ending),
+            outcome: call.certainty().as_str(),
+            attempts: call.attempts(),
+            platform_status: call.http_status(),
+            duration_ms: f64::from(u32::try_from(microseconds).unwrap_or(u32::MAX)) / 1000.0,
+            ott_fingerprint: call.fingerprint(),
+            gateway_version: env!("CARGO_PKG_VERSION"),
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn record_equals_that_of_serde_json(
+            peer in any::<Option<SocketAddr>>(),
+            caller in any::<Option<(String, String)>>(),
+            api_client in any::<Option<String>>(),
+            subject in proptest::option::of("[a-z@.]{1,30}"),
+            unvalidated in any::<Option<(String, Option<String>)>>(),
+            fingerprint in any::<Option<String>>(),
+            ending in prop_oneof![
+                Just(Ending::Succeeded),
+                Just(Ending::Cancelled),
+                Just(Ending::Failed(FailureCode::Unauthenticated, Reason::CallerUnauthenticated)),
+            ],
+            status in any::<Option<u16>>(),
+            microseconds in 0..5_000_000_000_u64,
+        ) {
+            let mut runtime = tokio::runtime::Builder::new_current_thread();
+            runtime.start_paused(true).enable_time().build().expect("a runtime").block_on(async {
+                let call = call();
+                if let Some(peer) = peer {
+                    call.set_peer(peer);
+                }
+                if let Some((caller, proof)) = caller {
+                    call.set_caller(caller.into(), proof);
+                }
+                if let Some(name) = api_client {
+                    call.set_api_client(name.into());
+                }
+                let subject = subject.and_then(|name| Subject::new(SubjectKind::Login, name).ok());
+                if let Some(subject) = subject {
+                    call.set_subject(subject);
+                }
+                if let Some((user, api_client)) = unvalidated {
+                    call.set_unvalidated(UnvalidatedNames {
+                        user: Some(("login", UnvalidatedText::new(&user))),
+                        api_client: api_client.as_deref().map(UnvalidatedText::new),
+                    });
+                }
+                if let Some(fingerprint) = fingerprint {
+                    call.set_fingerprint(fingerprint);
+                }
+                if let Some(status) = status {
+                    call.set_operation(Operation::IssueOtt);
+                    call.attempt_begins();
+                    call.set_http_status(status);
+                    call.attempt_ended(Certainty::Done);
+                }
+                tokio::time::advance(Duration::from_micros(microseconds)).await;
+                let now = WallClock::following_monotonic().now();
+                prop_assert_eq!(of_call(&call, ending, now), reference(&call, ending, now));
+                Ok(())
+            })?;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn record_contains_all_properties_of_a_call() {
+        let clock = WallClock::following_monotonic();
+        let call = call();
+        call.set_peer("[::ffff:192.0.2.7]:40000".parse().expect("an address"));
+        call.set_caller("spiffe://mesh/shop".into(), "certificate");
+        call.set_operation(Operation::IssueOtt);
+        call.set_api_client("eu2".into());
+        call.set_subject(Subject::new(SubjectKind::ExternalId, "x-17".to_owned()).expect("a name"));
+        call.set_fingerprint("2026-01:00ff".to_owned());
+        call.attempt_begins();
+        call.attempt_begins();
+        call.set_http_status(200);
+        call.attempt_ended(Certainty::Done);
+        tokio::time::advance(Duration::from_micros(12_345)).await;
+        let record = of_call(&call, Ending::Succeeded, clock.now());
+        assert_eq!(
+            parsed(&record),
+            json!({
+                "event": "call",
+                "time": "2026-01-01T00:00:00.012345Z",
+                "request_id": call.request_id().to_string(),
+                "peer": "192.0.2.7",
+                "caller": "spiffe://mesh/shop",
+                "caller_proof": "certificate",
+                "method": "IssueOtt",
+                "user": { "kind": "external_id", "value": "x-17" },
+                "api_client": "eu2",
+                "unvalidated": null,
+                "code": "OK",
+                "reason": null,
+                "outcome": "done",
+                "attempts": 2,
+                "platform_status": 200,
+                "duration_ms": 12.345,
+                "ott_fingerprint": "2026-01:00ff",
+                "gateway_version": env!("CARGO_PKG_VERSION"),
+            })
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn record_of_an_empty_call_has_the_same_fields() {
+        let ending = Ending::Failed(FailureCode::Unauthenticated, Reason::CallerUnauthenticated);
+        let record = parsed(&of_call(&call(), ending, WallClock::system().now()));
+        let fields: Vec<&String> = record.as_object().expect("an object").keys().collect();
+        assert_eq!(fields.len(), 18, "{fields:?}");
+        assert_eq!(record["caller"], Value::Null);
+        assert_eq!(record["outcome"], "not_sent");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn unvalidated_names_are_marked_and_escaped() {
+        let record = |user: Option<&str>, api_client: Option<&str>| {
+            let call = call();
+            call.set_unvalidated(UnvalidatedNames {
+                user: user.map(|user| ("login", UnvalidatedText::new(user))),
+                api_client: api_client.map(UnvalidatedText::new),
+            });
+            let record = of_call(&call, Ending::Succeeded, WallClock::system().now());
+            assert!(!record.chars().any(is_unprintable), "{record:?}");
+            let record = parsed(&record);
+            ["user", "api_client", "unvalidated"].map(|name| record[name].clone())
+        };
+        let user = json!({ "kind": "login", "value": "a\n\u{202e}b" });
+        assert_eq!(record(Some("a\n\u{202e}b"), None), [user.clone(), Value::Null, "user".into()]);
+        assert_eq!(record(None, Some("x\"y")), [Value::Null, "x\"y".into(), "api_client".into()]);
+        let both = [user, "x".into(), "user,api_client".into()];
+        assert_eq!(record(Some("a\n\u{202e}b"), Some("x")), both);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_text_can_forge_a_line() {
+        let hostile = "a\nb\r\u{0}\u{7f}\u{85}\u{9b}31m\u{2028}\u{2029}\u{202e}\u{feff}\"},{\"x\\é\u{1f600}";
+        let call = call();
+        call.set_caller(hostile.into(), "jwt");
+        let record = of_call(&call, Ending::Succeeded, WallClock::system().now());
+        assert!(!record.chars().any(is_unprintable), "{record:?}");
+        assert!(record.contains('é') && record.contains('\u{1f600}'), "readable text stays readable");
+        assert_eq!(parsed(&record)["caller"], hostile, "the text is preserved");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn reason_of_a_cancelled_call_depends_on_whether_anything_was_sent() {
+        let call = call();
+        let reason = |call: &Call| {
+            parsed(&of_call(call, Ending::Cancelled, WallClock::system().now()))["reason"].clone()
+        };
+        assert_eq!(reason(&call), "cancelled_before_send");
+        call.sending();
+        assert_eq!(reason(&call), "cancelled");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn line_of_an_undelivered_session_identifies_its_call() {
+        let call = call();
+        call.set_peer("192.0.2.7:40000".parse().expect("an address"));
+        call.set_caller("spiffe://mesh/shop".into(), "certificate");
+        call.set_operation(Operation::LoginWithOtt);
+        call.set_api_client("eu2".into());
+        call.set_fingerprint("2026-01:00ff".to_owned());
+        call.set_http_status(200);
+        let now = WallClock::following_monotonic().now();
+        let line = of_undelivered_session(&call, Logout::Failed, Some(503), now);
+        assert_eq!(
+            parsed(&line),
+            json!({
+                "event": "undelivered_session",
+                "time": "2026-01-01T00:00:00.000000Z",
+                "request_id": call.request_id().to_string(),
+                "peer": "192.0.2.7",
+                "caller": "spiffe://mesh/shop",
+                "caller_proof": "certificate",
+                "method": "LoginWithOtt",
+                "api_client": "eu2",
+                "outcome": "logout_failed",
+                "platform_status": 503,
+                "ott_fingerprint": "2026-01:00ff",
+                "gateway_version": env!("CARGO_PKG_VERSION"),
+            })
+        );
+    }
+
+    /// Returns the fields that a section of the documentation lists, in alphabetical order.
+    fn documented(section: &str) -> Vec<String> {
+        let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/audit.md"))
+            .expect("docs/audit.md");
+        let mut fields: Vec<String> = page
+            .lines()
+            .skip_while(|line| *line != section)
+            .skip(1)
+            .take_while(|line| !line.starts_with("## "))
+            .filter_map(|line| line.strip_prefix("| `")?.split('`').next().map(str::to_owned))
+            .collect();
+        fields.sort_unstable();
+        fields
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn documentation_lists_exactly_the_fields_of_each_line() {
+        let now = WallClock::system().now();
+        let lines = [
+            ("## The record of a call", of_call(&call(), Ending::Succeeded, now)),
+            ("## Undelivered sessions", of_undelivered_session(&call(), Logout::Succeeded, Some(204), now)),
+            ("## Lost records", of_lost(AuditClass::Refused, 12, now)),
+            ("## Probes", of_probe(ProbeCause::Start, now)),
+            ("## Refused calls", of_refused_calls(&RefusedCalls::new(CountedBy::Peer, now), now)),
+        ];
+        for (section, line) in lines {
+            let mut fields: Vec<String> =
+                parsed(&line).as_object().expect("an object").keys().cloned().collect();
+            fields.push("late".to_owned());
+            fields.sort_unstable();
+            assert_eq!(documented(section), fields, "{section}");
+        }
+    }
+}

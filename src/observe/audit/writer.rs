@@ -1,0 +1,165 @@
+//! Handle of the writer thread, which isolates the workers from a disk or a pipe that hangs.
+//!
+//! Sending lines never waits, and wakes the thread only if it sleeps. The content of lines, and
+//! which are sent together, is decided elsewhere.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, Sender, channel},
+    },
+};
+
+use tokio::sync::oneshot;
+
+use super::{
+    AuditUnavailable, availability::Availability, handover::Lines, places::Places, sink::Output,
+    thread::Thread,
+};
+use crate::{
+    base::clock::WallClock,
+    observe::telemetry::metrics::{AuditClass, AuditSink, Metrics},
+};
+
+/// Handle of the writer thread. The thread ends when all clones are dropped.
+#[derive(Clone, Debug)]
+pub(super) struct Writer {
+    /// Bounded by the places that lines take first.
+    inbox: Sender<Message>,
+    shared: Arc<Shared>,
+}
+
+/// State shared by calls and the writer thread.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) availability: Arc<Availability>,
+    pub(super) places: Places,
+    /// The file must be opened again.
+    pub(super) reopen: AtomicBool,
+    /// A call waits for a write.
+    pub(super) probe: AtomicBool,
+    /// A [`Message::Wake`] is queued, so that no other is needed.
+    pub(super) wakes: AtomicBool,
+}
+
+/// Request to the writer thread.
+pub(super) enum Message {
+    /// Write these lines.
+    Lines(Lines),
+    /// Report when all lines so far are written.
+    Flush(oneshot::Sender<()>),
+    /// Check whether the sink is available, open the file again, or write a probe.
+    Wake,
+    /// Panic.
+    #[cfg(test)]
+    Panic,
+}
+
+/// Why a line was not accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum NotAccepted {
+    /// No place is free.
+    #[error("too many audit records are pending")]
+    Full,
+    /// The thread has panicked.
+    #[error("the thread that writes audit records has stopped; restart the gateway")]
+    Stopped,
+}
+
+impl Writer {
+    /// Starts the thread. It has places for all lines of `max_in_flight` allowed calls.
+    pub(super) fn start(
+        output: Output,
+        sink: AuditSink,
+        max_in_flight: usize,
+        metrics: Metrics,
+        clock: WallClock,
+    ) -> io::Result<Self> {
+        let (writer, messages) = Self::new(max_in_flight, &metrics);
+        Thread::new(output, Arc::clone(&writer.shared), sink, metrics, clock).start(messages)?;
+        Ok(writer)
+    }
+
+    /// Creates a handle, and the receiver of its messages.
+    pub(super) fn new(max_in_flight: usize, metrics: &Metrics) -> (Self, Receiver<Message>) {
+        let (inbox, messages) = channel();
+        let shared = Arc::new(Shared {
+            availability: Arc::new(Availability::new(metrics.clone())),
+            places: Places::new(max_in_flight, metrics.clone()),
+            reopen: AtomicBool::new(false),
+            probe: AtomicBool::new(false),
+            wakes: AtomicBool::new(false),
+        });
+        (Self { inbox, shared }, messages)
+    }
+
+    pub(super) fn availability(&self) -> &Arc<Availability> {
+        &self.shared.availability
+    }
+
+    /// Waits until the record of a call that begins now can be expected to be written in time.
+    pub(super) async fn expect_record(&self) -> Result<(), AuditUnavailable> {
+        self.availability().expected(|| self.probe()).await
+    }
+
+    /// Makes the thread write something.
+    fn probe(&self) {
+        self.shared.probe.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    /// Takes a place for a line that records this many calls. If there is none, the line counts as
+    /// lost.
+    pub(super) fn take_place(&self, class: AuditClass, records: u64) -> Result<(), NotAccepted> {
+        if self.shared.places.take(class, records) { Ok(()) } else { Err(NotAccepted::Full) }
+    }
+
+    /// Sends lines that have places. If the thread has stopped, they count as lost, and the sink is
+    /// marked as unavailable if one of them belongs to an allowed call.
+    pub(super) fn send(&self, lines: Lines) -> Result<(), NotAccepted> {
+        self.inbox.send(Message::Lines(lines)).map_err(|refused| {
+            self.count_lost(&refused.0);
+            NotAccepted::Stopped
+        })
+    }
+
+    fn count_lost(&self, message: &Message) {
+        let Message::Lines(lines) = message else { return };
+        for line in lines {
+            self.shared.places.release(line.class());
+            self.shared.places.count_lost(line.class(), line.records());
+        }
+        // Refused calls got nothing, so that their lines do not matter here.
+        if lines.iter().any(|line| line.class() == AuditClass::Allowed) {
+            self.availability().distrust(&NotAccepted::Stopped);
+        }
+    }
+
+    /// Asks the thread to report when all lines so far are written. It keeps trying until the
+    /// receiver is dropped. Returns false if the thread has stopped.
+    pub(super) fn flush(&self, done: oneshot::Sender<()>) -> bool {
+        self.inbox.send(Message::Flush(done)).is_ok()
+    }
+
+    /// Makes the thread check whether the sink is available.
+    pub(super) fn wake(&self) {
+        if !self.shared.wakes.swap(true, Ordering::AcqRel) {
+            // If the thread has stopped, handing over a line reports it.
+            let _ = self.inbox.send(Message::Wake);
+        }
+    }
+
+    /// Makes the thread open the file again.
+    pub(super) fn reopen(&self) {
+        self.shared.reopen.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    /// Makes the thread panic.
+    #[cfg(test)]
+    pub(super) fn panic(&self) {
+        let _ = self.inbox.send(Message::Panic);
+    }
+}
