@@ -17,7 +17,7 @@ use arc_swap::{ArcSwap, Guard};
 
 use crate::{
     caller::{BearerTokens, Caller},
-    domain::{call::Operation, ott::Subject},
+    domain::{call::Method, ott::Subject},
     observe::telemetry::{
         logging::LogThrottle,
         metrics::{AccessDenial, Metrics, QuotaBucket},
@@ -118,7 +118,7 @@ pub struct PolicyInForce(Guard<Arc<Policy>>);
 pub struct Admission {
     policy: Arc<Policy>,
     caller: Caller,
-    operation: Operation,
+    method: Method,
     /// The rules that allow the method to the caller.
     rules: RuleSet,
 }
@@ -258,15 +258,10 @@ impl Access {
 
     /// Admits a caller to a method. Called before the message is read; takes nothing from any
     /// quota.
-    pub fn admits(
-        &self,
-        policy: Arc<Policy>,
-        caller: &Caller,
-        operation: Operation,
-    ) -> Result<Admission, Denied> {
-        let admitting = policy.rules.admitting(caller.name(), operation);
+    pub fn admits(&self, policy: Arc<Policy>, caller: &Caller, method: Method) -> Result<Admission, Denied> {
+        let admitting = policy.rules.admitting(caller.name(), method);
         let rules = admitting.map_err(|mismatch| self.denied(mismatch))?;
-        Ok(Admission { policy, caller: caller.clone(), operation, rules })
+        Ok(Admission { policy, caller: caller.clone(), method, rules })
     }
 
     /// Returns the maximum number of calls in flight of a caller, from the first rule that names
@@ -279,7 +274,7 @@ impl Access {
     /// Checks that any rule allows an admitted caller an API client of this name, regardless of the
     /// user. Takes nothing from any quota.
     pub fn admits_api_client(&self, admission: &Admission, api_client: &str) -> Result<(), Denied> {
-        self.allowing(admission, admission.operation, api_client, None).map(|_| ())
+        self.allowing(admission, admission.method, api_client, None).map(|_| ())
     }
 
     /// Permits an admitted caller to have a token issued, and takes from the quotas.
@@ -289,7 +284,7 @@ impl Access {
         api_client: Arc<str>,
         subject: Subject,
     ) -> Result<IssuePermit, Refused> {
-        let rules = self.allowing(&admission, Operation::IssueOtt, &api_client, Some(&subject))?;
+        let rules = self.allowing(&admission, Method::IssueOtt, &api_client, Some(&subject))?;
         self.take(&rules, &admission, Some(&subject))?;
         Ok(IssuePermit { caller: admission.caller, api_client, subject })
     }
@@ -297,7 +292,7 @@ impl Access {
     /// Permits an admitted caller to use a token, and takes from the quota. The token's user is not
     /// known yet: check the account afterwards with [`check_account`](Self::check_account).
     pub fn permit_login(&self, admission: Admission, api_client: Arc<str>) -> Result<LoginPermit, Refused> {
-        let rules = self.allowing(&admission, Operation::LoginWithOtt, &api_client, None)?;
+        let rules = self.allowing(&admission, Method::LoginWithOtt, &api_client, None)?;
         self.take(&rules, &admission, None)?;
         Ok(LoginPermit { caller: admission.caller, api_client, policy: admission.policy, rules })
     }
@@ -322,7 +317,7 @@ impl Access {
     /// Checks that any rule names the caller, regardless of what the rule allows. Sufficient for
     /// access to reflection.
     pub fn mentions(&self, policy: &Policy, caller: &Caller) -> Result<(), Denied> {
-        if policy.rules.mention(caller.name()) { Ok(()) } else { Err(self.denied(AccessDenial::Caller)) }
+        if policy.rules.mentions(caller.name()) { Ok(()) } else { Err(self.denied(AccessDenial::Caller)) }
     }
 
     /// Returns the rules that allow the call. An admission for one method is not valid for the
@@ -330,11 +325,11 @@ impl Access {
     fn allowing(
         &self,
         admission: &Admission,
-        operation: Operation,
+        method: Method,
         api_client: &str,
         user: Option<&Subject>,
     ) -> Result<RuleSet, Denied> {
-        if admission.operation != operation {
+        if admission.method != method {
             return Err(self.denied(AccessDenial::Method));
         }
         let allowing = admission.policy.rules.allowing(&admission.rules, api_client, user);

@@ -30,7 +30,7 @@ use tonic::service::Routes;
 pub use self::{
     check::check,
     online_check::{OnlineCheckError, fetch_access_token},
-    signals::{Ended, OnHangUp, Signals, set_signal_mask},
+    signals::{OnHangUp, Shutdown, Signals, set_signal_mask},
     start_error::StartError,
 };
 use self::{
@@ -60,7 +60,7 @@ use crate::{
         health::{CredentialCondition, Health, HealthService, Watches},
         telemetry::{duties::Duty, logging::Logging, metrics::Metrics, threads::Heartbeat, tracing::Tracer},
     },
-    platform::{ApiClient, PlatformClient},
+    platform::{ApiClient, ApiClientState},
     server::{self, Handlers, Http1Server, Server},
     service::{ApiClients, KnownTokens, OttService, Reflection, RefusedRequests},
     supervision::Supervisor,
@@ -101,7 +101,7 @@ impl CallCutOff {
 
 /// The shared parts of one API client, without the connections of each worker.
 struct Upstream {
-    api_client: Arc<ApiClient>,
+    api_client: Arc<ApiClientState>,
     http: HttpSettings,
 }
 
@@ -157,7 +157,7 @@ impl App {
 
         let watches = Watches::new(bound.watches_per_address, metrics.watches());
         let health_service = HealthService::new(health.clone(), watches);
-        let (draining, going_away) = (CancellationToken::new(), CancellationToken::new());
+        let (draining, goaway_sent) = (CancellationToken::new(), CancellationToken::new());
         let dependencies = server::Dependencies {
             identification,
             access: access.clone(),
@@ -167,9 +167,9 @@ impl App {
             tracer: tracer.clone(),
             health: health_service.clone(),
             draining: draining.clone(),
-            going_away: going_away.clone(),
+            goaway_sent: goaway_sent.clone(),
         };
-        duties::start_drain_health(&supervisor, draining, going_away, health.clone());
+        duties::start_drain_health(&supervisor, draining, goaway_sent, health.clone());
         let (upstreams, credentials) = clients.into_iter().map(StartedClient::split).unzip();
         let shared = HandlerParts {
             upstreams,
@@ -243,7 +243,7 @@ impl App {
     #[must_use]
     pub fn call_cut_off(&self) -> CallCutOff {
         let servers = [Some(&self.server), self.health_server.as_ref()];
-        CallCutOff(servers.into_iter().flatten().map(Server::hurry).collect())
+        CallCutOff(servers.into_iter().flatten().map(Server::cut_off_calls).collect())
     }
 
     /// Resolves when the audit sink is permanently closed, so that the process must stop.
@@ -315,7 +315,7 @@ impl HandlerParts {
     fn handlers(&self) -> Result<Handlers, StartError> {
         let mut clients = Vec::new();
         for upstream in &self.upstreams {
-            clients.push(PlatformClient::new(Arc::clone(&upstream.api_client), upstream.http.clone())?);
+            clients.push(ApiClient::new(Arc::clone(&upstream.api_client), upstream.http.clone())?);
         }
         let service = OttService {
             access: self.access.clone(),
@@ -368,7 +368,8 @@ impl StartedClient {
         let (credential, refresh) =
             credential::new(client.credential.clone(), endpoint, metrics.clone(), WallClock::system());
         let (name, platform) = (Arc::clone(name), client.platform.clone());
-        let api_client = ApiClient::new(Arc::clone(&name), platform, responses, credential.clone(), metrics);
+        let api_client =
+            ApiClientState::new(Arc::clone(&name), platform, responses, credential.clone(), metrics);
         Ok(Self { name, upstream: Upstream { api_client, http }, refresh, credential, condition })
     }
 

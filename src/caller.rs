@@ -35,12 +35,12 @@ mod key_set;
 mod name;
 mod recognition;
 
-pub use bearer::{BearerTokens, TokenHash, TokenHashes};
-pub use forwarded::{ForwardedFault, ForwardedFrom, ForwardedHeader, ForwardedSettings};
-pub use jwks::{JwksFileFault, JwksRefresh, JwksSource, JwksUrl, KeyFetchFault};
-pub use jwt::{JwtFault, JwtSettings};
-pub use key_set::{JwksFault, check_jwks};
-pub use name::{ANONYMOUS, CALLER_PREFIXES, NameFault, is_caller_name, is_issuer_name};
+pub use bearer::{BearerTokenHash, BearerTokens, TokenHashes};
+pub use forwarded::{ForwardedError, ForwardedFrom, ForwardedHeader, ForwardedSettings};
+pub use jwks::{JwksFileError, JwksRefresh, JwksSource, JwksUrl, KeyFetchError};
+pub use jwt::{JwtError, JwtSettings};
+pub use key_set::{JwksError, check_jwks};
+pub use name::{ANONYMOUS, CALLER_PREFIXES, NameError, is_caller_name, is_issuer_name};
 pub use recognition::Recognition;
 
 /// A caller: its name and the proof of it.
@@ -118,7 +118,7 @@ impl Caller {
 #[derive(Clone, Debug)]
 pub struct Peer {
     address: SocketAddr,
-    certificate: Result<Option<Caller>, NameFault>,
+    certificate: Result<Option<Caller>, NameError>,
     recognition: Recognition,
     /// Empty unless the peer is a proxy.
     asserted: AssertedCallers,
@@ -142,7 +142,7 @@ impl Peer {
         Self::new(address, certificate.transpose())
     }
 
-    fn new(address: SocketAddr, certificate: Result<Option<Caller>, NameFault>) -> Self {
+    fn new(address: SocketAddr, certificate: Result<Option<Caller>, NameError>) -> Self {
         Self {
             address,
             certificate,
@@ -183,16 +183,16 @@ pub enum CallerError {
     InvalidCredential,
     /// The client certificate has no usable name.
     #[error("the client certificate names no caller: {0}")]
-    InvalidCertificate(NameFault),
+    InvalidCertificate(NameError),
     /// The JWT is not valid.
     #[error("the JWT is not valid: {0}")]
-    InvalidJwt(JwtFault),
+    InvalidJwt(JwtError),
     /// The request has only credentials that the configuration does not read.
     #[error("{0}")]
     Unread(Unread),
     /// The header of the proxy has no usable name.
     #[error("the proxy's header names no caller: {0}")]
-    InvalidForwarded(ForwardedFault),
+    InvalidForwarded(ForwardedError),
 }
 
 /// A credential that the configuration does not read.
@@ -217,7 +217,7 @@ impl CallerError {
     pub const fn is_temporary(self) -> bool {
         matches!(
             self,
-            Self::InvalidJwt(JwtFault::NoKeysYet | JwtFault::KeysTooOld | JwtFault::KeyNotFetched(_))
+            Self::InvalidJwt(JwtError::NoKeysYet | JwtError::KeysTooOld | JwtError::KeyNotFetched(_))
         )
     }
 }
@@ -261,7 +261,7 @@ pub enum InvalidSettings {
         /// Path of the file.
         path: PathBuf,
         /// The reason.
-        fault: PollError<JwksFileFault>,
+        fault: PollError<JwksFileError>,
     },
     /// No proxy is named, or one in a form that no peer can have.
     #[error(

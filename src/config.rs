@@ -14,8 +14,8 @@ mod callers;
 mod common_tokens;
 mod environment;
 mod example;
-mod fault;
 mod file;
+mod finding;
 #[cfg(feature = "sandbox")]
 mod for_sandbox;
 mod health_endpoint;
@@ -39,12 +39,12 @@ use std::{
     sync::Arc,
 };
 
-pub(crate) use self::fault::{absolute, nearest, unreadable};
+pub(crate) use self::finding::{absolute, nearest, unreadable};
 #[cfg(feature = "sandbox")]
 pub use self::for_sandbox::Platform as SandboxPlatform;
 use self::{
     access::KnownNames,
-    fault::Findings,
+    finding::Findings,
     section::Section,
     tree::{Table, Value, keys_at},
 };
@@ -54,8 +54,8 @@ pub use self::{
     callers::Callers,
     environment::{Environment, Process},
     example::EXAMPLE,
-    fault::{Faults, Finding, Place, Problem},
     file::Document,
+    finding::{Errors, Finding, Place, Problem},
     health_endpoint::HealthEndpoint,
     reloadable::Reloadable,
     server::Server,
@@ -102,7 +102,7 @@ impl Config {
     /// # Errors
     ///
     /// Returns every error found.
-    pub fn load(file: Option<&Path>, environment: &dyn Environment) -> Result<Self, Faults> {
+    pub fn load(file: Option<&Path>, environment: &dyn Environment) -> Result<Self, Errors> {
         let findings = Findings::default();
         let tree = file.map_or_else(|| Some(Table::new()), |path| file::read(path, &findings));
         let config = tree.map(|mut tree| {

@@ -33,7 +33,7 @@ pub use self::{
     rejection::Replay,
     source::SecretSource,
 };
-use self::{exchange::HttpExchange, refresh::Task, shared::Shared, state::State};
+use self::{exchange::HttpExchange, refresh::Task, shared::CredentialState, state::State};
 use crate::{
     base::clock::{Instant, WallClock},
     domain::call::Deadline,
@@ -140,7 +140,7 @@ impl HealthWatch {
 /// Access token of one API client, to be attached to requests. Cheap to clone, usable from any
 /// runtime.
 #[derive(Clone, Debug)]
-pub struct Credential(Arc<Shared>);
+pub struct Credential(Arc<CredentialState>);
 
 /// Task that keeps the token of one API client fresh. Does nothing until it is run.
 #[must_use = "without `run` there is never a token"]
@@ -169,7 +169,7 @@ fn with_exchange<X: exchange::TokenExchange>(
     metrics: ApiClientMetrics,
     wall: WallClock,
 ) -> (Credential, Task<X>) {
-    let shared = Arc::new(Shared::new(wall));
+    let shared = Arc::new(CredentialState::new(wall));
     let task = Task::new(api_client, secret, exchange, metrics, Arc::clone(&shared));
     (Credential(shared), task)
 }

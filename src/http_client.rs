@@ -29,7 +29,7 @@ pub use self::{
         ConnectionReuse, ConnectionSettings, HeaderRoom, HttpClientError, HttpProtocol, HttpSettings,
         LastProtocol, MAX_HEADER_LIST_BYTES, build, default_headers, header_bytes,
     },
-    connect::ConnectFault,
+    connect::ConnectError,
     loopback::is_loopback,
     proxy::{Proxy, ProxyUrl},
     resolver::{LookupError, Resolver},

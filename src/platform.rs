@@ -1,6 +1,6 @@
 //! Client of the platform's REST API, as typed operations.
 //!
-//! The only entry point is [`PlatformClient`]. Its methods take permits, so that the platform
+//! The only entry point is [`ApiClient`]. Its methods take permits, so that the platform
 //! receives no request that was not allowed. `access` decides who may do what, and `status` maps
 //! failures to statuses.
 
@@ -33,7 +33,7 @@ pub use self::{
 };
 use self::{
     connections::{Connections, Generation, Reuse},
-    data_center::{DataCenter, InvalidTargetUri, Landing, Origin},
+    data_center::{DataCenter, InvalidTargetUri, Origin, TargetUri},
     endpoint::Endpoint,
     retry::{RetryBudget, RetryPolicy},
 };
@@ -50,9 +50,9 @@ use crate::{
     observe::telemetry::metrics::ApiClientMetrics,
 };
 
-/// Connections for minting. The maximum idle time is less than the usual minute after which servers
+/// Connections for issuing. The maximum idle time is less than the usual minute after which servers
 /// close a connection.
-const MINTING: Reuse = Reuse { max_idle: Duration::from_secs(30), over_http1: true };
+const ISSUING: Reuse = Reuse { max_idle: Duration::from_secs(30), over_http1: true };
 /// Connections for logins. If a server closes an idle connection just when the token is sent, the
 /// token is lost, and some servers close after 2 s. Over HTTP/1.1, a stray response on a reused
 /// connection would give a caller the session of another user.
@@ -83,13 +83,13 @@ impl Settings {
 /// Times and limits; ARCHITECTURE.md, "Attempts and time", explains them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Timeout of one attempt at minting, including connecting. 3 s.
+    /// Timeout of one attempt at issuing, including connecting. 3 s.
     pub attempt_timeout: Duration,
     /// Timeout of one attempt at a login, including connecting. 8 s.
     pub login_timeout: Duration,
     /// Timeout for logging out an undelivered session. 3 s.
     pub logout_timeout: Duration,
-    /// Maximum number of attempts at minting for one call; the replay after a 401 is not
+    /// Maximum number of attempts at issuing for one call; the replay after a 401 is not
     /// counted. 3.
     pub max_attempts: u32,
     /// Maximum wait between two attempts: after the first failure, and after any. 0.2 s and
@@ -97,14 +97,14 @@ pub struct Limits {
     pub retry_wait: (Duration, Duration),
     /// Maximum `Retry-After` that is waited for; a longer one is returned to the caller. 2 s.
     pub max_retry_after: Duration,
-    /// Minimum time before the deadline for an attempt at minting. 20 ms.
+    /// Minimum time before the deadline for an attempt at issuing. 20 ms.
     pub min_time_left: Duration,
     /// `min_login_time`: minimum time before the deadline for spending a token: with less, the
     /// session could not be delivered. 400 ms, from 20 ms to 5 s.
     pub min_login_time_left: Duration,
     /// Minimum time before the deadline for a second attempt at a login that was not sent. 2 s.
     pub min_time_left_for_second_login: Duration,
-    /// Maximum size of the response to minting, in bytes. 16 KiB.
+    /// Maximum size of the response to issuing, in bytes. 16 KiB.
     pub max_ott_bytes: usize,
     /// Maximum size of the response to a login, in bytes. 256 KiB.
     pub max_login_bytes: usize,
@@ -141,7 +141,7 @@ impl Limits {
 }
 
 /// State of an API client that all workers share.
-pub struct ApiClient {
+pub struct ApiClientState {
     name: Arc<str>,
     settings: Settings,
     credential: Credential,
@@ -153,7 +153,7 @@ pub struct ApiClient {
     wall: WallClock,
 }
 
-impl ApiClient {
+impl ApiClientState {
     /// Creates an unused API client. `name` is its name in the configuration. All API clients share
     /// `memory`.
     #[must_use]
@@ -190,65 +190,65 @@ impl ApiClient {
     }
 
     /// Returns where a login lands, if `target_uri` is allowed.
-    pub fn landing(&self, target_uri: &str) -> Result<Landing, InvalidTargetUri> {
-        self.settings.data_center.landing(target_uri, &self.settings.target_origins)
+    pub fn target_uri(&self, target_uri: &str) -> Result<TargetUri, InvalidTargetUri> {
+        self.settings.data_center.target_uri(target_uri, &self.settings.target_origins)
     }
 
-    /// Returns the URL that logs a browser in and redirects it to `landing`.
+    /// Returns the URL that logs a browser in and redirects it to `target_uri`.
     #[must_use]
-    pub fn browser_login_url(&self, ott: &OneTimeToken, landing: &Landing) -> LoginUrl {
-        self.settings.data_center.browser_login_url(ott, landing)
+    pub fn browser_login_url(&self, ott: &OneTimeToken, target_uri: &TargetUri) -> LoginUrl {
+        self.settings.data_center.browser_login_url(ott, target_uri)
     }
 }
 
-impl fmt::Debug for ApiClient {
+impl fmt::Debug for ApiClientState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ApiClient").field("name", self.name()).finish_non_exhaustive()
+        f.debug_struct("ApiClientState").field("name", self.name()).finish_non_exhaustive()
     }
 }
 
 /// One API client, on the connections of one worker. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct PlatformClient {
-    api_client: Arc<ApiClient>,
+pub struct ApiClient {
+    state: Arc<ApiClientState>,
     ott_connections: Arc<Connections>,
     login_connections: Arc<Connections>,
     /// The password in the proxy's URL, which an error of the proxy or the server could repeat.
     proxy_password: Option<Arc<Secret>>,
 }
 
-impl PlatformClient {
+impl ApiClient {
     /// Creates a client with its own connections, which are opened on demand.
-    pub fn new(api_client: Arc<ApiClient>, http: HttpSettings) -> Result<Self, HttpClientError> {
-        let generation = &api_client.generation;
+    pub fn new(state: Arc<ApiClientState>, http: HttpSettings) -> Result<Self, HttpClientError> {
+        let generation = &state.generation;
         let proxy_password = http.proxy.as_ref().and_then(|proxy| proxy.url().password());
         let proxy_password = proxy_password.map(|password| Arc::new(Secret::new(password.to_owned())));
-        // Only minting can be repeated after a response that could not be read.
-        let minting = http.clone().expecting_few_headers();
-        let ott_connections = Connections::new(minting, MINTING, generation.clone())?;
+        // Only issuing can be repeated after a response that could not be read.
+        let issuing = http.clone().expecting_few_headers();
+        let ott_connections = Connections::new(issuing, ISSUING, generation.clone())?;
         let login_connections = Connections::new(http, LOGIN, generation.clone())?;
-        Ok(Self { api_client, ott_connections, login_connections, proxy_password })
+        Ok(Self { state, ott_connections, login_connections, proxy_password })
     }
 
     /// Returns the state that is shared with the other workers.
     #[must_use]
-    pub const fn api_client(&self) -> &Arc<ApiClient> {
-        &self.api_client
+    pub const fn state(&self) -> &Arc<ApiClientState> {
+        &self.state
     }
 
     /// Returns the name of the API client in the configuration.
     #[must_use]
     pub fn name(&self) -> &Arc<str> {
-        self.api_client.name()
+        self.state.name()
     }
 
     /// Stops using the current HTTP/1.1 connections of the API client on all workers, because one
     /// of them has carried the response to another request.
     pub fn retire_connections(&self) {
-        self.api_client.generation.end();
+        self.state.generation.end();
     }
 
     fn limits(&self) -> &Limits {
-        &self.api_client.settings.limits
+        &self.state.settings.limits
     }
 }

@@ -13,11 +13,11 @@
 mod accounts;
 mod api;
 mod body;
-mod demand;
 mod directory;
 mod error;
 mod expiring;
 mod fault_injector;
+mod fault_request;
 mod faults;
 mod host;
 mod idp;

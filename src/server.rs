@@ -51,7 +51,7 @@ use self::{
     connection::ConnectionContext,
     connections::Connections,
     drain::{Calls, Drain, Phases},
-    gate::Gate,
+    gate::CallGate,
     holders::Holders,
     port::Port,
     refused_bodies::RefusedBodies,
@@ -111,7 +111,7 @@ pub struct Dependencies {
     /// Cancelled when a drain begins, so that health reports `NOT_SERVING`.
     pub draining: CancellationToken,
     /// Cancelled when all connections are sent a GOAWAY, so that health ends its open streams.
-    pub going_away: CancellationToken,
+    pub goaway_sent: CancellationToken,
 }
 
 /// Error of [`bind`] and [`check`].
@@ -154,7 +154,7 @@ pub enum ServeError<E> {
     Routes(#[source] E),
     /// A worker stopped while it was starting.
     #[error("a worker stopped while it was starting")]
-    Ended,
+    WorkerStopped,
 }
 
 /// Binds the address and reads the TLS files, without serving yet. Blocks.
@@ -222,8 +222,12 @@ impl Bound {
         dependencies.metrics.follow_in_flight(in_flight.clone());
         let bodies = BodyLimit::new(self.settings.max_awaited_bodies.min(self.settings.max_in_flight));
         dependencies.metrics.follow_awaited_bodies(bodies.clone());
-        let gate =
-            Gate::new(in_flight.clone(), bodies, dependencies.audit.clone(), dependencies.metrics.clone());
+        let gate = CallGate::new(
+            in_flight.clone(),
+            bodies,
+            dependencies.audit.clone(),
+            dependencies.metrics.clone(),
+        );
         let refused_calls = RefusedCalls::new(
             self.settings.refused_calls,
             dependencies.refused_requests.clone(),
@@ -236,7 +240,7 @@ impl Bound {
         let Settings { max_deadline, body_timeout, .. } = self.settings;
         let times = CallTimes { max_deadline, body_timeout };
         let refused_bodies = RefusedBodies::new(body_timeout);
-        let phases = Phases::new(dependencies.going_away);
+        let phases = Phases::new(dependencies.goaway_sent);
         let metrics = dependencies.metrics.clone();
         let supervisor = Supervisor::new(metrics.duties().clone(), phases.close.clone());
         supervisor.start(Duty::RefusedCalls, None, refused_calls.clone(), |refused| {
@@ -323,7 +327,7 @@ impl Bound {
             };
             let heartbeat = threads.register(format!("{role}-{number}"));
             let (worker, started, ended) = Worker::start(heartbeat, make).map_err(ServeError::Thread)?;
-            started.await.map_err(|_| ServeError::Ended)??;
+            started.await.map_err(|_| ServeError::WorkerStopped)??;
             workers.push(worker);
             ends.push(ended);
         }
@@ -343,8 +347,8 @@ impl Bound {
             listener.worker_threads = ends.len(),
             "server listening"
         );
-        let hurry = CancellationToken::new();
-        let drain = Drain { times: settings.drain, hurry, draining, phases, calls, connections };
+        let cut_off_calls = CancellationToken::new();
+        let drain = Drain { times: settings.drain, cut_off_calls, draining, phases, calls, connections };
         Ok(Server { local_addr, drain, workers: ends, _close: close })
     }
 }
@@ -388,8 +392,8 @@ impl Server {
     /// Returns the token that makes a [drain](Self::drain) end all calls at once and wait only for
     /// their audit records.
     #[must_use]
-    pub fn hurry(&self) -> CancellationToken {
-        self.drain.hurry.clone()
+    pub fn cut_off_calls(&self) -> CancellationToken {
+        self.drain.cut_off_calls.clone()
     }
 
     /// Returns the number of calls in flight.
@@ -411,7 +415,7 @@ impl Server {
             }
         };
         let workers = tokio::time::timeout(WORKER_STOP_TIMEOUT, workers);
-        if let Some(Err(_)) = self.drain.hurry.run_until_cancelled(workers).await {
+        if let Some(Err(_)) = self.drain.cut_off_calls.run_until_cancelled(workers).await {
             tracing::warn!("worker did not stop in time, not waiting for it");
         }
         // Flushed after the last call, and before the audit writes its last records.

@@ -38,12 +38,12 @@ use self::{detached::Detachable, undelivered::Undelivered};
 use crate::{
     access::{Access, Admission},
     domain::{
-        call::{Call, Operation},
+        call::{Call, Method},
         ott::{IssuedToken, LoginUrl},
         session::{Account, LoggedIn},
     },
     observe::{audit::Audit, telemetry::metrics::Metrics},
-    platform::PlatformClient,
+    platform::ApiClient,
     proto::ott::v1::{IssueOttResponse, LoginWithOttResponse},
     service::arrival::Arrival,
     status::{Case, Failure, Reason},
@@ -75,7 +75,7 @@ impl OttService {
         call: &Call,
         admission: &Admission,
         name: Option<&str>,
-    ) -> Result<PlatformClient, Failure> {
+    ) -> Result<ApiClient, Failure> {
         let client = self.api_clients.named(name);
         if let Some(client) = client {
             call.set_api_client(Arc::clone(client.name()));
@@ -132,11 +132,11 @@ impl OttService {
         headers: &HeaderMap,
         body: &[u8],
     ) -> Result<Working, Failure> {
-        match arrival.call.operation() {
-            Some(Operation::IssueOtt) => {
+        match arrival.call.method() {
+            Some(Method::IssueOtt) => {
                 self.issue(arrival, admission, wire::decode(headers, body)?).map(Working::Issue)
             }
-            Some(Operation::LoginWithOtt) => {
+            Some(Method::LoginWithOtt) => {
                 self.log_in(arrival, admission, wire::decode(headers, body)?).map(Working::LogIn)
             }
             None => Err(Failure::new(Reason::MethodUnknown)),

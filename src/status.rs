@@ -18,7 +18,7 @@ use http::HeaderMap;
 pub use self::case::{Advice, Case, Placeholder};
 pub use crate::domain::reason::{FailureCode, Reason};
 use crate::{
-    domain::call::{Call, Certainty, Ending, Operation},
+    domain::call::{Call, Certainty, Ending, Method},
     platform::error::{ErrorAnswer, ErrorBody},
 };
 
@@ -190,7 +190,7 @@ impl Failure {
 
 /// Returns whether the call may have spent a token.
 fn may_be_spent(call: &Call) -> bool {
-    call.operation() == Some(Operation::LoginWithOtt)
+    call.method() == Some(Method::LoginWithOtt)
         && matches!(call.certainty(), Certainty::Unknown | Certainty::Done)
 }
 

@@ -7,7 +7,7 @@ use super::{RuleSettings, glob_index::GlobIndex, rule_set::RuleSet};
 use crate::{
     caller::ANONYMOUS,
     domain::{
-        call::Operation,
+        call::Method,
         ott::{Subject, SubjectForm, Users},
     },
 };
@@ -34,10 +34,9 @@ impl RuleIndex {
                 .flat_map(|(rule, settings)| of(settings).iter().map(move |glob| (&**glob, rule)));
             GlobIndex::new(&globs.collect::<Vec<_>>())
         };
-        let is_for = |operation| {
-            let is_for = move |rule: &RuleSettings| {
-                rule.methods.as_ref().is_none_or(|named| named.contains(&operation))
-            };
+        let is_for = |method| {
+            let is_for =
+                move |rule: &RuleSettings| rule.methods.as_ref().is_none_or(|named| named.contains(&method));
             RuleSet::from_flags(rules.iter().map(is_for))
         };
         let patterns = (0..).zip(rules).flat_map(|(rule, settings)| {
@@ -57,8 +56,8 @@ impl RuleIndex {
         Self {
             rules: rules.len(),
             callers: globs_of(&|rule| &rule.callers),
-            issue: is_for(Operation::IssueOtt),
-            login: is_for(Operation::LoginWithOtt),
+            issue: is_for(Method::IssueOtt),
+            login: is_for(Method::LoginWithOtt),
             api_clients: globs_of(&|rule| rule.api_clients.as_deref().unwrap_or_default()),
             any_api_client: RuleSet::from_flags(rules.iter().map(|rule| rule.api_clients.is_none())),
             users: SubjectForm::ALL.into_iter().map(users).collect(),
@@ -79,10 +78,10 @@ impl RuleIndex {
     }
 
     /// Returns the rules that apply to a method.
-    pub(super) const fn for_method(&self, operation: Operation) -> &RuleSet {
-        match operation {
-            Operation::IssueOtt => &self.issue,
-            Operation::LoginWithOtt => &self.login,
+    pub(super) const fn for_method(&self, method: Method) -> &RuleSet {
+        match method {
+            Method::IssueOtt => &self.issue,
+            Method::LoginWithOtt => &self.login,
         }
     }
 

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     caller::ANONYMOUS,
     domain::{
-        call::Operation,
+        call::Method,
         ott::{Subject, Users},
     },
     observe::telemetry::metrics::AccessDenial,
@@ -36,7 +36,7 @@ pub struct RuleSettings {
     /// `anonymous` must be named literally; no glob matches it.
     pub callers: Vec<String>,
     /// `methods`: by their names in the contract. `None` means all.
-    pub methods: Option<Vec<Operation>>,
+    pub methods: Option<Vec<Method>>,
     /// `api_clients`: globs on the names of API clients. `None` means all.
     pub api_clients: Option<Vec<String>>,
     /// `users`, or `logins`, `external_ids` and `user_ids`. There is no default, so that omitting a
@@ -136,7 +136,7 @@ pub(super) struct Rule {
 #[derive(Clone, Copy, Debug)]
 struct Question<'a> {
     caller: &'a str,
-    operation: Operation,
+    method: Method,
     api_client: &'a str,
     /// Only for issuing, because the user of a login is known once the platform has named the
     /// account.
@@ -173,12 +173,12 @@ impl Rules {
     pub fn explain(
         &self,
         caller: &str,
-        operation: Operation,
+        method: Method,
         api_client: &str,
         user: Option<&Subject>,
     ) -> Explanation {
-        let question = Question { caller, operation, api_client, user };
-        let (of_caller, of_method) = (self.index.for_caller(caller), self.index.for_method(operation));
+        let question = Question { caller, method, api_client, user };
+        let (of_caller, of_method) = (self.index.for_caller(caller), self.index.for_method(method));
         let of_api_client = self.index.for_api_client(api_client);
         let of_user = user.map(|user| self.index.for_user(user));
         // The first part of the call that a rule does not apply to.
@@ -227,9 +227,9 @@ impl Rules {
 
     /// Returns the rules that allow a caller a method, for some user and some API client, or the
     /// first part that no rule allows.
-    pub(super) fn admitting(&self, caller: &str, operation: Operation) -> Result<RuleSet, AccessDenial> {
+    pub(super) fn admitting(&self, caller: &str, method: Method) -> Result<RuleSet, AccessDenial> {
         let of_caller = narrowed(self.index.for_caller(caller), None, AccessDenial::Caller)?;
-        narrowed(of_caller, Some(self.index.for_method(operation)), AccessDenial::Method)
+        narrowed(of_caller, Some(self.index.for_method(method)), AccessDenial::Method)
     }
 
     /// Returns the rules of `admitting` that also apply to the API client and the user. The user of
@@ -293,7 +293,7 @@ impl Rules {
     }
 
     /// Returns whether any rule names this caller.
-    pub(super) fn mention(&self, caller: &str) -> bool {
+    pub(super) fn mentions(&self, caller: &str) -> bool {
         self.index.for_caller(caller).first().is_some()
     }
 
@@ -375,7 +375,7 @@ fn sentence(denial: AccessDenial, question: Question<'_>) -> String {
             "is not for anonymous callers: it does not name `anonymous`, and no glob matches it".to_owned()
         }
         AccessDenial::Caller => format!("is for other callers than {:?}", question.caller),
-        AccessDenial::Method => format!("is not for {}", question.operation.name()),
+        AccessDenial::Method => format!("is not for {}", question.method.name()),
         AccessDenial::ApiClient => format!("is for other API clients than {:?}", question.api_client),
         AccessDenial::User => match question.user {
             Some(user) => format!("is for other users, none of them with this {}", user.field()),

@@ -76,12 +76,12 @@ pub(super) fn start_audit_health(supervisor: &Supervisor, audit: &Audit, health:
 pub(super) fn start_drain_health(
     supervisor: &Supervisor,
     draining: CancellationToken,
-    going_away: CancellationToken,
+    goaway_sent: CancellationToken,
     health: Health,
 ) {
-    let drain = (draining, going_away, health);
-    supervisor.start(Duty::DrainHealth, None, drain, |(draining, going_away, health)| {
-        follow_drain(draining, going_away, health).boxed()
+    let drain = (draining, goaway_sent, health);
+    supervisor.start(Duty::DrainHealth, None, drain, |(draining, goaway_sent, health)| {
+        follow_drain(draining, goaway_sent, health).boxed()
     });
 }
 
@@ -110,10 +110,14 @@ async fn follow_audit(readiness: &mut Readiness, health: &Health) {
     }
 }
 
-async fn follow_drain(draining: &CancellationToken, going_away: &CancellationToken, health: &Health) -> Exit {
+async fn follow_drain(
+    draining: &CancellationToken,
+    goaway_sent: &CancellationToken,
+    health: &Health,
+) -> Exit {
     draining.cancelled().await;
     health.set_draining();
-    going_away.cancelled().await;
+    goaway_sent.cancelled().await;
     health.end_watches();
     Exit::Finished
 }

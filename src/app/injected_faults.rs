@@ -9,7 +9,7 @@ use crate::{access::Access, server::Handlers, service::OttService};
 #[cfg(feature = "sandbox")]
 use crate::{fault_injection::FaultInjector, service::FaultInjectingService};
 
-/// Faults to inject; by default none.
+/// Errors to inject; by default none.
 #[derive(Clone, Debug, Default)]
 pub(super) struct InjectedFaults {
     #[cfg(feature = "sandbox")]

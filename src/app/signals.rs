@@ -38,11 +38,11 @@ const HANDLED: [Name; 3] = [Name::SIGHUP, Name::SIGUSR1, Name::SIGUSR2];
 
 /// Why and how a gateway has stopped.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Ended {
+pub enum Shutdown {
     /// After a drain.
-    InGoodOrder,
+    Drained,
     /// At once, because of a second signal.
-    AtOnce,
+    CutOff,
     /// After a drain, because the thread of this name has died.
     ThreadLost(Arc<str>),
     /// After a drain, because the reader of the audit records on standard output is gone.
@@ -130,7 +130,7 @@ impl Signals {
     ///
     /// SIGUSR1 (often sent by log rotation) and SIGHUP, except with [`OnHangUp::Stop`], reopen the
     /// audit log and reload the rules. SIGUSR2 is logged and has no effect.
-    pub async fn serve(mut self, app: App) -> Ended {
+    pub async fn serve(mut self, app: App) -> Shutdown {
         let cause = loop {
             tokio::select! {
                 name = self.stop.next() => break Cause::Signal(name),
@@ -159,10 +159,10 @@ impl Signals {
         tokio::select! {
             records = &mut draining => {
                 return match cause {
-                    Cause::Signal(_) if records.is_err() => Ended::RecordsLost,
-                    Cause::Signal(_) => Ended::InGoodOrder,
-                    Cause::ThreadLost(thread) => Ended::ThreadLost(thread),
-                    Cause::AuditClosed => Ended::AuditClosed,
+                    Cause::Signal(_) if records.is_err() => Shutdown::RecordsLost,
+                    Cause::Signal(_) => Shutdown::Drained,
+                    Cause::ThreadLost(thread) => Shutdown::ThreadLost(thread),
+                    Cause::AuditClosed => Shutdown::AuditClosed,
                 };
             }
             name = self.stop.next() => {
@@ -176,7 +176,7 @@ impl Signals {
             },
             _ = self.stop.next() => tracing::error!("third signal, audit records may be missing"),
         }
-        Ended::AtOnce
+        Shutdown::CutOff
     }
 }
 

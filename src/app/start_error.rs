@@ -62,7 +62,7 @@ pub enum StartError {
     OpenFiles(#[from] TooFewFiles),
     /// A worker ended while it was starting.
     #[error("a worker ended while it was starting")]
-    WorkerEnded,
+    WorkerStopped,
 }
 
 impl StartError {
@@ -93,7 +93,7 @@ impl From<ServeError<Self>> for StartError {
             ServeError::Runtime(error) => Self::Runtime(error),
             ServeError::Socket(error) => Self::Socket(error),
             ServeError::Routes(error) => error,
-            ServeError::Ended => Self::WorkerEnded,
+            ServeError::WorkerStopped => Self::WorkerStopped,
         }
     }
 }
@@ -105,7 +105,7 @@ impl From<ServeError<Infallible>> for StartError {
             ServeError::Runtime(error) => Self::Runtime(error),
             ServeError::Socket(error) => Self::Socket(error),
             ServeError::Routes(never) => match never {},
-            ServeError::Ended => Self::WorkerEnded,
+            ServeError::WorkerStopped => Self::WorkerStopped,
         }
     }
 }

@@ -44,7 +44,11 @@ async fn refused_credential_takes_a_replica_out_of_service() {
         tokio::time::sleep(Duration::from_secs(30)).await;
         assert!(worked_once.is_serving(), "{kind:?}: not at once, because a secret may be rotated");
         tokio::time::sleep(Duration::from_mins(2)).await;
-        assert_eq!(worked_once.why_not(), [crate::observe::health::WhyNot::CredentialsRefused], "{kind:?}");
+        assert_eq!(
+            worked_once.why_not(),
+            [crate::observe::health::NotServing::CredentialsRefused],
+            "{kind:?}"
+        );
     }
 }
 
@@ -58,7 +62,7 @@ async fn child_with_a_thread_that_dies() {
     let signals = Signals::listen(OnHangUp::Refresh).unwrap();
     let app = Box::pin(App::start(config)).await.unwrap();
     drop(app.metrics().threads().register("worker-7"));
-    assert_eq!(signals.serve(app).await, Ended::ThreadLost("worker-7".into()));
+    assert_eq!(signals.serve(app).await, Shutdown::ThreadLost("worker-7".into()));
 }
 
 #[test]

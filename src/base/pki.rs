@@ -14,8 +14,8 @@
 mod authorities;
 mod certificate;
 mod chain;
+mod error;
 mod explain;
-mod fault;
 mod foreign;
 mod identity;
 mod pem;
@@ -28,8 +28,8 @@ pub use self::{
     authorities::Authorities,
     certificate::Certificate,
     chain::CertificateChain,
+    error::{InvalidFile, UnusableCertificate, UnusableKey, Wanted},
     explain::{Peer, explain},
-    fault::{InvalidFile, UnusableCertificate, UnusableKey, Wanted},
     foreign::Foreign,
     identity::{InvalidPair, ServerIdentity},
     pem::{Label, Layout},

@@ -71,7 +71,7 @@ impl Validity {
 
 /// Formats a time as RFC 3339, in UTC.
 #[must_use]
-pub fn shown(time: SystemTime) -> String {
+pub fn rfc3339(time: SystemTime) -> String {
     humantime::format_rfc3339_seconds(time.max(SystemTime::UNIX_EPOCH)).to_string()
 }
 
@@ -106,7 +106,7 @@ mod tests {
         params.not_after = date_time_ymd(2070, 1, 1);
         let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
         let validity = Validity::of(certificate.der()).unwrap();
-        assert_eq!(shown(validity.not_after), "2070-01-01T00:00:00Z");
+        assert_eq!(rfc3339(validity.not_after), "2070-01-01T00:00:00Z");
         assert_eq!(validity.not_before + Duration::from_hours(87_672), SystemTime::UNIX_EPOCH);
         assert_eq!(Validity::of(&CertificateDer::from_slice(b"none")), None);
     }

@@ -17,14 +17,14 @@ const MAX_BEARER_BYTES: usize = 8 * 1024;
 
 /// `[callers.tokens]`: the SHA-256 of each caller's bearer token, by the caller's name; two while
 /// one token replaces another.
-pub type TokenHashes = BTreeMap<Arc<str>, Vec<TokenHash>>;
+pub type TokenHashes = BTreeMap<Arc<str>, Vec<BearerTokenHash>>;
 
 /// The SHA-256 of a bearer token. `Debug` hides it, although a long random token cannot be derived
 /// from it.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct TokenHash(pub [u8; 32]);
+pub struct BearerTokenHash(pub [u8; 32]);
 
-impl fmt::Debug for TokenHash {
+impl fmt::Debug for BearerTokenHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("[sha256]")
     }
@@ -62,7 +62,7 @@ impl BearerTokens {
     ) -> Result<Self, InvalidSettings> {
         let mut hashes = TokenHashes::new();
         for (name, hash) in tokens {
-            hashes.entry(Arc::from(name)).or_default().push(TokenHash(hash));
+            hashes.entry(Arc::from(name)).or_default().push(BearerTokenHash(hash));
         }
         Self::try_new(&hashes)
     }

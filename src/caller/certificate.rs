@@ -6,19 +6,19 @@
 use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-use super::name::{self, NameFault};
+use super::name::{self, NameError};
 
 /// Returns the caller's name in the leaf certificate. The common name is ignored.
-pub(super) fn caller_name(leaf: &CertificateDer<'_>) -> Result<String, NameFault> {
-    let (rest, certificate) = X509Certificate::from_der(leaf).map_err(|_| NameFault::Unreadable)?;
+pub(super) fn caller_name(leaf: &CertificateDer<'_>) -> Result<String, NameError> {
+    let (rest, certificate) = X509Certificate::from_der(leaf).map_err(|_| NameError::Unreadable)?;
     if !rest.is_empty() {
-        return Err(NameFault::Unreadable);
+        return Err(NameError::Unreadable);
     }
     // Fails if there are two such extensions, or one that cannot be parsed.
-    let extension = certificate.subject_alternative_name().map_err(|_| NameFault::Unreadable)?;
+    let extension = certificate.subject_alternative_name().map_err(|_| NameError::Unreadable)?;
     let names = extension.map_or(&[][..], |extension| &extension.value.general_names);
     if names.iter().any(|name| matches!(name, GeneralName::Invalid(..))) {
-        return Err(NameFault::Unreadable);
+        return Err(NameError::Unreadable);
     }
     let uris = names.iter().filter_map(|name| match name {
         GeneralName::URI(uri) => Some(*uri),
@@ -81,17 +81,17 @@ mod tests {
     #[test]
     fn certificate_without_exactly_one_usable_name_is_refused() {
         let two = with_names(vec![uri("spiffe://td/a"), uri("spiffe://td/b")]);
-        assert_eq!(caller_name(&two), Err(NameFault::SeveralUris));
-        assert_eq!(caller_name(&with_names(vec![uri("spiffe://td")])), Err(NameFault::MalformedSpiffeId));
-        assert_eq!(caller_name(&with_names(vec![dns("a"), dns("b")])), Err(NameFault::SeveralDnsNames));
-        assert_eq!(caller_name(&with_names(vec![dns("*.example")])), Err(NameFault::MalformedDnsName));
+        assert_eq!(caller_name(&two), Err(NameError::SeveralUris));
+        assert_eq!(caller_name(&with_names(vec![uri("spiffe://td")])), Err(NameError::MalformedSpiffeId));
+        assert_eq!(caller_name(&with_names(vec![dns("a"), dns("b")])), Err(NameError::SeveralDnsNames));
+        assert_eq!(caller_name(&with_names(vec![dns("*.example")])), Err(NameError::MalformedDnsName));
         let address = with_names(vec![SanType::IpAddress([127, 0, 0, 1].into())]);
-        assert_eq!(caller_name(&address), Err(NameFault::Nameless));
+        assert_eq!(caller_name(&address), Err(NameError::Nameless));
     }
 
     #[test]
     fn common_name_is_ignored() {
-        assert_eq!(caller_name(&certificate(|_| {})), Err(NameFault::Nameless));
+        assert_eq!(caller_name(&certificate(|_| {})), Err(NameError::Nameless));
     }
 
     #[test]
@@ -104,21 +104,21 @@ mod tests {
             Ok("spiffe://td/a".to_owned()),
             "the test's own DER is valid"
         );
-        assert_eq!(raw(&[(6, b"spiffe://td/a\0.evil")]), Err(NameFault::MalformedSpiffeId));
-        assert_eq!(raw(&[(2, b"good.example\0.evil")]), Err(NameFault::MalformedDnsName));
-        assert_eq!(raw(&[(2, b"a.example\r\nx: y")]), Err(NameFault::MalformedDnsName));
-        assert_eq!(raw(&[(6, b"spiffe://td/\xff")]), Err(NameFault::Unreadable));
-        assert_eq!(raw(&[(2, b"a.example"), (6, b"\xff")]), Err(NameFault::Unreadable));
+        assert_eq!(raw(&[(6, b"spiffe://td/a\0.evil")]), Err(NameError::MalformedSpiffeId));
+        assert_eq!(raw(&[(2, b"good.example\0.evil")]), Err(NameError::MalformedDnsName));
+        assert_eq!(raw(&[(2, b"a.example\r\nx: y")]), Err(NameError::MalformedDnsName));
+        assert_eq!(raw(&[(6, b"spiffe://td/\xff")]), Err(NameError::Unreadable));
+        assert_eq!(raw(&[(2, b"a.example"), (6, b"\xff")]), Err(NameError::Unreadable));
         let twice = certificate(|params| {
             params.custom_extensions.push(raw_names(&[(6, b"spiffe://td/a")]));
             params.custom_extensions.push(raw_names(&[(6, b"spiffe://td/b")]));
         });
-        assert_eq!(caller_name(&twice), Err(NameFault::Unreadable));
+        assert_eq!(caller_name(&twice), Err(NameError::Unreadable));
         for bytes in [&b""[..], b"\x30", b"no certificate"] {
-            assert_eq!(caller_name(&CertificateDer::from(bytes)), Err(NameFault::Unreadable));
+            assert_eq!(caller_name(&CertificateDer::from(bytes)), Err(NameError::Unreadable));
         }
         let mut trailing = with_names(vec![dns("a.example")]).to_vec();
         trailing.push(0);
-        assert_eq!(caller_name(&CertificateDer::from(trailing)), Err(NameFault::Unreadable));
+        assert_eq!(caller_name(&CertificateDer::from(trailing)), Err(NameError::Unreadable));
     }
 }

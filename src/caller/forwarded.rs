@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::{
     Caller, CallerError, Peer, Proof,
-    name::{self, NameFault},
+    name::{self, NameError},
 };
 use crate::observe::telemetry::metrics::CallerMemoryMetrics;
 
@@ -60,13 +60,13 @@ pub enum ForwardedFrom {
 
 /// Reason that a header has no usable name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ForwardedFault {
+pub enum ForwardedError {
     /// Its syntax is invalid.
     #[error("it is malformed")]
     Malformed,
     /// Its name is not valid.
     #[error(transparent)]
-    Name(NameFault),
+    Name(NameError),
 }
 
 impl ForwardedHeader {
@@ -141,25 +141,25 @@ pub(super) fn refuse_duplicates(headers: &HeaderMap) -> Result<(), CallerError> 
     Ok(())
 }
 
-fn from_l5d_client_id(value: &HeaderValue) -> Result<String, ForwardedFault> {
-    let text = value.to_str().map_err(|_| ForwardedFault::Malformed)?;
+fn from_l5d_client_id(value: &HeaderValue) -> Result<String, ForwardedError> {
+    let text = value.to_str().map_err(|_| ForwardedError::Malformed)?;
     let (uri, dns_name) =
         if name::claims_to_be_spiffe(text) { (Some(text), None) } else { (None, Some(text)) };
-    name::from_alternative_names(uri, dns_name).map_err(ForwardedFault::Name)
+    name::from_alternative_names(uri, dns_name).map_err(ForwardedError::Name)
 }
 
 /// Reads the last element, which the nearest proxy added; earlier ones were sent to that proxy.
-fn from_xfcc(value: &HeaderValue) -> Result<String, ForwardedFault> {
-    let text = std::str::from_utf8(value.as_bytes()).map_err(|_| ForwardedFault::Malformed)?;
-    let elements = parse_xfcc(text).ok_or(ForwardedFault::Malformed)?;
-    let last = elements.last().ok_or(ForwardedFault::Malformed)?;
+fn from_xfcc(value: &HeaderValue) -> Result<String, ForwardedError> {
+    let text = std::str::from_utf8(value.as_bytes()).map_err(|_| ForwardedError::Malformed)?;
+    let elements = parse_xfcc(text).ok_or(ForwardedError::Malformed)?;
+    let last = elements.last().ok_or(ForwardedError::Malformed)?;
     // Proxies write `URI=` for a certificate without a URI.
     let values = |wanted: &'static str| {
         last.iter()
             .filter(move |(key, value)| key.eq_ignore_ascii_case(wanted) && !value.is_empty())
             .map(|(_, value)| value.as_str())
     };
-    name::from_alternative_names(values("URI"), values("DNS")).map_err(ForwardedFault::Name)
+    name::from_alternative_names(values("URI"), values("DNS")).map_err(ForwardedError::Name)
 }
 
 /// The keys and values of one element, in order.

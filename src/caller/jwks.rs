@@ -20,13 +20,13 @@ mod demand;
 mod file;
 
 use self::demand::Demand;
-pub use self::demand::KeyFetchFault;
+pub use self::demand::KeyFetchError;
 pub(super) use self::demand::{Freshness, KeyWaiters};
-pub use self::file::JwksFileFault;
+pub use self::file::JwksFileError;
 use self::file::KeyFile;
 use super::{
     InvalidSettings,
-    key_set::{JwksFault, KeySet, Lookup, MAX_JWKS_BYTES},
+    key_set::{JwksError, KeySet, Lookup, MAX_JWKS_BYTES},
 };
 use crate::{
     base::{
@@ -83,7 +83,7 @@ impl JwksUrl {
 
 /// Error of a fetch.
 #[derive(Debug, thiserror::Error)]
-enum FetchFault {
+enum FetchError {
     #[error("no complete response within 5 seconds")]
     Timeout,
     #[error("the request failed: {0}")]
@@ -91,7 +91,7 @@ enum FetchFault {
     #[error("the issuer responded with HTTP status {0}")]
     Status(u16),
     #[error(transparent)]
-    Jwks(#[from] JwksFault),
+    Jwks(#[from] JwksError),
 }
 
 /// An issuer's current keys, and the means to request newer ones.
@@ -207,7 +207,7 @@ impl KeyRing {
         &self,
         waiters: &KeyWaiters,
         network: Option<PeerNetwork>,
-    ) -> Result<Freshness, KeyFetchFault> {
+    ) -> Result<Freshness, KeyFetchError> {
         match &self.demand {
             Some(demand) => demand.refreshed(waiters, network).await,
             None => Ok(Freshness::Recent),
@@ -276,7 +276,7 @@ impl JwksRefresh {
     }
 
     /// Puts valid keys into use, or keeps the last valid ones.
-    fn take(&mut self, json: Result<Vec<u8>, FetchFault>) {
+    fn take(&mut self, json: Result<Vec<u8>, FetchError>) {
         match json {
             Ok(json) => match KeySet::parse(&json) {
                 Ok(keys) => self.put_into_use(json, keys),
@@ -308,7 +308,7 @@ impl JwksRefresh {
 
     /// Records a failure. Of consecutive failures, the first one and each new invalid content is
     /// counted, and every power of two is logged.
-    fn refuse(&mut self, json: Option<Vec<u8>>, fault: &FetchFault) {
+    fn refuse(&mut self, json: Option<Vec<u8>>, fault: &FetchError) {
         let another = json.is_some() && json != self.seen.refused;
         if self.seen.failures == 0 || another {
             self.metrics.reloads.reloaded(false);
@@ -362,25 +362,25 @@ fn next_fetch(failures: u32) -> Duration {
     }
 }
 
-async fn fetch(http: &UnpooledClient, url: &Url) -> Result<Vec<u8>, FetchFault> {
+async fn fetch(http: &UnpooledClient, url: &Url) -> Result<Vec<u8>, FetchError> {
     let fetching = async {
         let mut response = match http.get(url.clone()).await {
             Ok(response) => response,
-            Err(error) => return Err(FetchFault::Transport(http.cause_of(&error).await)),
+            Err(error) => return Err(FetchError::Transport(http.cause_of(&error).await)),
         };
         if response.status() != reqwest::StatusCode::OK {
-            return Err(FetchFault::Status(response.status().as_u16()));
+            return Err(FetchError::Status(response.status().as_u16()));
         }
         let mut json = body::read(&mut response, MAX_JWKS_BYTES).await.map_err(|error| match error {
-            BodyError::TooLarge { .. } => FetchFault::Jwks(JwksFault::TooLarge),
-            cut_off @ BodyError::CutOff { .. } => FetchFault::Transport(cut_off.to_string()),
+            BodyError::TooLarge { .. } => FetchError::Jwks(JwksError::TooLarge),
+            cut_off @ BodyError::CutOff { .. } => FetchError::Transport(cut_off.to_string()),
         })?;
         // Public keys need not be wiped.
         Ok(std::mem::take(&mut *json))
     };
     timeout(FETCH_TIMEOUT, fetching).await.unwrap_or_else(|_| {
         let lookup = http.unanswered_lookup();
-        Err(lookup.map_or(FetchFault::Timeout, |error| FetchFault::Transport(error.to_string())))
+        Err(lookup.map_or(FetchError::Timeout, |error| FetchError::Transport(error.to_string())))
     })
 }
 

@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use super::{
     Caller, InvalidSettings, Proof,
-    jwks::{Freshness, JwksRefresh, JwksSource, JwksUrl, KeyFetchFault, KeyRing, KeyWaiters},
+    jwks::{Freshness, JwksRefresh, JwksSource, JwksUrl, KeyFetchError, KeyRing, KeyWaiters},
     key_set::{ALGORITHMS, Lookup},
     name,
 };
@@ -60,7 +60,7 @@ pub struct JwtSettings {
 
 /// Reason that a token is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum JwtFault {
+pub enum JwtError {
     /// It is not a JWT, or has an unsupported critical header.
     #[error("it is malformed")]
     Malformed,
@@ -72,7 +72,7 @@ pub enum JwtFault {
     UnknownKey,
     /// Its key is unknown, and newer keys could not be fetched in time.
     #[error("its key is unknown: {0}")]
-    KeyNotFetched(KeyFetchFault),
+    KeyNotFetched(KeyFetchError),
     /// Its signature is not valid.
     #[error("its signature is not valid")]
     Signature,
@@ -205,13 +205,13 @@ impl JwtVerifiers {
         token: &str,
         digest: TokenDigest,
         network: Option<PeerNetwork>,
-    ) -> Result<Caller, JwtFault> {
+    ) -> Result<Caller, JwtError> {
         let verifier = match self.issuers.as_slice() {
             [only] => only,
             several => {
                 let Unverified { iss } =
                     insecure_decode_claims(token).map_err(|error| fault(error.kind()))?;
-                several.iter().find(|verifier| verifier.issuer == iss).ok_or(JwtFault::Issuer)?
+                several.iter().find(|verifier| verifier.issuer == iss).ok_or(JwtError::Issuer)?
             }
         };
         verifier.verify(token, digest, &self.waiters, network).await
@@ -260,19 +260,19 @@ impl JwtVerifier {
         digest: TokenDigest,
         waiters: &KeyWaiters,
         network: Option<PeerNetwork>,
-    ) -> Result<Caller, JwtFault> {
-        let header = decode_header(token).map_err(|_| JwtFault::Malformed)?;
+    ) -> Result<Caller, JwtError> {
+        let header = decode_header(token).map_err(|_| JwtError::Malformed)?;
         // RFC 7515 section 4.1.11: a critical header that is not supported must be refused.
         if header.crit.is_some() || header.kid.as_ref().is_some_and(|kid| kid.len() > MAX_KEY_ID_BYTES) {
-            return Err(JwtFault::Malformed);
+            return Err(JwtError::Malformed);
         }
         if let Some(typ) = &self.typ
             && !header.typ.is_some_and(|own| is_same_media_type(&own, typ))
         {
-            return Err(JwtFault::Type);
+            return Err(JwtError::Type);
         }
         let position = ALGORITHMS.iter().position(|algorithm| *algorithm == header.alg);
-        let validation = position.and_then(|index| self.validations.get(index)).ok_or(JwtFault::Algorithm)?;
+        let validation = position.and_then(|index| self.validations.get(index)).ok_or(JwtError::Algorithm)?;
 
         let (mut found, mut generation) = self.keys.find(header.alg, header.kid.as_deref());
         let may_be_fetched = matches!(found, Lookup::Unknown | Lookup::NoKeysYet | Lookup::TooOld);
@@ -281,15 +281,15 @@ impl JwtVerifier {
             if refreshed == Ok(Freshness::Fetched) {
                 (found, generation) = self.keys.find(header.alg, header.kid.as_deref());
             } else if let (Lookup::Unknown, Err(fault)) = (&found, refreshed) {
-                return Err(JwtFault::KeyNotFetched(fault));
+                return Err(JwtError::KeyNotFetched(fault));
             }
         }
         let key = match found {
             Lookup::Found(key) => key,
-            Lookup::OtherAlgorithm => return Err(JwtFault::Algorithm),
-            Lookup::Unknown => return Err(JwtFault::UnknownKey),
-            Lookup::NoKeysYet => return Err(JwtFault::NoKeysYet),
-            Lookup::TooOld => return Err(JwtFault::KeysTooOld),
+            Lookup::OtherAlgorithm => return Err(JwtError::Algorithm),
+            Lookup::Unknown => return Err(JwtError::UnknownKey),
+            Lookup::NoKeysYet => return Err(JwtError::NoKeysYet),
+            Lookup::TooOld => return Err(JwtError::KeysTooOld),
         };
         #[cfg(test)]
         tests::VERIFIED.set(tests::VERIFIED.get() + 1);
@@ -299,7 +299,7 @@ impl JwtVerifier {
             check_lifetime(&claims, max_lifetime, now)?;
         }
         if !name::is_plain_name(&claims.sub) {
-            return Err(JwtFault::Subject);
+            return Err(JwtError::Subject);
         }
         let name = Arc::from(format!("{}{}", self.prefix, claims.sub));
         let caller = Caller { name, proof: self.proof.clone() };
@@ -326,15 +326,15 @@ impl Claims {
 }
 
 /// Checks `iat` and the lifetime. Times are seconds, possibly with a fraction (RFC 7519).
-fn check_lifetime(claims: &Claims, max: Duration, now: u64) -> Result<(), JwtFault> {
+fn check_lifetime(claims: &Claims, max: Duration, now: u64) -> Result<(), JwtError> {
     let (Some(iat), Some(exp)) = (claims.iat.as_f64(), claims.exp.as_f64()) else {
-        return Err(JwtFault::Lifetime);
+        return Err(JwtError::Lifetime);
     };
     // A token issued in the future would be valid for longer than its lifetime.
     if iat > Duration::from_secs(now.saturating_add(LEEWAY_SECONDS)).as_secs_f64() {
-        return Err(JwtFault::NotYetValid);
+        return Err(JwtError::NotYetValid);
     }
-    if exp - iat <= max.as_secs_f64() { Ok(()) } else { Err(JwtFault::Lifetime) }
+    if exp - iat <= max.as_secs_f64() { Ok(()) } else { Err(JwtError::Lifetime) }
 }
 
 /// Converts seconds since 1970, clamped to the years that a timestamp can represent.
@@ -354,20 +354,20 @@ fn is_same_media_type(one: &str, other: &str) -> bool {
     one[short(one)..].eq_ignore_ascii_case(&other[short(other)..])
 }
 
-fn fault(kind: &ErrorKind) -> JwtFault {
+fn fault(kind: &ErrorKind) -> JwtError {
     match kind {
-        ErrorKind::InvalidSignature => JwtFault::Signature,
-        ErrorKind::ExpiredSignature => JwtFault::Expired,
-        ErrorKind::ImmatureSignature => JwtFault::NotYetValid,
-        ErrorKind::InvalidIssuer => JwtFault::Issuer,
-        ErrorKind::InvalidAudience => JwtFault::Audience,
+        ErrorKind::InvalidSignature => JwtError::Signature,
+        ErrorKind::ExpiredSignature => JwtError::Expired,
+        ErrorKind::ImmatureSignature => JwtError::NotYetValid,
+        ErrorKind::InvalidIssuer => JwtError::Issuer,
+        ErrorKind::InvalidAudience => JwtError::Audience,
         ErrorKind::MissingRequiredClaim(_) | ErrorKind::InvalidClaimFormat(_) | ErrorKind::Json(_) => {
-            JwtFault::Claims
+            JwtError::Claims
         }
         ErrorKind::InvalidAlgorithm | ErrorKind::UnsupportedAlgorithm | ErrorKind::InvalidKeyFormat => {
-            JwtFault::Algorithm
+            JwtError::Algorithm
         }
-        _ => JwtFault::Malformed,
+        _ => JwtError::Malformed,
     }
 }
 

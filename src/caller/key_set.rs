@@ -27,7 +27,7 @@ pub(super) const MAX_JWKS_BYTES: usize = 256 * 1024;
 const MAX_KEYS: usize = 100;
 /// Reason that a key set cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum JwksFault {
+pub enum JwksError {
     /// It is longer than 256 KiB.
     #[error("the key set is larger than 256 KiB")]
     TooLarge,
@@ -44,7 +44,7 @@ pub enum JwksFault {
 /// # Errors
 ///
 /// The contents are not a key set, or contain no usable key.
-pub fn check_jwks(json: &[u8]) -> Result<(), JwksFault> {
+pub fn check_jwks(json: &[u8]) -> Result<(), JwksError> {
     KeySet::parse(json).map(|_| ())
 }
 
@@ -83,18 +83,18 @@ pub(super) enum Lookup {
 impl KeySet {
     /// Parses a set. Keys that cannot be used (of other types, or for encryption) are ignored, as
     /// RFC 7517 section 5 requires.
-    pub(super) fn parse(json: &[u8]) -> Result<Self, JwksFault> {
+    pub(super) fn parse(json: &[u8]) -> Result<Self, JwksError> {
         #[derive(Deserialize)]
         struct Document {
             keys: Vec<serde_json::Value>,
         }
         if json.len() > MAX_JWKS_BYTES {
-            return Err(JwksFault::TooLarge);
+            return Err(JwksError::TooLarge);
         }
-        let document: Document = serde_json::from_slice(json).map_err(|_| JwksFault::Malformed)?;
+        let document: Document = serde_json::from_slice(json).map_err(|_| JwksError::Malformed)?;
         let usable = document.keys.into_iter().filter_map(Key::read).take(MAX_KEYS);
         let keys: Arc<[Key]> = usable.collect();
-        if keys.is_empty() { Err(JwksFault::NoUsableKey) } else { Ok(Self(keys)) }
+        if keys.is_empty() { Err(JwksError::NoUsableKey) } else { Ok(Self(keys)) }
     }
 
     /// Returns the number of keys.
@@ -193,9 +193,9 @@ mod tests {
         assert!(matches!(keys.find(Algorithm::ES256, Some("k")), Lookup::Unknown));
 
         let only_secret = json!({ "keys": [secret.jwk()] }).to_string();
-        assert_eq!(KeySet::parse(only_secret.as_bytes()).unwrap_err(), JwksFault::NoUsableKey);
+        assert_eq!(KeySet::parse(only_secret.as_bytes()).unwrap_err(), JwksError::NoUsableKey);
         for text in ["", "{}", "[]", "{\"keys\": 7}"] {
-            assert_eq!(KeySet::parse(text.as_bytes()).unwrap_err(), JwksFault::Malformed, "{text}");
+            assert_eq!(KeySet::parse(text.as_bytes()).unwrap_err(), JwksError::Malformed, "{text}");
         }
     }
 }

@@ -22,7 +22,7 @@ pub(super) const MAX_ISSUER_NAME_BYTES: usize = 63;
 
 /// Reason that a certificate, or a proxy's header about one, has no usable name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NameFault {
+pub enum NameError {
     /// The certificate cannot be read.
     #[error("it cannot be read")]
     Unreadable,
@@ -50,23 +50,23 @@ pub enum NameFault {
 pub(super) fn from_alternative_names<'a>(
     uris: impl IntoIterator<Item = &'a str>,
     dns_names: impl IntoIterator<Item = &'a str>,
-) -> Result<String, NameFault> {
+) -> Result<String, NameError> {
     let mut uris = uris.into_iter();
     let uri = uris.next();
     if uris.next().is_some() {
-        return Err(NameFault::SeveralUris);
+        return Err(NameError::SeveralUris);
     }
     if let Some(uri) = uri
         && claims_to_be_spiffe(uri)
     {
-        return if is_spiffe_id(uri) { Ok(uri.to_owned()) } else { Err(NameFault::MalformedSpiffeId) };
+        return if is_spiffe_id(uri) { Ok(uri.to_owned()) } else { Err(NameError::MalformedSpiffeId) };
     }
     let mut dns_names = dns_names.into_iter();
-    let first = dns_names.next().ok_or(NameFault::Nameless)?;
+    let first = dns_names.next().ok_or(NameError::Nameless)?;
     if dns_names.any(|other| !other.eq_ignore_ascii_case(first)) {
-        return Err(NameFault::SeveralDnsNames);
+        return Err(NameError::SeveralDnsNames);
     }
-    dns_caller(first).ok_or(NameFault::MalformedDnsName)
+    dns_caller(first).ok_or(NameError::MalformedDnsName)
 }
 
 /// Returns the caller's name for a DNS name, or `None` if it is malformed or a wildcard.
@@ -139,7 +139,7 @@ pub fn is_caller_name(text: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn name_in(uris: &[&str], dns_names: &[&str]) -> Result<String, NameFault> {
+    fn name_in(uris: &[&str], dns_names: &[&str]) -> Result<String, NameError> {
         from_alternative_names(uris.iter().copied(), dns_names.iter().copied())
     }
 
@@ -158,11 +158,11 @@ mod tests {
 
     #[test]
     fn several_or_malformed_names_are_refused() {
-        assert_eq!(name_in(&[], &[]), Err(NameFault::Nameless));
-        assert_eq!(name_in(&["https://a.example"], &[]), Err(NameFault::Nameless));
-        assert_eq!(name_in(&["spiffe://td/a", "spiffe://td/a"], &["a"]), Err(NameFault::SeveralUris));
-        assert_eq!(name_in(&["spiffe://td/a", "https://x"], &["a"]), Err(NameFault::SeveralUris));
-        assert_eq!(name_in(&[], &["a.example", "b.example"]), Err(NameFault::SeveralDnsNames));
+        assert_eq!(name_in(&[], &[]), Err(NameError::Nameless));
+        assert_eq!(name_in(&["https://a.example"], &[]), Err(NameError::Nameless));
+        assert_eq!(name_in(&["spiffe://td/a", "spiffe://td/a"], &["a"]), Err(NameError::SeveralUris));
+        assert_eq!(name_in(&["spiffe://td/a", "https://x"], &["a"]), Err(NameError::SeveralUris));
+        assert_eq!(name_in(&[], &["a.example", "b.example"]), Err(NameError::SeveralDnsNames));
         for uri in [
             "spiffe://",
             "spiffe://td",
@@ -184,15 +184,15 @@ mod tests {
             "spiffe://td/a\nb",
             "spiffe://td/\u{e4}",
         ] {
-            assert_eq!(name_in(&[uri], &["a"]), Err(NameFault::MalformedSpiffeId), "{uri}");
+            assert_eq!(name_in(&[uri], &["a"]), Err(NameError::MalformedSpiffeId), "{uri}");
         }
         let long = format!("spiffe://td/{}", "a".repeat(2037));
-        assert_eq!(name_in(&[&long], &[]), Err(NameFault::MalformedSpiffeId));
+        assert_eq!(name_in(&[&long], &[]), Err(NameError::MalformedSpiffeId));
         let label = "a".repeat(64);
         for name in
             ["", "*.example", "a..b", ".a", "a.", "a b", "a\n", "\u{e4}.example", "a/b", label.as_str()]
         {
-            assert_eq!(name_in(&[], &[name]), Err(NameFault::MalformedDnsName), "{name:?}");
+            assert_eq!(name_in(&[], &[name]), Err(NameError::MalformedDnsName), "{name:?}");
         }
     }
     #[test]

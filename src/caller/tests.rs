@@ -181,7 +181,7 @@ async fn each_call_on_a_proxy_connection_has_the_caller_of_its_own_header() {
         // Earlier assertions do not apply to a call without a valid one.
         assert_eq!(all.sees(&connection, &[]).await, saw("none anonymous"));
         let malformed = [("x-forwarded-client-cert", "URI=spiffe://td/19;")];
-        let fault = CallerError::InvalidForwarded(ForwardedFault::Malformed);
+        let fault = CallerError::InvalidForwarded(ForwardedError::Malformed);
         assert_eq!(all.sees(&connection, &malformed).await, Err(fault));
     }
 }
@@ -254,7 +254,7 @@ async fn invalid_proof_is_refused_instead_of_becoming_anonymous() {
     for peer in [plaintext(REMOTE), plaintext(LOOPBACK)] {
         assert_eq!(
             all.sees(&peer, &[("authorization", &wrong_key), asserted]).await,
-            Err(CallerError::InvalidJwt(JwtFault::Signature))
+            Err(CallerError::InvalidJwt(JwtError::Signature))
         );
         for wrong in
             ["Bearer wrong", "Basic Y2k6eA==", "canary-token", "Bearer canary-token, Bearer canary-token"]
@@ -268,11 +268,11 @@ async fn invalid_proof_is_refused_instead_of_becoming_anonymous() {
     }
     assert_eq!(
         all.sees(&certified(&["spiffe://td/a", "spiffe://td/b"]), &[("authorization", &bearer(TOKEN))]).await,
-        Err(CallerError::InvalidCertificate(NameFault::SeveralUris))
+        Err(CallerError::InvalidCertificate(NameError::SeveralUris))
     );
     assert_eq!(
         all.sees(&plaintext(LOOPBACK), &[("x-forwarded-client-cert", "URI=\"")]).await,
-        Err(CallerError::InvalidForwarded(ForwardedFault::Malformed))
+        Err(CallerError::InvalidForwarded(ForwardedError::Malformed))
     );
     assert_eq!(all.sees(&plaintext(LOOPBACK), &[asserted]).await, saw("forwarded spiffe://td/behind"));
 }

@@ -2,7 +2,7 @@
 
 use std::{error::Error, io, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
-use crate::config::{Faults, unreadable};
+use crate::config::{Errors, unreadable};
 
 /// The reason why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -12,10 +12,10 @@ pub enum Failure {
     Usage(String),
     /// The configuration is invalid.
     #[error("the configuration is not valid:\n{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
-    Configuration(Faults),
+    Configuration(Errors),
     /// This machine temporarily cannot read files of the configuration.
     #[error("the configuration cannot be read now:\n{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
-    UnreadConfiguration(Faults),
+    UnreadConfiguration(Errors),
     /// A file that an argument names cannot be read.
     #[error("{argument}: {}", unreadable(.path, *.kind))]
     File {
@@ -108,8 +108,8 @@ impl Failure {
     }
 }
 
-impl From<Faults> for Failure {
-    fn from(faults: Faults) -> Self {
+impl From<Errors> for Failure {
+    fn from(faults: Errors) -> Self {
         if faults.are_of_machine() { Self::UnreadConfiguration(faults) } else { Self::Configuration(faults) }
     }
 }

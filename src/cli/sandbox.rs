@@ -21,7 +21,7 @@ use super::{
     walk::{Addresses, Contacts, opening, walk},
 };
 use crate::{
-    app::{App, Ended, OnHangUp},
+    app::{App, OnHangUp, Shutdown},
     base::secret::client_secret::ClientSecret,
     config::{Config, Process, SandboxPlatform},
     credential::ClientId,
@@ -180,10 +180,10 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Fail
             let signals = listen_to_signals(OnHangUp::Stop)?;
             output.note("\nServing until Ctrl-C.");
             match signals.serve(app).await {
-                Ended::InGoodOrder | Ended::AtOnce => Ok(()),
-                Ended::ThreadLost(thread) => Err(lost(&thread)),
-                Ended::AuditClosed => Err(audit_closed()),
-                Ended::RecordsLost => Err(records_lost()),
+                Shutdown::Drained | Shutdown::CutOff => Ok(()),
+                Shutdown::ThreadLost(thread) => Err(lost(&thread)),
+                Shutdown::AuditClosed => Err(audit_closed()),
+                Shutdown::RecordsLost => Err(records_lost()),
             }
         };
         drop(ready_file);

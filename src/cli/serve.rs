@@ -17,7 +17,7 @@ use super::{
     terminal,
 };
 use crate::{
-    app::{App, Ended, OnHangUp, Signals, StartError, descriptors, set_signal_mask},
+    app::{App, OnHangUp, Shutdown, Signals, StartError, descriptors, set_signal_mask},
     config::{Config, Process},
     observe::telemetry::logging::{self, Logging},
     server::tls::ClientAuth,
@@ -134,11 +134,11 @@ pub(super) fn run(
     tracing::info!("gateway stopped");
     logging.flush(LOG_FLUSH_LIMIT);
     match served? {
-        Ended::InGoodOrder => Ok(()),
-        Ended::AuditClosed => Err(audit_closed()),
-        Ended::RecordsLost => Err(records_lost()),
-        Ended::AtOnce => Err(Failure::Failed("stopped immediately by a second signal".to_owned())),
-        Ended::ThreadLost(thread) => Err(lost(&thread)),
+        Shutdown::Drained => Ok(()),
+        Shutdown::AuditClosed => Err(audit_closed()),
+        Shutdown::RecordsLost => Err(records_lost()),
+        Shutdown::CutOff => Err(Failure::Failed("stopped immediately by a second signal".to_owned())),
+        Shutdown::ThreadLost(thread) => Err(lost(&thread)),
     }
 }
 

@@ -11,7 +11,7 @@ use tonic_types::{ErrorInfo, StatusExt};
 use super::failure;
 use crate::{
     base::text::Printable,
-    domain::call::{Certainty, Operation},
+    domain::call::{Certainty, Method},
     observe::telemetry::names::status_name,
 };
 
@@ -62,7 +62,7 @@ pub(super) fn report(status: &Status) -> String {
 fn retry(status: &Status, info: &ErrorInfo) -> String {
     let value = |key| info.metadata.get(key).map(String::as_str);
     let may_be_spent = [Certainty::Unknown.as_str(), Certainty::Done.as_str()];
-    if value("operation") == Some(Operation::LoginWithOtt.name())
+    if value("operation") == Some(Method::LoginWithOtt.name())
         && value("outcome").is_some_and(|outcome| may_be_spent.contains(&outcome))
     {
         return "only with a new token".to_owned();
@@ -164,9 +164,9 @@ mod tests {
 
     #[test]
     fn retry_follows_the_trailer_and_the_outcome() {
-        let status = |operation: &str, outcome: &str, stops_retries: bool| {
+        let status = |method: &str, outcome: &str, stops_retries: bool| {
             let mut details = ErrorDetails::new();
-            let metadata = [("operation", operation), ("outcome", outcome)];
+            let metadata = [("operation", method), ("outcome", outcome)];
             let metadata = metadata.map(|(key, value)| (key.to_owned(), value.to_owned()));
             details.set_error_info("DEADLINE_EXCEEDED", "ott-gateway", HashMap::from(metadata));
             let mut status = Status::with_error_details(Code::DeadlineExceeded, "late", details);
@@ -176,7 +176,7 @@ mod tests {
             status
         };
         let safe = "safe, with a longer deadline if this repeats";
-        for (operation, outcome, stops_retries, retry) in [
+        for (method, outcome, stops_retries, retry) in [
             ("LoginWithOtt", "not_sent", false, safe),
             ("LoginWithOtt", "refused", false, safe),
             ("LoginWithOtt", "unknown", true, "only with a new token"),
@@ -185,9 +185,9 @@ mod tests {
             ("IssueOtt", "unknown", false, safe),
             ("IssueOtt", "unknown", true, "not with this request"),
         ] {
-            let report = report(&status(operation, outcome, stops_retries));
+            let report = report(&status(method, outcome, stops_retries));
             let expected = format!("\n  retry:        {retry}");
-            assert!(report.ends_with(&expected), "{operation} {outcome} {stops_retries}: {report}");
+            assert!(report.ends_with(&expected), "{method} {outcome} {stops_retries}: {report}");
         }
     }
 }

@@ -3,7 +3,7 @@
 use wildmatch::WildMatch;
 
 use super::{
-    fault::{self, Problem},
+    finding::{self, Problem},
     section::Section,
     tree::Value,
     value,
@@ -12,7 +12,7 @@ use crate::{
     access::{Quotas, RuleSettings, Settings, is_possible_caller},
     caller::ANONYMOUS,
     domain::{
-        call::Operation,
+        call::Method,
         ott::{SubjectKind, SubjectPattern, Users},
     },
 };
@@ -23,7 +23,7 @@ use crate::{
 /// Keys that list the users of a rule.
 pub(super) const USER_KEYS: [&str; 4] = ["users", "logins", "external_ids", "user_ids"];
 
-const METHODS: [Operation; 2] = [Operation::IssueOtt, Operation::LoginWithOtt];
+const METHODS: [Method; 2] = [Method::IssueOtt, Method::LoginWithOtt];
 
 /// The names that rules may refer to. Names of invalid entries are included, so that an error there
 /// does not cause another one here.
@@ -131,7 +131,7 @@ fn read_users(section: &mut Section<'_>) -> Users {
 /// login response does not contain.
 fn cannot_compare_logins(rule: &RuleSettings) -> bool {
     let Users::Listed(patterns) = &rule.users else { return false };
-    rule.methods.as_ref().is_none_or(|named| named.contains(&Operation::LoginWithOtt))
+    rule.methods.as_ref().is_none_or(|named| named.contains(&Method::LoginWithOtt))
         && !patterns.is_empty()
         && patterns.iter().all(|pattern| pattern.kind() == SubjectKind::ExternalId)
 }
@@ -184,7 +184,8 @@ fn caller_glob(value: &Value, known: &KnownNames<'_>) -> Result<String, Problem>
         && let Some(name) = glob.strip_prefix("token:")
         && !known.tokens.contains(&name)
     {
-        let nearest = fault::nearest(name, known.tokens.iter().copied()).map(|name| format!("token:{name}"));
+        let nearest =
+            finding::nearest(name, known.tokens.iter().copied()).map(|name| format!("token:{name}"));
         return Err(Problem::UnknownName { what: "the name of a token in [callers.tokens]", nearest });
     }
     if let Some(names) = &known.jwt_issuers
@@ -195,7 +196,7 @@ fn caller_glob(value: &Value, known: &KnownNames<'_>) -> Result<String, Problem>
         let is_known = |name: &&str| if is_whole { *name == issuer } else { name.starts_with(issuer) };
         // Every name of a caller has the colon.
         if !names.iter().any(is_known) || (is_whole && !rest.contains(':')) {
-            let nearest = fault::nearest(issuer, names.iter().copied()).map(|name| format!("jwt:{name}:"));
+            let nearest = finding::nearest(issuer, names.iter().copied()).map(|name| format!("jwt:{name}:"));
             return Err(Problem::UnknownName { what: "a caller of an issuer in [[callers.jwt]]", nearest });
         }
     }
@@ -209,10 +210,10 @@ fn user_pattern(kind: SubjectKind) -> impl Fn(&Value) -> Result<SubjectPattern, 
     }
 }
 
-fn method(value: &Value) -> Result<Operation, Problem> {
+fn method(value: &Value) -> Result<Method, Problem> {
     let name = value::text(value)?;
     METHODS.into_iter().find(|method| method.name() == name).ok_or_else(|| {
-        let nearest = fault::nearest(&name, METHODS.iter().map(|method| method.name()));
+        let nearest = finding::nearest(&name, METHODS.iter().map(|method| method.name()));
         Problem::UnknownName { what: "a method", nearest }
     })
 }
@@ -224,6 +225,6 @@ fn api_client_glob(value: &Value, known: &KnownNames<'_>) -> Result<String, Prob
     if names.iter().any(|name| pattern.matches(name)) {
         return Ok(glob);
     }
-    let nearest = fault::nearest(&glob, names.iter().copied());
+    let nearest = finding::nearest(&glob, names.iter().copied());
     Err(Problem::UnknownName { what: "the name of an API client in [api_clients]", nearest })
 }

@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use super::{fault::Problem, section::Section, server::Server, value};
+use super::{finding::Problem, section::Section, server::Server, value};
 
 /// `[admin]`: the listener for `/metrics`, `/livez` and `/readyz`, over plain HTTP.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, os::unix::ffi::OsStrExt, path::PathBuf, sync::Arc, time::Duration};
 
-use super::{environment::Environment, fault::Problem, named_file, section::Section, tree::Value, value};
+use super::{environment::Environment, finding::Problem, named_file, section::Section, tree::Value, value};
 use crate::{
     base::secret::client_secret::ClientSecret,
     credential::{self, ClientId, SecretSource},

@@ -9,7 +9,7 @@ use std::{
 use rustix::process::{Uid, geteuid};
 
 use super::{
-    fault::{Problem, ShownPath, unreadable},
+    finding::{Problem, ShownPath, unreadable},
     named_file,
     section::Section,
     tree::Value,

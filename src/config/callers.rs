@@ -4,11 +4,11 @@
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use super::{
-    api_clients, common_tokens, fault::Problem, named_file, section::Section, server::Server, tree::Value,
+    api_clients, common_tokens, finding::Problem, named_file, section::Section, server::Server, tree::Value,
     value,
 };
 use crate::caller::{
-    ForwardedFrom, ForwardedHeader, ForwardedSettings, JwksSource, JwksUrl, JwtSettings, TokenHash,
+    BearerTokenHash, ForwardedFrom, ForwardedHeader, ForwardedSettings, JwksSource, JwksUrl, JwtSettings,
     TokenHashes, is_issuer_name,
 };
 
@@ -166,7 +166,7 @@ pub(super) fn tokens(section: &Section<'_>) -> TokenHashes {
     tokens
 }
 
-fn token_hash(value: &Value) -> Result<TokenHash, Problem> {
+fn token_hash(value: &Value) -> Result<BearerTokenHash, Problem> {
     let rule = || {
         Problem::rule(
             "must be \"sha256:\" and the 64 hexadecimal digits of the token's SHA-256, not the token itself",
@@ -183,7 +183,7 @@ fn token_hash(value: &Value) -> Result<TokenHash, Problem> {
         let digit = |letter: u8| char::from(letter).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
         *byte = digit(*high).ok_or_else(rule)? << 4 | digit(*low).ok_or_else(rule)?;
     }
-    Ok(TokenHash(hash))
+    Ok(BearerTokenHash(hash))
 }
 
 fn read_forwarded(mut section: Section<'_>, server: &Server) -> Option<ForwardedSettings> {

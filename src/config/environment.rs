@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::{
-    fault::{Findings, Place, Problem},
+    finding::{Findings, Place, Problem},
     tree::{Node, Table, Value},
 };
 

@@ -9,7 +9,7 @@ use toml::{
 };
 
 use super::{
-    fault::{Findings, Place, Problem, absolute},
+    finding::{Findings, Place, Problem, absolute},
     tree::{Node, Table, Value},
 };
 use crate::base::files::{self, Contents, Exposure};

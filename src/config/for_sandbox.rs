@@ -11,9 +11,8 @@ use std::{ffi::OsString, path::Path};
 use url::Url;
 
 use super::{
-    Config, Document, Environment, Place, environment,
-    fault::{Faults, Findings},
-    file,
+    Config, Document, Environment, Place, environment, file,
+    finding::{Errors, Findings},
     tree::{Node, Table, Value},
 };
 
@@ -79,7 +78,7 @@ impl Config {
         file: &Path,
         platform: Platform<'_>,
         environment: &dyn Environment,
-    ) -> Result<Self, Faults> {
+    ) -> Result<Self, Errors> {
         let findings = Findings::default();
         let own_environment = isolation::WithoutTraces(environment);
         let own_environment = WithSecret { environment: &own_environment, secret: platform.client_secret };
@@ -143,7 +142,7 @@ mod tests {
     use super::*;
     use crate::{credential::ClientId, observe::telemetry::logging::Format};
 
-    fn load(text: &str) -> Result<Config, Faults> {
+    fn load(text: &str) -> Result<Config, Errors> {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("gateway.toml");
         fs::write(&file, text).unwrap();

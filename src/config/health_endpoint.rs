@@ -12,8 +12,8 @@ use std::{
 
 use super::{
     environment::{self, Environment},
-    fault::{Faults, Findings, Place},
     file,
+    finding::{Errors, Findings, Place},
     section::Section,
     server::{CLIENT_AUTH, ClientAuthMode, Server},
     tree::Table,
@@ -43,7 +43,7 @@ impl HealthEndpoint {
     /// # Errors
     ///
     /// The file cannot be read or is not valid TOML, or a key used here is invalid.
-    pub fn load(file: &Path, environment: &dyn Environment) -> Result<Self, Faults> {
+    pub fn load(file: &Path, environment: &dyn Environment) -> Result<Self, Errors> {
         let findings = Findings::default();
         let tree = if Self::is_without(file) { Some(Table::new()) } else { file::read(file, &findings) };
         let read = tree.map(|mut tree| {
@@ -103,7 +103,7 @@ mod tests {
 
     use super::*;
 
-    fn load(text: &str, variables: &[(&str, &str)]) -> Result<HealthEndpoint, Faults> {
+    fn load(text: &str, variables: &[(&str, &str)]) -> Result<HealthEndpoint, Errors> {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), text).unwrap();
         let environment: BTreeMap<String, String> =

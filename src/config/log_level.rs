@@ -6,7 +6,7 @@
 
 use super::{
     environment::Environment,
-    fault::{self, Problem},
+    finding::{self, Problem},
     section::Section,
     tree::Value,
     value,
@@ -28,7 +28,7 @@ pub(super) fn key(value: &Value) -> Result<String, Problem> {
             .map_or((None, directive), |(target, level)| (Some(target.trim()), level));
         // The filter would interpret an unknown level as a target.
         if target == Some("") || level_in(level).is_none() {
-            let nearest = fault::nearest(&level.trim().to_ascii_lowercase(), LEVELS.into_iter());
+            let nearest = finding::nearest(&level.trim().to_ascii_lowercase(), LEVELS.into_iter());
             return Err(Problem::UnknownName {
                 what: "a log level (off, error, warn, info, debug, trace) or a list of TARGET=LEVEL",
                 nearest,

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{
-    fault::{Problem, absolute, unreadable},
+    finding::{Problem, absolute, unreadable},
     section::Section,
 };
 use crate::{

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::{
     environment::{Environment, PREFIX, SEPARATOR, SHORT_PREFIX},
     example,
-    fault::{Findings, Place},
+    finding::{Findings, Place},
     variables::KNOWN_VARIABLES,
 };
 

@@ -7,7 +7,7 @@
 
 use super::{
     access::USER_KEYS,
-    fault::{Findings, Place, Problem},
+    finding::{Findings, Place, Problem},
     tree::{Node, Table, Value},
 };
 

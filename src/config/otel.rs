@@ -13,7 +13,7 @@ use url::Url;
 
 use super::{
     environment::Environment,
-    fault::Place,
+    finding::Place,
     section::Section,
     tree::Value,
     value,

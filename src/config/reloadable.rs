@@ -10,8 +10,8 @@ use super::{
     access::{KnownNames, read_access},
     callers,
     environment::{self, Environment},
-    fault::{Faults, Finding, Findings, Place},
     file,
+    finding::{Errors, Finding, Findings, Place},
     section::Section,
     tree::{Table, keys_at},
 };
@@ -44,7 +44,7 @@ impl Reloadable {
         file: &Path,
         contents: &[u8],
         environment: &dyn Environment,
-    ) -> Result<(Self, Vec<Finding>), Faults> {
+    ) -> Result<(Self, Vec<Finding>), Errors> {
         let findings = Findings::default();
         let read = file::parse_bytes(file, contents, &findings).map(|mut tree| {
             environment::overlay(&mut tree, &environment::OfAccess(environment), &findings);

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 use url::Url;
 
 use super::{
-    Admin, ApiClient, ApiClients, Callers, Config, Document, Environment, Faults, Place, Problem, Server,
-    Telemetry, fault::Findings, log_level, section::Section, tree::Table,
+    Admin, ApiClient, ApiClients, Callers, Config, Document, Environment, Errors, Place, Problem, Server,
+    Telemetry, finding::Findings, log_level, section::Section, tree::Table,
 };
 use crate::{
     access::{Rate, RuleSettings, Settings as AccessSettings},
@@ -39,7 +39,7 @@ impl Config {
         listen: SocketAddr,
         client_secret: ClientSecret,
         environment: &dyn Environment,
-    ) -> Result<Self, Faults> {
+    ) -> Result<Self, Errors> {
         let (nothing, findings) = (Table::new(), Findings::default());
         let section = Section::root(&nothing, Place::File(None), &findings);
         // The log must not hide the sandbox's output.

@@ -6,7 +6,7 @@
 use std::{borrow::Cow, path::PathBuf, sync::Arc};
 
 use super::{
-    fault::{self, Findings, Place, Problem},
+    finding::{self, Findings, Place, Problem},
     tree::{Node, Table, Value},
 };
 
@@ -249,7 +249,7 @@ impl<'a> Section<'a> {
     pub(super) fn finish(self) {
         for (key, node) in self.table {
             if !self.asked.contains(&key.as_str()) {
-                let nearest = fault::nearest(key, self.asked.iter().copied());
+                let nearest = finding::nearest(key, self.asked.iter().copied());
                 self.findings.fault(node.place.clone(), self.name_of(key), Problem::UnknownKey { nearest });
             }
         }
@@ -262,7 +262,7 @@ impl<'a> Section<'a> {
             if self.asked.contains(&key.as_str()) || other_keys.contains(&key.as_str()) {
                 continue;
             }
-            let nearest = fault::nearest(key, self.asked.iter().chain(other_keys).copied());
+            let nearest = finding::nearest(key, self.asked.iter().chain(other_keys).copied());
             if nearest.as_deref().is_some_and(|nearest| self.asked.contains(&nearest)) {
                 self.findings.fault(node.place.clone(), self.name_of(key), Problem::UnknownKey { nearest });
             }

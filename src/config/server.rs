@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::{fault::Problem, named_file, section::Section, tree::Value, value};
+use super::{finding::Problem, named_file, section::Section, tree::Value, value};
 use crate::{
     access::Rate,
     base::files,

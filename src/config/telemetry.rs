@@ -1,7 +1,7 @@
 //! `[telemetry]`: logs and traces.
 
 use super::{
-    environment::Environment, fault::Problem, log_level, named_file, otel, section::Section, value,
+    environment::Environment, finding::Problem, log_level, named_file, otel, section::Section, value,
     variables::VariableInEffect,
 };
 use crate::observe::telemetry::{logging::Format, tracing};

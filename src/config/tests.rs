@@ -17,7 +17,7 @@ use super::*;
 use crate::{
     access::{Rate, RuleSettings},
     base::secret::client_secret::ClientSecret,
-    caller::{ForwardedFrom, ForwardedHeader, TokenHash},
+    caller::{BearerTokenHash, ForwardedFrom, ForwardedHeader},
     credential::SecretSource,
     domain::ott::Users,
     observe::audit::Sink,
@@ -54,7 +54,7 @@ impl Folder {
         self
     }
 
-    fn load(&self, text: &str) -> Result<Config, Faults> {
+    fn load(&self, text: &str) -> Result<Config, Errors> {
         let path = self.folder.path().join("gateway.toml");
         fs::write(&path, text).unwrap();
         Config::load(Some(&path), &self.environment)

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::fault::Place;
+use super::finding::Place;
 
 /// A value and its place.
 #[derive(Clone, Debug)]

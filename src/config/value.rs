@@ -13,7 +13,7 @@ use std::{
 use url::Url;
 
 use super::{
-    fault::{self, Problem},
+    finding::{self, Problem},
     tree::Value,
 };
 use crate::{
@@ -145,7 +145,7 @@ pub(super) fn one_of<T: Copy>(values: &'static [(&'static str, T)]) -> impl Fn(&
         let text = text(value)?;
         values.iter().find(|(label, _)| *label == text).map(|(_, value)| *value).ok_or_else(|| {
             let quoted: Vec<String> = values.iter().map(|(label, _)| format!("\"{label}\"")).collect();
-            let nearest = fault::nearest(&text, values.iter().map(|(label, _)| *label));
+            let nearest = finding::nearest(&text, values.iter().map(|(label, _)| *label));
             let hint = nearest.map_or_else(String::new, |label| format!("; did you mean \"{label}\"?"));
             Problem::rule(format!("must be {}{hint}", quoted.join(" or ")))
         })

@@ -5,7 +5,7 @@ use wildmatch::WildMatch;
 
 use super::{
     Config,
-    fault::Findings,
+    finding::Findings,
     tree::{Node, Table, Value},
 };
 use crate::{

@@ -32,7 +32,7 @@ use super::{
 };
 use crate::{
     base::{clock::WallClock, secret::client_secret::ClientSecret},
-    http_client::{ConnectFault, UnpooledClient, body, date::parse_date},
+    http_client::{ConnectError, UnpooledClient, body, date::parse_date},
     observe::telemetry::metrics::ApiClientMetrics,
 };
 
@@ -184,10 +184,10 @@ fn basic(client_id: &ClientId, secret: &ClientSecret) -> Option<HeaderValue> {
 /// Returns the error of a request that got no response head.
 fn without_response(error: &reqwest::Error, cause: String) -> CredentialError {
     let kind = if error.is_connect() {
-        match ConnectFault::of(error) {
-            ConnectFault::Exhausted(_) => CredentialErrorKind::Exhausted,
-            ConnectFault::CertificateInvalid => CredentialErrorKind::CertificateInvalid,
-            ConnectFault::NameLookup | ConnectFault::Unreachable => CredentialErrorKind::Unreachable,
+        match ConnectError::from_error(error) {
+            ConnectError::Exhausted(_) => CredentialErrorKind::Exhausted,
+            ConnectError::CertificateInvalid => CredentialErrorKind::CertificateInvalid,
+            ConnectError::NameLookup | ConnectError::Unreachable => CredentialErrorKind::Unreachable,
         }
     } else {
         CredentialErrorKind::Failing

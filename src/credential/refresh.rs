@@ -15,7 +15,7 @@ use super::{
     CredentialError, CredentialErrorKind,
     access_token::{AccessToken, Fetched, Generation},
     exchange::TokenExchange,
-    shared::Shared,
+    shared::CredentialState,
     source::{Loaded, SecretSource},
 };
 use crate::{
@@ -52,7 +52,7 @@ pub(super) struct Task<X> {
     source: SecretSource,
     exchange: X,
     metrics: ApiClientMetrics,
-    shared: Arc<Shared>,
+    shared: Arc<CredentialState>,
     generation: Generation,
     /// Number of failed token requests in a row.
     failures: u32,
@@ -65,7 +65,7 @@ impl<X: TokenExchange> Task<X> {
         source: SecretSource,
         exchange: X,
         metrics: ApiClientMetrics,
-        shared: Arc<Shared>,
+        shared: Arc<CredentialState>,
     ) -> Self {
         Self {
             api_client,

@@ -14,7 +14,7 @@ use std::{hash::BuildHasher, sync::Arc, time::Duration};
 use super::{
     CredentialError, CredentialErrorKind,
     access_token::{AccessToken, Bearer, Now, Replays},
-    shared::Shared,
+    shared::CredentialState,
     state::{Awaited, State, stopped},
     tokens::{Tokens, YOUNG},
 };
@@ -53,7 +53,7 @@ enum Decision {
     Wait(Awaited),
 }
 
-impl Shared {
+impl CredentialState {
     /// Decides how a call for `subject` proceeds after the platform has refused `refused`.
     pub(super) async fn after_rejection(
         &self,

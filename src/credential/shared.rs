@@ -23,7 +23,7 @@ use crate::{
 };
 
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct CredentialState {
     /// Tokens that calls use. Written before `state`, so that a call that sees a new state finds
     /// its token here.
     tokens: ArcSwapOption<Tokens>,
@@ -34,7 +34,7 @@ pub(super) struct Shared {
 }
 
 /// Interface for calls.
-impl Shared {
+impl CredentialState {
     pub(super) fn new(wall: WallClock) -> Self {
         Self {
             tokens: ArcSwapOption::empty(),
@@ -136,7 +136,7 @@ impl Shared {
 }
 
 /// Interface for the refresh task.
-impl Shared {
+impl CredentialState {
     pub(super) const fn wall(&self) -> &WallClock {
         &self.wall
     }

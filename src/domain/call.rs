@@ -37,7 +37,7 @@ mod peer_network;
 mod places;
 mod request_id;
 
-pub use certainty::{Certainty, Operation};
+pub use certainty::{Certainty, Method};
 pub use ending::{BrokenBody, Ending};
 pub use in_flight::{AwaitedBody, BodyLimit, InFlight, InFlightLimit};
 pub use named::{UnvalidatedNames, UnvalidatedText};
@@ -104,7 +104,7 @@ struct Record {
     request_id_header: OnceLock<HeaderValue>,
     arrived: Instant,
     deadline: Deadline,
-    operation: OnceLock<Operation>,
+    method: OnceLock<Method>,
     api_client: OnceLock<Arc<str>>,
     peer: OnceLock<SocketAddr>,
     caller: OnceLock<(Arc<str>, Cow<'static, str>)>,
@@ -144,7 +144,7 @@ impl Call {
             request_id_header: OnceLock::new(),
             arrived,
             deadline,
-            operation: OnceLock::new(),
+            method: OnceLock::new(),
             api_client: OnceLock::new(),
             peer: OnceLock::new(),
             caller: OnceLock::new(),
@@ -192,14 +192,14 @@ impl Call {
     }
 
     /// Sets the method. Only the first write takes effect.
-    pub fn set_operation(&self, operation: Operation) {
-        let _ = self.0.operation.set(operation);
+    pub fn set_method(&self, method: Method) {
+        let _ = self.0.method.set(method);
     }
 
     /// Returns the method, once known.
     #[must_use]
-    pub fn operation(&self) -> Option<Operation> {
-        self.0.operation.get().copied()
+    pub fn method(&self) -> Option<Method> {
+        self.0.method.get().copied()
     }
 
     /// Sets the API client in use. Only the first write takes effect.
@@ -246,7 +246,7 @@ impl Call {
         self.0.subject.get()
     }
 
-    /// Sets the fingerprint of the token that was minted or is spent. Only the first
+    /// Sets the fingerprint of the token that was issued or is spent. Only the first
     /// write takes effect.
     pub fn set_fingerprint(&self, fingerprint: String) {
         let _ = self.0.fingerprint.set(fingerprint);
@@ -340,7 +340,7 @@ impl Call {
     }
 
     /// Records that the call's work begins: the access rules have granted a permit, nothing else
-    /// has refused the call, and a token may be minted or spent from now on.
+    /// has refused the call, and a token may be issued or spent from now on.
     pub fn work_begins(&self) {
         self.0.work_begun.store(true, Ordering::Release);
         drop(self.take_message());

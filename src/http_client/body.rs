@@ -31,7 +31,7 @@ pub enum BodyError {
 }
 
 impl BodyError {
-    fn of(error: &reqwest::Error) -> Self {
+    fn from_error(error: &reqwest::Error) -> Self {
         Self::CutOff { cause: root_cause(error), missing: missing_resource_in(error) }
     }
 }
@@ -49,7 +49,7 @@ pub async fn read(response: &mut reqwest::Response, limit: usize) -> Result<Zero
         return Err(too_large());
     }
     let mut body = Zeroizing::new(Vec::with_capacity(announced.unwrap_or(limit.min(INITIAL_CAPACITY))));
-    while let Some(chunk) = response.chunk().await.map_err(|error| BodyError::of(&error))? {
+    while let Some(chunk) = response.chunk().await.map_err(|error| BodyError::from_error(&error))? {
         if chunk.len() > limit - body.len() {
             return Err(too_large());
         }

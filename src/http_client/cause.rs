@@ -20,7 +20,7 @@ pub struct Causes<'a>(Option<&'a (dyn Error + 'static)>);
 impl<'a> Causes<'a> {
     /// Starts at `error`.
     #[must_use]
-    pub const fn of(error: &'a (dyn Error + 'static)) -> Self {
+    pub const fn from_error(error: &'a (dyn Error + 'static)) -> Self {
         Self(Some(error))
     }
 }
@@ -43,7 +43,7 @@ impl<'a> Iterator for Causes<'a> {
 /// are explained. Outer errors contain the URL and the step, which the log has in other fields.
 #[must_use]
 pub fn root_cause(error: &(dyn Error + 'static)) -> String {
-    match Causes::of(error).find_map(|cause| cause.downcast_ref()) {
+    match Causes::from_error(error).find_map(|cause| cause.downcast_ref()) {
         Some(error) => pki::explain(error, Peer::Server),
         None => innermost(error),
     }
@@ -52,8 +52,8 @@ pub fn root_cause(error: &(dyn Error + 'static)) -> String {
 /// Returns the innermost cause. Replaces the texts of the TLS libraries for a closed connection,
 /// which are abbreviations or contain a link to their documentation.
 fn innermost(error: &(dyn Error + 'static)) -> String {
-    let text = Causes::of(error).last().map_or_else(String::new, ToString::to_string);
-    let is_closed = Causes::of(error).any(|cause| {
+    let text = Causes::from_error(error).last().map_or_else(String::new, ToString::to_string);
+    let is_closed = Causes::from_error(error).any(|cause| {
         cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::UnexpectedEof)
     });
     match text {
@@ -76,18 +76,18 @@ fn innermost(error: &(dyn Error + 'static)) -> String {
 
 /// Returns whether one of our own time limits ended it: that of the connection, or of one address.
 fn has_elapsed(error: &(dyn Error + 'static)) -> bool {
-    Causes::of(error).any(<dyn Error>::is::<tokio::time::error::Elapsed>)
+    Causes::from_error(error).any(<dyn Error>::is::<tokio::time::error::Elapsed>)
 }
 
 /// Returns whether no connection was opened.
 fn is_connect(error: &(dyn Error + 'static)) -> bool {
-    Causes::of(error).any(|cause| cause.downcast_ref().is_some_and(reqwest::Error::is_connect))
+    Causes::from_error(error).any(|cause| cause.downcast_ref().is_some_and(reqwest::Error::is_connect))
 }
 
 /// Returns whether the response has a different protocol, such as TLS in response to HTTP, or
 /// HTTP/1.1 in response to HTTP/2.
 fn is_another_protocol(error: &(dyn Error + 'static)) -> bool {
-    Causes::of(error).any(|cause| {
+    Causes::from_error(error).any(|cause| {
         // The library has no other API for this reason.
         let no_version = |error: &hyper::Error| {
             error.is_parse() && error.to_string().starts_with("invalid HTTP version parsed")
@@ -115,7 +115,7 @@ pub fn of_exchange(error: &(dyn Error + 'static), certificate_requested: bool) -
 /// Returns whether the server closed the connection in a way that is typical for refusing a client
 /// without a certificate.
 fn is_refusal_without_certificate(error: &(dyn Error + 'static)) -> bool {
-    Causes::of(error).any(|cause| {
+    Causes::from_error(error).any(|cause| {
         let closed = |kind| {
             use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
             matches!(kind, BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
@@ -133,7 +133,7 @@ fn is_refusal_without_certificate(error: &(dyn Error + 'static)) -> bool {
 /// from an authority that is not trusted.
 #[must_use]
 pub fn is_invalid_certificate(error: &(dyn Error + 'static)) -> bool {
-    Causes::of(error).any(|cause| {
+    Causes::from_error(error).any(|cause| {
         matches!(cause.downcast_ref::<rustls::Error>(), Some(rustls::Error::InvalidCertificate(_)))
     })
 }
@@ -158,12 +158,14 @@ pub fn is_not_processed(error: &(dyn Error + 'static)) -> bool {
 /// Returns whether an HTTP/1.1 response head exceeds the parser's limits.
 #[must_use]
 pub fn is_too_large_head(error: &(dyn Error + 'static)) -> bool {
-    let mut causes = Causes::of(error).filter_map(<dyn Error>::downcast_ref::<hyper::Error>);
+    let mut causes = Causes::from_error(error).filter_map(<dyn Error>::downcast_ref::<hyper::Error>);
     causes.any(hyper::Error::is_parse_too_large)
 }
 
 fn remote_http2_errors<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a h2::Error> {
-    Causes::of(error).filter_map(<dyn Error>::downcast_ref::<h2::Error>).filter(|error| error.is_remote())
+    Causes::from_error(error)
+        .filter_map(<dyn Error>::downcast_ref::<h2::Error>)
+        .filter(|error| error.is_remote())
 }
 
 #[cfg(test)]

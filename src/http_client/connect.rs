@@ -20,7 +20,7 @@ const MAX_PER_FAMILY: usize = 4;
 
 /// Why no connection could be opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ConnectFault {
+pub enum ConnectError {
     /// The server or the network failed.
     Unreachable,
     /// The server's certificate is not valid.
@@ -31,10 +31,10 @@ pub enum ConnectFault {
     Exhausted(LocalResource),
 }
 
-impl ConnectFault {
+impl ConnectError {
     /// Returns the fault of a request that was not sent.
     #[must_use]
-    pub fn of(error: &(dyn Error + 'static)) -> Self {
+    pub fn from_error(error: &(dyn Error + 'static)) -> Self {
         if let Some(lookup) = failed_lookup(error) {
             return lookup.missing_resource().map_or(Self::NameLookup, Self::Exhausted);
         }
@@ -57,7 +57,7 @@ impl ConnectFault {
 
 /// Returns the failed name lookup that prevented the request, if that is the cause.
 pub(super) fn failed_lookup<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a LookupError> {
-    Causes::of(error).find_map(<dyn Error>::downcast_ref)
+    Causes::from_error(error).find_map(<dyn Error>::downcast_ref)
 }
 
 /// Name lookups of an HTTP client that opens a connection. They count against its connect timeout,

@@ -39,7 +39,7 @@ const fn missing_resource_of_kind(kind: ErrorKind) -> Option<LocalResource> {
 /// The same for an error that may wrap an [`io::Error`].
 #[must_use]
 pub(super) fn missing_resource_in(error: &(dyn Error + 'static)) -> Option<LocalResource> {
-    Causes::of(error).filter_map(<dyn Error>::downcast_ref).find_map(missing_resource)
+    Causes::from_error(error).filter_map(<dyn Error>::downcast_ref).find_map(missing_resource)
 }
 
 #[cfg(test)]

@@ -80,7 +80,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::http_client::{ClientTls, ConnectFault, cause};
+    use crate::http_client::{ClientTls, ConnectError, cause};
 
     /// Sends a request to a server whose address is found after the duration `lookup`.
     async fn send_by_name(
@@ -116,7 +116,7 @@ mod tests {
         let url = format!("https://localhost:{}", silent.local_addr().unwrap().port());
         let limit = Duration::from_millis(300);
         let error = send_by_name(&url, Duration::ZERO, limit).await.unwrap_err();
-        assert_eq!(ConnectFault::of(&error), ConnectFault::Unreachable);
+        assert_eq!(ConnectError::from_error(&error), ConnectError::Unreachable);
         assert_eq!(cause::of_exchange(&error, false), "no connection in time");
         assert!(error.is_connect());
     }

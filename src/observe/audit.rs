@@ -240,7 +240,7 @@ impl Audit {
     /// If too many are queued, it is dropped and counted.
     pub async fn record(&self, call: &Call, ending: Ending) -> Result<(), AuditUnavailable> {
         let Some(started) = &self.0 else { return Ok(()) };
-        let text = || record::of_call(call, ending, started.clock.now());
+        let text = || record::for_call(call, ending, started.clock.now());
         let result = match class_of(call) {
             AuditClass::Allowed => started.write(text()).await,
             AuditClass::Refused => {
@@ -269,7 +269,7 @@ impl Audit {
     /// marked as late. Does not wait; the line is written as soon as the sink allows.
     pub fn correct_record(&self, call: &Call, ending: Ending) {
         if let Some(started) = &self.0 {
-            let text = record::of_call(call, ending, started.clock.now());
+            let text = record::for_call(call, ending, started.clock.now());
             // A line that is not accepted makes the sink unavailable, which reports it.
             let _ = started.submit(Line::late(text, class_of(call)));
         }

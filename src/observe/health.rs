@@ -105,7 +105,7 @@ pub struct CredentialCondition {
 
 /// A reason not to take traffic.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum WhyNot {
+pub enum NotServing {
     /// The first token request of this API client has not completed.
     Starting(Arc<str>),
     /// An API client has never had an access token, and its credential was refused or cannot be
@@ -127,7 +127,7 @@ pub enum WhyNot {
     Draining,
 }
 
-impl fmt::Display for WhyNot {
+impl fmt::Display for NotServing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Starting(name) => {
@@ -189,7 +189,7 @@ impl Health {
 
     /// Returns the reasons that this replica is not ready for traffic. Empty if it is ready.
     #[must_use]
-    pub fn why_not(&self) -> Vec<WhyNot> {
+    pub fn why_not(&self) -> Vec<NotServing> {
         self.conditions().evaluate(clock::now()).0
     }
 
@@ -222,30 +222,30 @@ impl CredentialCondition {
 impl Conditions {
     /// Returns the reasons that the replica is not ready, and the time at which they change by
     /// themselves, if any.
-    fn evaluate(&self, now: Instant) -> (Vec<WhyNot>, Option<Instant>) {
-        let mut why_not: Vec<WhyNot> = self
+    fn evaluate(&self, now: Instant) -> (Vec<NotServing>, Option<Instant>) {
+        let mut why_not: Vec<NotServing> = self
             .credentials
             .iter()
             .filter(|(_, state)| *state == CredentialState::Starting)
-            .map(|(name, _)| WhyNot::Starting(Arc::clone(name)))
+            .map(|(name, _)| NotServing::Starting(Arc::clone(name)))
             .collect();
         if !self.credentials_have_worked {
             why_not.extend(self.credentials.iter().filter_map(|(name, state)| {
                 let cause = Arc::clone(state.never_worked()?);
-                Some(WhyNot::CredentialNeverWorked { api_client: Arc::clone(name), cause })
+                Some(NotServing::CredentialNeverWorked { api_client: Arc::clone(name), cause })
             }));
         }
         let refused_at = self.all_refused_since().map(|since| since + REFUSAL_PATIENCE);
         if refused_at.is_some_and(|at| at <= now) {
-            why_not.push(WhyNot::CredentialsRefused);
+            why_not.push(NotServing::CredentialsRefused);
         }
         match self.audit {
-            AuditState::Starting => why_not.push(WhyNot::AuditStarting),
+            AuditState::Starting => why_not.push(NotServing::AuditStarting),
             AuditState::Available => {}
-            AuditState::Unavailable => why_not.push(WhyNot::AuditUnavailable),
+            AuditState::Unavailable => why_not.push(NotServing::AuditUnavailable),
         }
         if self.draining {
-            why_not.push(WhyNot::Draining);
+            why_not.push(NotServing::Draining);
         }
         (why_not, refused_at.filter(|at| *at > now))
     }
@@ -297,18 +297,21 @@ mod tests {
         CredentialState::Refused { since: clock::now(), had_token, cause: Arc::from("HTTP status 401") }
     }
 
-    fn never_worked(api_client: &str) -> WhyNot {
+    fn never_worked(api_client: &str) -> NotServing {
         let cause = Arc::from("HTTP status 401");
-        WhyNot::CredentialNeverWorked { api_client: api_client.into(), cause }
+        NotServing::CredentialNeverWorked { api_client: api_client.into(), cause }
     }
 
     #[tokio::test(start_paused = true)]
     async fn replica_serves_once_every_first_token_request_has_completed() {
         let health = Health::new();
         let (eu, us) = (health.credential("eu2"), health.credential("us5"));
-        assert_eq!(health.why_not(), [WhyNot::Starting("eu2".into()), WhyNot::Starting("us5".into())]);
+        assert_eq!(
+            health.why_not(),
+            [NotServing::Starting("eu2".into()), NotServing::Starting("us5".into())]
+        );
         eu.set(CredentialState::Accepted);
-        assert_eq!(health.why_not(), [WhyNot::Starting("us5".into())]);
+        assert_eq!(health.why_not(), [NotServing::Starting("us5".into())]);
         us.set(CredentialState::Accepted);
         assert!(health.is_serving());
     }
@@ -365,7 +368,7 @@ mod tests {
         tokio::time::advance(Duration::from_millis(59_999)).await;
         assert!(health.is_serving());
         tokio::time::advance(Duration::from_millis(1)).await;
-        assert_eq!(health.why_not(), [WhyNot::CredentialsRefused]);
+        assert_eq!(health.why_not(), [NotServing::CredentialsRefused]);
 
         eu.set(CredentialState::Accepted);
         assert!(health.is_serving(), "one works again");
@@ -376,8 +379,8 @@ mod tests {
         let health = Health::new();
         assert!(health.is_serving());
         for (state, why) in [
-            (AuditState::Starting, WhyNot::AuditStarting),
-            (AuditState::Unavailable, WhyNot::AuditUnavailable),
+            (AuditState::Starting, NotServing::AuditStarting),
+            (AuditState::Unavailable, NotServing::AuditUnavailable),
         ] {
             health.set_audit(state);
             assert_eq!(health.why_not(), [why]);
@@ -385,6 +388,6 @@ mod tests {
         health.set_audit(AuditState::Available);
         assert!(health.is_serving());
         health.set_draining();
-        assert_eq!(health.why_not(), [WhyNot::Draining]);
+        assert_eq!(health.why_not(), [NotServing::Draining]);
     }
 }

@@ -31,7 +31,7 @@ use crate::{
     },
     domain::call::{Call, Certainty},
     http_client::{
-        ConnectFault, HttpProtocol, MAX_HEADER_LIST_BYTES,
+        ConnectError, HttpProtocol, MAX_HEADER_LIST_BYTES,
         body::{self, BodyError, announced_length},
         cause::{is_not_processed, is_refused_stream},
         header_bytes,
@@ -331,11 +331,11 @@ fn broken(
         gate.close();
         return AttemptOutcome::NotSent(NotSent::Unreachable(cause));
     }
-    let fault = ConnectFault::of(error);
+    let fault = ConnectError::from_error(error);
     if gate.close().is_some() {
         return AttemptOutcome::Interrupted { cause, headers: None, missing: fault.missing_resource() };
     }
-    if fault == ConnectFault::Unreachable && (was_withdrawn || is_withdrawn(call)) {
+    if fault == ConnectError::Unreachable && (was_withdrawn || is_withdrawn(call)) {
         return AttemptOutcome::NotSent(NotSent::Withdrawn);
     }
     let failure = ConnectFailure { fault, cause };

@@ -1,7 +1,7 @@
 //! Circuit breaker of one endpoint: after too many failures it admits one probe per second, so that
 //! calls fail fast while the endpoint is down.
 //!
-//! Each endpoint has a separate breaker and is probed by its own requests, because minting can work
+//! Each endpoint has a separate breaker and is probed by its own requests, because issuing can work
 //! while logins fail. A login that serves as a probe may lose its token, but nothing else shows
 //! that logins work again. `attempt` decides what counts as evidence.
 
@@ -13,7 +13,7 @@ use std::{
 use super::window::{Counts, Window};
 use crate::{
     base::clock::{self, Instant},
-    domain::call::Operation,
+    domain::call::Method,
     observe::telemetry::metrics::{ApiClientMetrics, BreakerState},
 };
 
@@ -63,7 +63,7 @@ pub(super) struct Open {
 /// The breaker of one endpoint.
 #[derive(Debug)]
 pub(super) struct Breaker {
-    operation: Operation,
+    method: Method,
     settings: Option<BreakerSettings>,
     attempts: Window,
     started: Instant,
@@ -74,14 +74,10 @@ pub(super) struct Breaker {
 
 impl Breaker {
     /// Creates a closed breaker. Without settings it never opens.
-    pub(super) fn new(
-        operation: Operation,
-        settings: Option<BreakerSettings>,
-        metrics: ApiClientMetrics,
-    ) -> Self {
-        metrics.breaker(operation, BreakerState::Closed);
+    pub(super) fn new(method: Method, settings: Option<BreakerSettings>, metrics: ApiClientMetrics) -> Self {
+        metrics.breaker(method, BreakerState::Closed);
         Self {
-            operation,
+            method,
             settings,
             attempts: Window::new(),
             started: clock::now(),
@@ -107,7 +103,7 @@ impl Breaker {
         if now >= due {
             let next = now.saturating_add(millis(settings.probe_interval)).max(1);
             if self.next_probe_ms.compare_exchange(due, next, Ordering::AcqRel, Ordering::Acquire).is_ok() {
-                self.metrics.breaker(self.operation, BreakerState::HalfOpen);
+                self.metrics.breaker(self.method, BreakerState::HalfOpen);
                 return Ok(BreakerPermit::Probe);
             }
         }
@@ -127,7 +123,7 @@ impl Breaker {
             BreakerPermit::Probe if failed => {
                 // Unless the breaker has closed in the meantime.
                 if self.next_probe_ms.load(Ordering::Acquire) != 0 {
-                    self.metrics.breaker(self.operation, BreakerState::Open);
+                    self.metrics.breaker(self.method, BreakerState::Open);
                 }
             }
             BreakerPermit::Probe => self.close(),
@@ -149,10 +145,10 @@ impl Breaker {
         }
         let due = self.now_ms().saturating_add(millis(settings.probe_interval)).max(1);
         if self.next_probe_ms.compare_exchange(0, due, Ordering::AcqRel, Ordering::Acquire).is_ok() {
-            self.metrics.breaker(self.operation, BreakerState::Open);
+            self.metrics.breaker(self.method, BreakerState::Open);
             tracing::warn!(
                 api_client.name = self.metrics.name(),
-                rpc.method = self.operation.name(),
+                rpc.method = self.method.name(),
                 attempts = total,
                 failures,
                 "circuit breaker opened"
@@ -163,10 +159,10 @@ impl Breaker {
     fn close(&self) {
         if self.next_probe_ms.swap(0, Ordering::AcqRel) != 0 {
             self.attempts.clear();
-            self.metrics.breaker(self.operation, BreakerState::Closed);
+            self.metrics.breaker(self.method, BreakerState::Closed);
             tracing::info!(
                 api_client.name = self.metrics.name(),
-                rpc.method = self.operation.name(),
+                rpc.method = self.method.name(),
                 "circuit breaker closed"
             );
         }
@@ -187,7 +183,7 @@ mod tests {
     use crate::observe::telemetry::{logging::captured::CapturedLog, metrics::Metrics};
 
     fn breaker() -> Breaker {
-        Breaker::new(Operation::LoginWithOtt, Some(BreakerSettings::default()), ApiClientMetrics::default())
+        Breaker::new(Method::LoginWithOtt, Some(BreakerSettings::default()), ApiClientMetrics::default())
     }
 
     fn fail(breaker: &Breaker, times: usize) {
@@ -263,7 +259,7 @@ mod tests {
             text.lines().find_map(|line| line.strip_prefix(STATE).map(str::to_owned)).unwrap()
         };
         let settings = Some(BreakerSettings::default());
-        let breaker = Breaker::new(Operation::LoginWithOtt, settings, metrics.api_client("eu2"));
+        let breaker = Breaker::new(Method::LoginWithOtt, settings, metrics.api_client("eu2"));
         let log = CapturedLog::start();
         assert_eq!(state(), "0", "closed");
         fail(&breaker, 19);
@@ -325,7 +321,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn without_settings_it_never_opens() {
-        let breaker = Breaker::new(Operation::IssueOtt, None, ApiClientMetrics::default());
+        let breaker = Breaker::new(Method::IssueOtt, None, ApiClientMetrics::default());
         fail(&breaker, 100);
         assert_eq!(breaker.admit(), Ok(BreakerPermit::Closed));
     }

@@ -227,7 +227,7 @@ impl Connections {
 
     /// Waits until the addresses of the platform are known.
     pub(super) async fn addresses_known(&self) -> Result<(), ConnectFailure> {
-        self.settings.addresses_known().await.map_err(|error| ConnectFailure::of(&error))
+        self.settings.addresses_known().await.map_err(|error| ConnectFailure::from_error(&error))
     }
 
     /// Returns the error of a request that timed out waiting for the current name lookup.

@@ -38,7 +38,7 @@ pub struct Origin(url::Origin);
 
 /// Target of a browser after the login: an absolute URL that has been checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Landing(Url);
+pub struct TargetUri(Url);
 
 /// Why a `target_uri` is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -138,7 +138,7 @@ impl DataCenter {
     ///
     /// The origin of the data center may be http where [`parse`](Self::parse) allows it, on
     /// loopback. Nothing is decoded, so that the target has the same meaning for every parser.
-    pub fn landing(&self, target_uri: &str, allowed: &[Origin]) -> Result<Landing, InvalidTargetUri> {
+    pub fn target_uri(&self, target_uri: &str, allowed: &[Origin]) -> Result<TargetUri, InvalidTargetUri> {
         if target_uri.is_empty() {
             return Err(InvalidTargetUri::Empty);
         }
@@ -171,16 +171,16 @@ impl DataCenter {
         if begins_with_two_slashes(url.path()) {
             return Err(InvalidTargetUri::DoubleSlash);
         }
-        Ok(Landing(url))
+        Ok(TargetUri(url))
     }
 
     /// Returns the URL that logs a browser in and redirects it to the target. Token and target are
     /// in the fragment, which no server receives.
     #[must_use]
-    pub fn browser_login_url(&self, ott: &OneTimeToken, landing: &Landing) -> LoginUrl {
+    pub fn browser_login_url(&self, ott: &OneTimeToken, target_uri: &TargetUri) -> LoginUrl {
         let encoded = |text| utf8_percent_encode(text, KEEP_UNRESERVED);
         let (before, between) = ("#ott=", "&targetURI=");
-        let (token, target) = (ott.expose(), landing.0.as_str());
+        let (token, target) = (ott.expose(), target_uri.0.as_str());
         let pieces = || {
             [self.external_login.as_str(), before]
                 .into_iter()
@@ -207,7 +207,7 @@ impl Origin {
     }
 }
 
-impl Landing {
+impl TargetUri {
     /// Returns the absolute URL.
     #[must_use]
     pub fn as_str(&self) -> &str {

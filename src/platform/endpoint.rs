@@ -1,4 +1,4 @@
-//! Endpoints of the platform's API: the differences between minting a token and logging in with
+//! Endpoints of the platform's API: the differences between issuing a token and logging in with
 //! one.
 //!
 //! Requests to all endpoints go through the same loop (`exchange`), which uses this data.
@@ -10,7 +10,7 @@ use url::Url;
 use super::{Settings, breaker::Breaker, headers::RequestHeaders, retry::Repeat};
 use crate::{
     base::memory::{ResponseMemory, USUAL_BYTES},
-    domain::call::Operation,
+    domain::call::Method,
     observe::telemetry::metrics::ApiClientMetrics,
 };
 
@@ -18,7 +18,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Endpoint {
     /// The gRPC method that it serves.
-    pub(super) operation: Operation,
+    pub(super) method: Method,
     /// The URL of requests.
     pub(super) url: Url,
     /// Headers of every request.
@@ -38,18 +38,18 @@ pub(super) struct Endpoint {
 }
 
 impl Endpoint {
-    /// `POST /idp/ott`, which mints a token. Repeating it is safe: an undelivered token expires.
+    /// `POST /idp/ott`, which issues a token. Repeating it is safe: an undelivered token expires.
     pub(super) fn ott(settings: &Settings, memory: &ResponseMemory, metrics: &ApiClientMetrics) -> Self {
         let Settings { data_center, limits, .. } = settings;
         Self {
-            operation: Operation::IssueOtt,
+            method: Method::IssueOtt,
             url: data_center.ott_url().clone(),
             headers: RequestHeaders::new(data_center.ott_url(), true),
             timeout: limits.attempt_timeout,
             max_response_bytes: limits.max_ott_bytes,
             min_time_left: limits.min_time_left,
             repeat: Repeat::Safe { max_attempts: limits.max_attempts },
-            breaker: Breaker::new(Operation::IssueOtt, limits.breaker, metrics.clone()),
+            breaker: Breaker::new(Method::IssueOtt, limits.breaker, metrics.clone()),
             memory: memory.clone(),
         }
     }
@@ -63,14 +63,14 @@ impl Endpoint {
     ) -> Self {
         let Settings { data_center, limits, .. } = settings;
         Self {
-            operation: Operation::LoginWithOtt,
+            method: Method::LoginWithOtt,
             url: data_center.ott_login_url().clone(),
             headers: RequestHeaders::new(data_center.ott_login_url(), false),
             timeout: limits.login_timeout,
             max_response_bytes: limits.max_login_bytes,
             min_time_left: limits.min_login_time_left,
             repeat: Repeat::IfNotSent { min_time_left: limits.min_time_left_for_second_login },
-            breaker: Breaker::new(Operation::LoginWithOtt, limits.breaker, metrics.clone()),
+            breaker: Breaker::new(Method::LoginWithOtt, limits.breaker, metrics.clone()),
             memory: memory.clone(),
         }
     }

@@ -1,6 +1,6 @@
 //! The loop of attempts that serves one call.
 //!
-//! Minting and logging in go through the same loop; their differences are the data of an
+//! Issuing and logging in go through the same loop; their differences are the data of an
 //! [`Endpoint`].
 
 use std::{sync::Arc, time::Duration};
@@ -10,7 +10,7 @@ use http::HeaderMap;
 use tokio::time::{sleep, timeout};
 
 use super::{
-    PlatformClient,
+    ApiClient,
     attempt::{self, Answer, AttemptOutcome, NotSent, Request},
     breaker::{BreakerPermit, Open},
     connections::Connections,
@@ -78,7 +78,7 @@ impl From<PlatformError> for FailedExchange {
     }
 }
 
-impl PlatformClient {
+impl ApiClient {
     /// Makes attempts until one succeeds or another would not help. `read` extracts the result from
     /// a 2xx response.
     ///
@@ -90,7 +90,7 @@ impl PlatformClient {
         read: impl Fn(&Answer) -> Result<T, Malformation>,
     ) -> Result<T, FailedExchange> {
         let Exchange { endpoint, call, .. } = *exchange;
-        let shared = &*self.api_client;
+        let shared = &*self.state;
         shared.retry_budget.count_call();
         let mut retries = Retries::new(endpoint.repeat, self.limits().retry_policy());
         let mut renewed = None;
@@ -148,7 +148,7 @@ impl PlatformClient {
                     if is_in_time(endpoint, wait, call, clock::now()).is_ok()
                         && shared.retry_budget.take() =>
                 {
-                    shared.metrics.retry(endpoint.operation);
+                    shared.metrics.retry(endpoint.method);
                     sleep(wait).await;
                     last = Some(failed);
                 }
@@ -189,9 +189,7 @@ impl PlatformClient {
         }
         let permit = endpoint.breaker.admit().map_err(open)?;
         let bearer = match renewed {
-            None if exchange.subject.is_some() => {
-                Some(self.api_client.credential.bearer(call.deadline()).await?)
-            }
+            None if exchange.subject.is_some() => Some(self.state.credential.bearer(call.deadline()).await?),
             renewed => renewed,
         };
         // Again, because all of this can take time.
@@ -203,7 +201,7 @@ impl PlatformClient {
     /// Returns the headers that propagate the trace, if they are sent.
     fn trace_of(&self, span: &AttemptSpan) -> HeaderMap {
         let mut trace = HeaderMap::new();
-        if self.api_client.settings.propagate_trace {
+        if self.state.settings.propagate_trace {
             span.inject(&mut trace);
         }
         trace
@@ -220,8 +218,8 @@ impl PlatformClient {
     ) -> AttemptOutcome {
         let Exchange { endpoint, connections, call, .. } = exchange;
         let span = exchange.span.attempt(&Attempt {
-            operation: endpoint.operation,
-            method: "POST",
+            method: endpoint.method,
+            http_method: "POST",
             url: &endpoint.url,
             resends: call.attempts(),
         });
@@ -236,11 +234,10 @@ impl PlatformClient {
                 bearer,
                 proxy_password: self.proxy_password.as_deref(),
                 call,
-                metrics: &self.api_client.metrics,
+                metrics: &self.state.metrics,
             },
         };
-        let outcome =
-            attempt::send(connections, &request, memory, call, &self.api_client.wall, started).await;
+        let outcome = attempt::send(connections, &request, memory, call, &self.state.wall, started).await;
         let ended = clock::now();
         let took = ended.saturating_duration_since(started);
         let (certainty, status) = (outcome.certainty(endpoint), outcome.http_status());
@@ -249,11 +246,11 @@ impl PlatformClient {
             (None, status) => span.answered(status.unwrap_or_default()),
         }
         endpoint.breaker.report(permit, outcome.evidence(), ended);
-        self.api_client.metrics.request(endpoint.operation, certainty, status, took);
+        self.state.metrics.request(endpoint.method, certainty, status, took);
         tracing::debug!(
             request.id = %call.request_id(),
-            api_client.name = %self.api_client.name(),
-            rpc.method = endpoint.operation.name(),
+            api_client.name = %self.state.name(),
+            rpc.method = endpoint.method.name(),
             http.status = status,
             outcome = certainty.as_str(),
             cause = outcome.error_type().map(|_| outcome.cause()),

@@ -1,8 +1,8 @@
-//! Minting a one-time token.
+//! Issuing a one-time token.
 
 use std::time::Duration;
 
-use super::{PlatformClient, error::PlatformError, exchange::Exchange, messages};
+use super::{ApiClient, error::PlatformError, exchange::Exchange, messages};
 use crate::{
     access::IssuePermit,
     domain::{call::Call, ott::IssuedToken},
@@ -12,7 +12,7 @@ use crate::{
 /// Lifetime of a one-time token, counted from its creation.
 const TOKEN_LIFETIME: Duration = Duration::from_secs(30);
 
-impl PlatformClient {
+impl ApiClient {
     /// Requests a one-time token from the platform. Each attempt is a child span of the
     /// call's span.
     pub async fn issue_ott(
@@ -21,9 +21,9 @@ impl PlatformClient {
         call: &Call,
         span: &CallSpan,
     ) -> Result<IssuedToken, PlatformError> {
-        debug_assert_eq!(permit.api_client(), self.api_client().name(), "a permit for another API client");
+        debug_assert_eq!(permit.api_client(), self.name(), "a permit for another API client");
         let exchange = Exchange {
-            endpoint: &self.api_client.ott,
+            endpoint: &self.state.ott,
             connections: &self.ott_connections,
             body: messages::issue_request(permit.subject()),
             echoes: &[permit.subject().as_sent()],

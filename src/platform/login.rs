@@ -4,7 +4,7 @@ use http::{HeaderMap, header::COOKIE};
 use tokio::time::timeout;
 
 use super::{
-    PlatformClient,
+    ApiClient,
     error::{Malformation, PlatformError},
     exchange::{Exchange, FailedExchange},
     messages,
@@ -20,12 +20,12 @@ use crate::{
     observe::telemetry::tracing::CallSpan,
 };
 
-impl PlatformClient {
+impl ApiClient {
     /// Spends a one-time token: logs in as its user. Each attempt is a child span of the call's
     /// span.
     ///
     /// The token is sent once. Only an attempt that provably sent nothing is repeated: a 429 is
-    /// returned with its `Retry-After` even if minting would wait.
+    /// returned with its `Retry-After` even if issuing would wait.
     ///
     /// An unusable response may have started a session. That session is part of the error, and the
     /// caller has to [log it out](Self::log_out).
@@ -36,9 +36,9 @@ impl PlatformClient {
         call: &Call,
         span: &CallSpan,
     ) -> Result<LoggedIn, FailedLogin> {
-        debug_assert_eq!(permit.api_client(), self.api_client().name(), "a permit for another API client");
+        debug_assert_eq!(permit.api_client(), self.name(), "a permit for another API client");
         let exchange = Exchange {
-            endpoint: &self.api_client.ott_login,
+            endpoint: &self.state.ott_login,
             connections: &self.login_connections,
             body: messages::login_request(&ott),
             echoes: &[],
@@ -71,8 +71,8 @@ impl PlatformClient {
     pub async fn log_out(&self, session: &Session, call: &Call) -> LogoutOutcome {
         let failed = |cause: &str| LogoutOutcome::Failed { cause: cause.to_owned() };
         // All cookies were deletions, so there is no session to log out.
-        let Some(cookies) = session.logout_header() else { return LogoutOutcome::Ended };
-        let url = self.api_client.data_center().logout_url().clone();
+        let Some(cookies) = session.logout_header() else { return LogoutOutcome::LoggedOut };
+        let url = self.state.data_center().logout_url().clone();
         let request = self
             .ott_connections
             .http()
@@ -80,7 +80,7 @@ impl PlatformClient {
             .header(COOKIE, cookies)
             .header(RequestId::HEADER, call.request_id_header());
         match timeout(self.limits().logout_timeout, self.ott_connections.send(request)).await {
-            Ok(Ok(response)) if response.status().as_u16() < 400 => LogoutOutcome::Ended,
+            Ok(Ok(response)) if response.status().as_u16() < 400 => LogoutOutcome::LoggedOut,
             Ok(Ok(response)) => LogoutOutcome::Refused { http_status: response.status().as_u16() },
             Ok(Err(error)) => LogoutOutcome::Failed { cause: self.ott_connections.cause_of(&error).await },
             Err(_) => failed("no response in time"),
@@ -88,7 +88,7 @@ impl PlatformClient {
     }
 
     fn read_cookies(&self, headers: &HeaderMap) -> SetCookies {
-        set_cookie::read(headers, self.api_client.wall.now())
+        set_cookie::read(headers, self.state.wall.now())
     }
 }
 
@@ -96,7 +96,7 @@ impl PlatformClient {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LogoutOutcome {
     /// The platform ended it.
-    Ended,
+    LoggedOut,
     /// The platform responded with an error; the session may still be active.
     Refused {
         /// The HTTP status.
@@ -115,6 +115,6 @@ pub struct FailedLogin {
     /// The failure.
     pub error: PlatformError,
     /// The session that the platform may have started, to be
-    /// [logged out](PlatformClient::log_out); empty if there is none.
+    /// [logged out](ApiClient::log_out); empty if there is none.
     pub session: Session,
 }

@@ -177,7 +177,7 @@ mod tests {
         }
     }
 
-    fn minting() -> Retries {
+    fn issuing() -> Retries {
         Retries::new(Repeat::Safe { max_attempts: 3 }, policy())
     }
 
@@ -202,7 +202,7 @@ mod tests {
         let statuses = [408, 425, 499, 500, 503].map(|status| answer(status, None));
         let not_sent = [PlatformError::NameLookup(String::new()), PlatformError::Exhausted(String::new())];
         for error in [unreachable(), interrupted()].into_iter().chain(not_sent).chain(statuses) {
-            let mut retries = minting();
+            let mut retries = issuing();
             let first = retries.wait_after(&error, LONG).expect("a second attempt");
             assert!(first <= Duration::from_millis(200), "{first:?}");
             let second = retries.wait_after(&error, LONG).expect("a third attempt");
@@ -218,7 +218,7 @@ mod tests {
         for error in errors.into_iter().chain([malformed()]) {
             let waits: Vec<[Duration; 2]> = (0..100)
                 .map(|_| {
-                    let mut retries = minting();
+                    let mut retries = issuing();
                     let first = retries.wait_after(&error, LONG).expect("a second attempt");
                     let second = retries.wait_after(&interrupted(), LONG).expect("a third attempt");
                     [first, second]
@@ -245,7 +245,7 @@ mod tests {
             answer(503, Some(Duration::from_millis(2001))),
         ];
         for error in others.into_iter().chain(statuses) {
-            assert_eq!(minting().wait_after(&error, LONG), None, "{error}");
+            assert_eq!(issuing().wait_after(&error, LONG), None, "{error}");
         }
     }
 
@@ -273,7 +273,7 @@ mod tests {
 
     #[test]
     fn request_is_repeated_once_after_a_malformed_response() {
-        let mut retries = minting();
+        let mut retries = issuing();
         assert!(retries.wait_after(&PlatformError::Malformed(Malformation::Json), LONG).is_some());
         assert_eq!(retries.wait_after(&PlatformError::Malformed(Malformation::Missing), LONG), None);
     }
@@ -285,7 +285,7 @@ mod tests {
                 let waits: Vec<Duration> = (0..100)
                     .map(|_| {
                         let error = answer(status, Some(Duration::from_millis(requested)));
-                        minting().wait_after(&error, LONG).expect("a second attempt")
+                        issuing().wait_after(&error, LONG).expect("a second attempt")
                     })
                     .collect();
                 let floor = Duration::from_millis(floor);

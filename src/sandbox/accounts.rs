@@ -82,7 +82,7 @@ pub(super) enum Subject {
 
 /// Reason why an API client gets no token for a user, or cannot see a tenant.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Barred {
+pub(super) enum Inaccessible {
     /// Neither in the API client's tenant nor below it.
     OutsideSubtree,
     /// A tenant between the two has support access off.
@@ -154,26 +154,26 @@ impl Accounts {
     }
 
     /// Checks that `client` can see the tenant and its contents.
-    pub(super) fn may_see(&self, client: &ApiClient, tenant_id: &str) -> Result<(), Barred> {
+    pub(super) fn may_see(&self, client: &ApiClient, tenant_id: &str) -> Result<(), Inaccessible> {
         self.branch(client, tenant_id).map(|_| ())
     }
 
     /// Checks that `client` can log `user` in. Checks visibility before the state of the user, like
     /// the platform.
-    pub(super) fn may_log_in_as(&self, client: &ApiClient, user: &User) -> Result<(), Barred> {
+    pub(super) fn may_log_in_as(&self, client: &ApiClient, user: &User) -> Result<(), Inaccessible> {
         let branch = self.branch(client, &user.tenant_id)?;
         // Disabled support access in the client's own tenant excludes the tenants above, not the client.
         if branch.iter().any(|tenant| tenant.id != client.tenant_id && !tenant.support_access) {
-            return Err(Barred::SupportAccessOff);
+            return Err(Inaccessible::SupportAccessOff);
         }
         let above = self.ancestors(&user.tenant_id);
         if above.iter().any(|tenant| !tenant.enabled) {
-            return Err(Barred::TenantDisabled);
+            return Err(Inaccessible::TenantDisabled);
         }
         if above.iter().any(|tenant| tenant.locked) {
-            return Err(Barred::TenantLocked);
+            return Err(Inaccessible::TenantLocked);
         }
-        if user.enabled { Ok(()) } else { Err(Barred::UserDisabled) }
+        if user.enabled { Ok(()) } else { Err(Inaccessible::UserDisabled) }
     }
 
     /// Returns the tenants from `root` down to `tenant_id`, inclusive; `None` if it is not below.
@@ -186,8 +186,8 @@ impl Accounts {
     }
 
     /// Returns the tenants from the client's own down to `tenant_id`, inclusive.
-    fn branch(&self, client: &ApiClient, tenant_id: &str) -> Result<Vec<&Tenant>, Barred> {
-        self.way(&client.tenant_id, tenant_id).ok_or(Barred::OutsideSubtree)
+    fn branch(&self, client: &ApiClient, tenant_id: &str) -> Result<Vec<&Tenant>, Inaccessible> {
+        self.way(&client.tenant_id, tenant_id).ok_or(Inaccessible::OutsideSubtree)
     }
 
     /// Returns the tenant and its ancestors, up to the root. `file` refuses cycles.

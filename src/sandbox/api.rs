@@ -17,7 +17,7 @@ use super::World;
 use super::accounts::{Subject, Tenant};
 use super::error::ApiError;
 use super::idp;
-use super::log::Concerns;
+use super::log::LoggedUser;
 
 /// `GET /api/2/users/me`: the user of the session.
 ///
@@ -30,7 +30,7 @@ pub(super) async fn me(State(world): State<Arc<World>>, headers: HeaderMap) -> R
     }
     let user = world.logged_in(&headers).ok_or_else(ApiError::session)?;
     let mut response = idp::account(&user);
-    response.extensions_mut().insert(Concerns(user));
+    response.extensions_mut().insert(LoggedUser(user));
     Ok(response)
 }
 
@@ -44,7 +44,7 @@ pub(super) async fn user(
     let user = id.ok().and_then(|Path(id)| world.accounts.user(&Subject::UserId(id)));
     let user = user.ok_or_else(|| ApiError::no_such("user"))?;
     let seen = world.accounts.may_see(&client, &user.tenant_id);
-    seen.map_err(|barred| ApiError::barred(&barred, &user.id))?;
+    seen.map_err(|inaccessible| ApiError::inaccessible(&inaccessible, &user.id))?;
     Ok(idp::account(user))
 }
 
@@ -58,7 +58,7 @@ pub(super) async fn tenant(
     let tenant = id.ok().and_then(|Path(id)| world.accounts.tenant(&id));
     let tenant = tenant.ok_or_else(|| ApiError::no_such("tenant"))?;
     let seen = world.accounts.may_see(&client, &tenant.id);
-    seen.map_err(|barred| ApiError::barred(&barred, &tenant.id))?;
+    seen.map_err(|inaccessible| ApiError::inaccessible(&inaccessible, &tenant.id))?;
     Ok(Json(tenant_object(tenant)))
 }
 
@@ -87,7 +87,7 @@ pub(super) async fn client(
     let client = id.ok().and_then(|Path(id)| world.accounts.api_client(&id));
     let client = client.ok_or_else(|| ApiError::no_such("API client"))?;
     let seen = world.accounts.may_see(&asking, &client.tenant_id);
-    seen.map_err(|barred| ApiError::barred(&barred, &client.id))?;
+    seen.map_err(|inaccessible| ApiError::inaccessible(&inaccessible, &client.id))?;
     Ok(Json(json!({
         "client_id": client.id,
         "data": { "client_name": client.name },

@@ -174,7 +174,7 @@ pub(super) async fn search(
 fn seen_tenant(world: &World, client: &ApiClient, id: Option<String>) -> Result<Arc<Tenant>, ApiError> {
     let tenant = id.and_then(|id| world.accounts.tenant(&id)).ok_or_else(|| ApiError::no_such("tenant"))?;
     let seen = world.accounts.may_see(client, &tenant.id);
-    seen.map_err(|barred| ApiError::barred(&barred, &tenant.id))?;
+    seen.map_err(|inaccessible| ApiError::inaccessible(&inaccessible, &tenant.id))?;
     Ok(Arc::clone(tenant))
 }
 

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::accounts::Barred;
+use super::accounts::Inaccessible;
 
 /// Error domain of the platform's account server.
 const DOMAIN: &str = "PlatformAccountServer";
@@ -84,27 +84,27 @@ impl ApiError {
 
     /// Refusal of a user or tenant, with the platform's code. The documentation pairs 1002 with 403,
     /// and specifies no HTTP status for the others.
-    pub(super) fn barred(barred: &Barred, id: &str) -> Self {
-        let (status, code, message, info) = match barred {
-            Barred::OutsideSubtree => (
+    pub(super) fn inaccessible(inaccessible: &Inaccessible, id: &str) -> Self {
+        let (status, code, message, info) = match inaccessible {
+            Inaccessible::OutsideSubtree => (
                 StatusCode::FORBIDDEN,
                 1002,
                 "Access denied.",
                 "It does not belong to the tenant of this API client or to one below it.",
             ),
-            Barred::SupportAccessOff => (
+            Inaccessible::SupportAccessOff => (
                 StatusCode::FORBIDDEN,
                 1002,
                 "Access denied.",
                 "The user belongs to a tenant whose support access is off.",
             ),
-            Barred::TenantDisabled => {
+            Inaccessible::TenantDisabled => {
                 (StatusCode::BAD_REQUEST, 1003, "Parent tenant is disabled.", "Enable the tenant first.")
             }
-            Barred::TenantLocked => {
+            Inaccessible::TenantLocked => {
                 (StatusCode::BAD_REQUEST, 1012, "Tenant is locked.", "Unlock the tenant first.")
             }
-            Barred::UserDisabled => {
+            Inaccessible::UserDisabled => {
                 (StatusCode::BAD_REQUEST, 1018, "The user is disabled.", "Enable the user first.")
             }
         };

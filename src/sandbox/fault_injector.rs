@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::World;
-use super::demand::{Demand, Kind, UnknownDemand};
+use super::fault_request::{FaultRequest, Kind, UnknownFaultRequest};
 use crate::fault_injection::{FaultDecision, FaultInjector};
 
 /// Injects the faults that logins request.
@@ -13,8 +13,8 @@ pub(super) struct Demands(pub(super) Arc<World>);
 
 impl FaultInjector for Demands {
     fn issue(&self, login: &str) -> FaultDecision {
-        match Demand::of(login, &self.0.accounts) {
-            Some(Ok(Demand::Issue(Kind::Gateway(reason, code)))) => FaultDecision::Fail(reason, code),
+        match FaultRequest::of(login, &self.0.accounts) {
+            Some(Ok(FaultRequest::Issue(Kind::Gateway(reason, code)))) => FaultDecision::Fail(reason, code),
             // The simulated platform injects the others.
             None | Some(Ok(_)) => FaultDecision::Proceed,
             Some(Err(unknown)) => {
@@ -47,6 +47,6 @@ impl fmt::Debug for Demands {
 }
 
 /// Warns on the terminal of the sandbox about a misspelled fault.
-pub(super) fn warn(unknown: UnknownDemand) {
+pub(super) fn warn(unknown: UnknownFaultRequest) {
     tracing::warn!(problem = %unknown, "login requests an unknown fault");
 }

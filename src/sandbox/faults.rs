@@ -213,7 +213,7 @@ impl Fault {
         if response.status() == StatusCode::TOO_MANY_REQUESTS {
             response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
         }
-        response.extensions_mut().insert(Met(self));
+        response.extensions_mut().insert(LoggedFault(self));
         Some(response)
     }
 
@@ -236,14 +236,14 @@ impl Fault {
             Self::OtherAccount => of_another_user(answer).await,
             Self::Status(..) | Self::Redirect | Self::Blocked => self.refusal().unwrap_or(answer),
         };
-        spoilt.extensions_mut().insert(Met(self));
+        spoilt.extensions_mut().insert(LoggedFault(self));
         spoilt
     }
 }
 
 /// The fault injected into a response, for log and journal.
 #[derive(Clone, Copy)]
-pub(super) struct Met(pub(super) Fault);
+pub(super) struct LoggedFault(pub(super) Fault);
 
 const PROXY_PAGE: &str = "<!DOCTYPE html>\n<html><head><title>Please wait</title></head>\n\
     <body><h1>Checking your connection</h1><p>This page is from a proxy, not from the platform.</p></body></html>\n";

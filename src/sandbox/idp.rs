@@ -16,11 +16,11 @@ use serde_json::{Map, Value, json};
 use super::World;
 use super::accounts::{ApiClient, Subject, User};
 use super::body;
-use super::demand::{Demand, Kind};
 use super::error::ApiError;
 use super::fault_injector;
+use super::fault_request::{FaultRequest, Kind};
 use super::faults::Fault;
-use super::log::{About, By, Concerns};
+use super::log::{LoggedApiClient, LoggedToken, LoggedUser};
 use super::tokens::{Login, SessionName, fingerprint, unpadded};
 use crate::base::clock::unix_seconds;
 
@@ -72,7 +72,7 @@ fn access_token(world: &World, client: &Arc<ApiClient>) -> Response {
         "token_type": "bearer",
     });
     let mut response = Json(answer).into_response();
-    response.extensions_mut().insert(By(Arc::clone(client)));
+    response.extensions_mut().insert(LoggedApiClient(Arc::clone(client)));
     response
 }
 
@@ -95,7 +95,7 @@ pub(super) async fn ott(
     }
     let subject = subject(&fields)?;
     let demand = match &subject {
-        Subject::Login(login) => Demand::of(login, &world.accounts),
+        Subject::Login(login) => FaultRequest::of(login, &world.accounts),
         Subject::ExternalId(_) | Subject::UserId(_) => None,
     };
     let demand = demand.transpose().map_err(|unknown| {
@@ -113,7 +113,7 @@ pub(super) async fn ott(
             world
                 .accounts
                 .may_log_in_as(&client, user)
-                .map_err(|barred| ApiError::barred(&barred, &user.id))?;
+                .map_err(|inaccessible| ApiError::inaccessible(&inaccessible, &user.id))?;
             Arc::clone(user)
         }
     };
@@ -121,23 +121,23 @@ pub(super) async fn ott(
         let login = Login { user: Arc::clone(&user), failure };
         let token = world.tokens.new_one_time_token(login);
         let mut response = Json(json!({ "ott": token })).into_response();
-        response.extensions_mut().insert(fingerprint(&token).map(About));
+        response.extensions_mut().insert(fingerprint(&token).map(LoggedToken));
         response
     };
     let mut response = match demand {
-        Some(Demand::Issue(Kind::Platform(fault))) => fault.refusal().unwrap_or_else(|| {
+        Some(FaultRequest::Issue(Kind::Platform(fault))) => fault.refusal().unwrap_or_else(|| {
             let mut response = issue(None);
             response.extensions_mut().insert(fault);
             response
         }),
-        Some(Demand::Issue(Kind::Gateway(reason, _))) => {
+        Some(FaultRequest::Issue(Kind::Gateway(reason, _))) => {
             let info = format!("The gateway injects {}: send the request to the gateway.", reason.as_str());
             return Err(ApiError::field("login", info));
         }
-        Some(Demand::Login(failure)) => issue(Some(failure)),
+        Some(FaultRequest::Login(failure)) => issue(Some(failure)),
         None => issue(None),
     };
-    response.extensions_mut().insert(Concerns(user));
+    response.extensions_mut().insert(LoggedUser(user));
     Ok(response)
 }
 
@@ -174,7 +174,7 @@ pub(super) async fn ott_login(
         return Err(ApiError::field("ott", "ott is required."));
     };
     let mut response = spend(&world, token).into_response();
-    response.extensions_mut().insert(fingerprint(token).map(About));
+    response.extensions_mut().insert(fingerprint(token).map(LoggedToken));
     Ok(response)
 }
 
@@ -183,7 +183,7 @@ fn spend(world: &World, token: &str) -> Result<Response, ApiError> {
     if let Some(Login { user, failure: Some(Kind::Platform(fault)) }) = world.tokens.login(token)
         && let Some(mut refusal) = fault.refusal()
     {
-        refusal.extensions_mut().insert(Concerns(user));
+        refusal.extensions_mut().insert(LoggedUser(user));
         return Ok(refusal);
     }
     let Some(login) = world.tokens.spend(token) else {
@@ -196,7 +196,7 @@ fn spend(world: &World, token: &str) -> Result<Response, ApiError> {
     if let Some(Kind::Platform(fault)) = login.failure {
         response.extensions_mut().insert::<Fault>(fault);
     }
-    response.extensions_mut().insert(Concerns(login.user));
+    response.extensions_mut().insert(LoggedUser(login.user));
     Ok(response)
 }
 
@@ -211,7 +211,7 @@ pub(super) async fn logout(
     let mut response = StatusCode::NO_CONTENT.into_response();
     let deleted = SessionName { id: String::new(), key: String::new() };
     set_cookies(response.headers_mut(), &deleted, "; Max-Age=0");
-    response.extensions_mut().insert(Concerns(user));
+    response.extensions_mut().insert(LoggedUser(user));
     Ok(response)
 }
 

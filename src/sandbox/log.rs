@@ -13,21 +13,21 @@ use axum::response::Response;
 
 use super::World;
 use super::accounts::{ApiClient, User};
-use super::faults::Met;
+use super::faults::LoggedFault;
 use super::journal::{Entry, shortened};
 use crate::base::clock;
 
 /// The user of a response.
 #[derive(Clone)]
-pub(super) struct Concerns(pub(super) Arc<User>);
+pub(super) struct LoggedUser(pub(super) Arc<User>);
 
 /// The API client that authenticated with its secret.
 #[derive(Clone)]
-pub(super) struct By(pub(super) Arc<ApiClient>);
+pub(super) struct LoggedApiClient(pub(super) Arc<ApiClient>);
 
 /// Fingerprint of the one-time token of a response.
 #[derive(Clone)]
-pub(super) struct About(pub(super) String);
+pub(super) struct LoggedToken(pub(super) String);
 
 /// Paths that are not part of the platform, and not in the journal.
 const OWN: [&str; 2] = ["/sandbox/", "/favicon.ico"];
@@ -48,8 +48,8 @@ pub(super) async fn requests(
         http.method = %method,
         http.route = path.as_ref().map_or("unknown", MatchedPath::as_str),
         http.status = response.status().as_u16(),
-        user.login = response.extensions().get::<Concerns>().map(|concerns| concerns.0.login.as_str()),
-        fault = response.extensions().get::<Met>().map(|met| tracing::field::display(met.0)),
+        user.login = response.extensions().get::<LoggedUser>().map(|user| user.0.login.as_str()),
+        fault = response.extensions().get::<LoggedFault>().map(|fault| tracing::field::display(fault.0)),
         duration_ms = started.elapsed().as_millis(),
         "sandbox request completed"
     );
@@ -59,10 +59,10 @@ pub(super) async fn requests(
             time: humantime::format_rfc3339_millis(world.wall_clock.now()).to_string(),
             status: response.status().as_u16(),
             duration_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
-            api_client: found.get::<By>().map(|by| by.0.id.clone()).or(entry.api_client),
-            login: found.get::<Concerns>().map(|concerns| concerns.0.login.clone()),
-            fault: found.get::<Met>().map(|met| met.0.to_string()),
-            ott_sha256: found.get::<Option<About>>().and_then(|about| Some(about.as_ref()?.0.clone())),
+            api_client: found.get::<LoggedApiClient>().map(|client| client.0.id.clone()).or(entry.api_client),
+            login: found.get::<LoggedUser>().map(|user| user.0.login.clone()),
+            fault: found.get::<LoggedFault>().map(|fault| fault.0.to_string()),
+            ott_sha256: found.get::<Option<LoggedToken>>().and_then(|token| Some(token.as_ref()?.0.clone())),
             ..entry
         });
     }

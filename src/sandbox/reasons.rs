@@ -20,7 +20,7 @@ pub(super) enum Method {
 
 /// Fault that produces a reason, with its code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Way {
+pub(super) enum Origin {
     /// The simulated platform fails this way.
     Platform(FailureCode, Fault),
     /// The gateway fails the call.
@@ -31,9 +31,9 @@ use FailureCode::{
     Aborted, AlreadyExists, DeadlineExceeded, FailedPrecondition, Internal, InvalidArgument, NotFound,
     PermissionDenied, ResourceExhausted, Unauthenticated, Unavailable, Unimplemented,
 };
-use Way::{Gateway, Platform};
+use Origin::{Gateway, Platform};
 
-impl Way {
+impl Origin {
     pub(super) const fn code(self) -> FailureCode {
         match self {
             Platform(code, _) | Gateway(code) => code,
@@ -51,8 +51,8 @@ impl Method {
 
     /// Returns the faults that produce a reason, the default first; empty if the method never returns
     /// it.
-    pub(super) const fn ways(self, reason: Reason) -> &'static [Way] {
-        let (issue, login) = ways(reason);
+    pub(super) const fn origins(self, reason: Reason) -> &'static [Origin] {
+        let (issue, login) = origins(reason);
         match self {
             Self::Issue => issue,
             Self::Login => login,
@@ -70,13 +70,13 @@ const fn plain(status: StatusCode) -> Fault {
     Fault::Status(status, status.as_u16() as u32)
 }
 
-const NONE: &[Way] = &[];
+const NONE: &[Origin] = &[];
 
 /// Returns the faults for `IssueOtt` and for `LoginWithOtt`.
 ///
 /// At login, the platform also answers 400, 401, 404 and 410 to an invalid token, so codes that are
 /// not about the account need another status.
-const fn ways(reason: Reason) -> (&'static [Way], &'static [Way]) {
+const fn origins(reason: Reason) -> (&'static [Origin], &'static [Origin]) {
     const BAD: StatusCode = StatusCode::BAD_REQUEST;
     const UNPROCESSABLE: StatusCode = StatusCode::UNPROCESSABLE_ENTITY;
     const CONFLICT: StatusCode = StatusCode::CONFLICT;
@@ -148,6 +148,6 @@ const fn ways(reason: Reason) -> (&'static [Way], &'static [Way]) {
     }
 }
 
-const fn both(ways: &'static [Way]) -> (&'static [Way], &'static [Way]) {
-    (ways, ways)
+const fn both(origins: &'static [Origin]) -> (&'static [Origin], &'static [Origin]) {
+    (origins, origins)
 }

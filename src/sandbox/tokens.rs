@@ -12,8 +12,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{URL_SAFE, URL_SAFE_NO_PAD};
 
 use super::accounts::{ApiClient, User};
-use super::demand::Kind;
 use super::expiring::Expiring;
+use super::fault_request::Kind;
 
 /// Prefix of every token of the sandbox.
 pub const MARK: &str = "SANDBOX-";

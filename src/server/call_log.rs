@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use crate::{
-    domain::call::{Call, Ending, Operation},
+    domain::call::{Call, Ending, Method},
     observe::telemetry::{logging::CALL_TARGET, tracing::CallSpan},
     status::{Reason, table::Concern},
 };
@@ -24,7 +24,7 @@ pub(super) fn write(call: &Call, ending: Ending, took: Duration, span: &CallSpan
                 cause = call.cause(),
                 request.id = %call.request_id(),
                 caller.name = call.caller().map(|(name, _)| &**name),
-                rpc.method = call.operation().map_or("unknown", Operation::name),
+                rpc.method = call.method().map_or("unknown", Method::name),
                 rpc.code = ?ending.code(),
                 api_client.name = call.api_client().as_deref(),
                 http.status = call.http_status(),

@@ -56,7 +56,7 @@ impl Completion {
         refused_calls: RefusedCalls,
         metrics: Metrics,
     ) -> Self {
-        metrics.call_started(call.operation().into());
+        metrics.call_started(call.method().into());
         let (has_own_record, ending) = (None, None);
         Self { call, span, audited, audit, refused_calls, metrics, has_own_record, ending, finished: false }
     }
@@ -153,7 +153,7 @@ impl Completion {
         if self.audited == Audited::No || !self.call.claim_record() {
             return Ok(());
         }
-        self.refused_calls.name(&self.call, ending);
+        self.refused_calls.record(&self.call, ending);
         let record = self.audit.record(&self.call, ending);
         if ending.reason() == Some(Reason::AuditUnavailable) {
             // Not awaited, because it is known to fail now. The audit writes the record once it
@@ -168,7 +168,7 @@ impl Completion {
     fn report(&mut self, ending: Ending) {
         let is_summarized = self.is_summarized(ending);
         let call = &self.call;
-        let method = call.operation().into();
+        let method = call.method().into();
         let took = clock::now().saturating_duration_since(call.arrived());
         self.metrics.call_handled(method, ending.code(), took);
         if let Some((caller, _)) = call.caller() {
@@ -211,7 +211,7 @@ impl Drop for Completion {
         if !unrecorded {
             return;
         }
-        self.refused_calls.name(&self.call, ending);
+        self.refused_calls.record(&self.call, ending);
         let (audit, call) = (self.audit.clone(), self.call.clone());
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
@@ -280,7 +280,7 @@ mod tests {
     use super::*;
     use crate::{
         base::clock::WallClock,
-        domain::call::{Deadline, Operation},
+        domain::call::{Deadline, Method},
         observe::audit::{
             Settings, Sink,
             for_test::{fill, pipe, read_available},
@@ -291,7 +291,7 @@ mod tests {
 
     fn call() -> Call {
         let call = Call::new(clock::now(), Deadline::after(Duration::from_secs(10)));
-        call.set_operation(Operation::LoginWithOtt);
+        call.set_method(Method::LoginWithOtt);
         call.work_begins();
         call
     }

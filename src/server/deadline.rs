@@ -165,7 +165,7 @@ mod tests {
     use futures_util::FutureExt as _;
 
     use super::*;
-    use crate::{base::clock, domain::call::Operation};
+    use crate::{base::clock, domain::call::Method};
 
     fn timeout(value: &str) -> Option<Duration> {
         parse(&HeaderValue::from_str(value).unwrap())
@@ -296,13 +296,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn reason_of_a_call_cut_off_by_a_drain_shows_whether_a_login_may_have_happened() {
         let cases = [
-            (Operation::IssueOtt, true, Reason::Draining),
-            (Operation::LoginWithOtt, false, Reason::Draining),
-            (Operation::LoginWithOtt, true, Reason::LoginOutcomeUnknown),
+            (Method::IssueOtt, true, Reason::Draining),
+            (Method::LoginWithOtt, false, Reason::Draining),
+            (Method::LoginWithOtt, true, Reason::LoginOutcomeUnknown),
         ];
-        for (operation, sent, reason) in cases {
+        for (method, sent, reason) in cases {
             let call = Call::new(clock::now(), Deadline::after(Duration::from_secs(10)));
-            call.set_operation(operation);
+            call.set_method(method);
             let cut_off = CancellationToken::new();
             let work = async {
                 if sent {
@@ -312,7 +312,7 @@ mod tests {
                 std::future::pending().await
             };
             let answer: Result<(), _> = within(&call, &cut_off, work).await;
-            assert_eq!(answer.unwrap_err().reason(), reason, "{operation:?}, sent: {sent}");
+            assert_eq!(answer.unwrap_err().reason(), reason, "{method:?}, sent: {sent}");
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::{connections::Connections, gate::Gate, refused_calls::RefusedCalls};
+use super::{connections::Connections, gate::CallGate, refused_calls::RefusedCalls};
 use crate::{
     base::clock::{self, Instant},
     domain::call::InFlightLimit,
@@ -84,7 +84,7 @@ impl Phases {
 pub(super) struct Drain {
     pub(super) times: DrainTimes,
     /// Cancelled when the process has to stop at once.
-    pub(super) hurry: CancellationToken,
+    pub(super) cut_off_calls: CancellationToken,
     /// Cancelled when the drain begins, for health.
     pub(super) draining: CancellationToken,
     pub(super) phases: Phases,
@@ -96,13 +96,13 @@ pub(super) struct Drain {
 /// The calls of a server, as its drain sees them.
 #[derive(Clone, Debug)]
 pub(super) struct Calls {
-    pub(super) gate: Gate,
+    pub(super) gate: CallGate,
     pub(super) in_flight: InFlightLimit,
     pub(super) refused: RefusedCalls,
 }
 
 impl Drain {
-    /// Ends all calls, then all connections. Once `hurry` is cancelled, waits only for the records
+    /// Ends all calls, then all connections. Once `cut_off_calls` is cancelled, waits only for the records
     /// of calls that are cut off.
     pub(super) async fn run(&self) -> Drained {
         let cut_off_at = clock::now() + self.times.cut_off;
@@ -141,14 +141,14 @@ impl Drain {
         self.phases.cut_off.cancel();
         if !matches!(self.unless_hurried(timeout(self.times.settle, in_flight.idle())).await, Some(Ok(()))) {
             // The outcome of these calls stays unknown, but their records are written.
-            in_flight.give_up();
+            in_flight.abandon();
             let _ = timeout(LAST_RECORDS, in_flight.idle()).await;
         }
         cut_off
     }
 
-    /// Waits for `step`. Returns `None` at once if the drain has to hurry.
+    /// Waits for `step`. Returns `None` at once if the drain has to cut off the calls.
     async fn unless_hurried<T>(&self, step: impl Future<Output = T>) -> Option<T> {
-        self.hurry.run_until_cancelled(step).await
+        self.cut_off_calls.run_until_cancelled(step).await
     }
 }

@@ -27,7 +27,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// The gate of all calls of all workers. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(super) struct Gate {
+pub(super) struct CallGate {
     closed: Arc<AtomicBool>,
     in_flight: InFlightLimit,
     bodies: BodyLimit,
@@ -35,7 +35,7 @@ pub(super) struct Gate {
     metrics: Metrics,
 }
 
-impl Gate {
+impl CallGate {
     pub(super) fn new(in_flight: InFlightLimit, bodies: BodyLimit, audit: Audit, metrics: Metrics) -> Self {
         Self { closed: Arc::default(), in_flight, bodies, audit, metrics }
     }

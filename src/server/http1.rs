@@ -114,7 +114,7 @@ impl Bound {
                 runtime.shutdown_background();
             })
             .map_err(ServeError::Thread)?;
-        is_started.await.map_err(|_| ServeError::Ended)??;
+        is_started.await.map_err(|_| ServeError::WorkerStopped)??;
         tracing::info!(listener.address = %local_addr, "server listening");
         Ok(Http1Server { local_addr, stop: stop.drop_guard(), stopped })
     }

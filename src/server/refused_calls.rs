@@ -72,8 +72,8 @@ impl RefusedCalls {
     }
 
     /// Adds the user and the API client of its request to a refused call.
-    pub(super) fn name(&self, call: &Call, ending: Ending) {
-        self.0.requests.name(call, ending);
+    pub(super) fn record(&self, call: &Call, ending: Ending) {
+        self.0.requests.record(call, ending);
     }
 
     /// Counts a refused call that has no record of its own.
@@ -81,7 +81,7 @@ impl RefusedCalls {
         let now = self.0.clock.now();
         let add = |summary: &mut Summary| {
             if summary.wants_users() {
-                self.name(call, ending);
+                self.record(call, ending);
             }
             summary.add(call, ending, now);
             summary.counted_by()

@@ -14,9 +14,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::{
-    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header::CONTENT_TYPE, request::Parts,
-};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header::CONTENT_TYPE, request::Parts};
 use http_body_util::Full;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
@@ -24,7 +22,7 @@ use tonic::body::Body;
 use super::{
     completion::{self, Audited, Completion},
     deadline::{self, MalformedTimeout},
-    gate::Gate,
+    gate::CallGate,
     handlers::Handlers,
     holders::WorkerHolders,
     http1_refusal::SPOKEN,
@@ -38,7 +36,7 @@ use crate::{
     access::{Access, Admission, Denied, Policy},
     base::clock::Instant,
     caller::{BearerTokens, Caller, Identification, Peer, Proof},
-    domain::call::{Call, Deadline, Holder, Operation, RequestId},
+    domain::call::{Call, Deadline, Holder, Method, RequestId},
     observe::{
         audit::Audit,
         telemetry::{
@@ -69,7 +67,7 @@ pub(super) struct CallStack {
     pub(super) audit: Audit,
     pub(super) metrics: Metrics,
     pub(super) tracer: Tracer,
-    pub(super) gate: Gate,
+    pub(super) gate: CallGate,
     pub(super) holders: WorkerHolders,
     pub(super) refused_calls: RefusedCalls,
     pub(super) refused_bodies: WorkerRefusedBodies,
@@ -109,7 +107,7 @@ impl CallStack {
         if REFLECTION_SERVICES.iter().any(|service| request.uri().path().starts_with(service)) {
             return Box::pin(async move { self.answer_reflection(request, &call, timeout, peer).await });
         }
-        let span = self.tracer.call(call.operation().into(), call.request_id(), request.headers());
+        let span = self.tracer.call(call.method().into(), call.request_id(), request.headers());
         let (audit, metrics) = (self.audit.clone(), self.metrics.clone());
         let refused_calls = self.refused_calls.clone();
         let mut completion =
@@ -162,7 +160,7 @@ impl CallStack {
             if *caller.proof() != Proof::None {
                 span.follow_caller(&head.headers);
             }
-            let Some(operation) = call.operation() else {
+            let Some(method) = call.method() else {
                 if head.uri.path().starts_with(OTT_SERVICE) {
                     self.access.mentions(&policy, &caller)?;
                     peer.recognition().set();
@@ -170,7 +168,7 @@ impl CallStack {
                 return Err(Failure::new(Reason::MethodUnknown));
             };
             let policy = policy.into_shared();
-            let admission = self.admits(Arc::clone(&policy), &caller, operation, peer)?;
+            let admission = self.admits(Arc::clone(&policy), &caller, method, peer)?;
             let holder = self.holder(&caller, peer);
             call.set_consumer(holder.consumer());
             let message = self.receive(message, &holder).await?;
@@ -198,10 +196,10 @@ impl CallStack {
         &self,
         policy: Arc<Policy>,
         caller: &Caller,
-        operation: Operation,
+        method: Method,
         peer: &Peer,
     ) -> Result<Admission, Denied> {
-        let admission = self.access.admits(policy, caller, operation);
+        let admission = self.access.admits(policy, caller, method);
         if admission.as_ref().err().is_none_or(Denied::names_caller) {
             peer.recognition().set();
         }
@@ -299,8 +297,8 @@ impl CallStack {
         let call = Call::with_request_id(request_id(request.headers()), arrived, deadline);
         call.set_peer(peer.address());
         match request.uri().path().strip_prefix(OTT_SERVICE) {
-            Some("IssueOtt") => call.set_operation(Operation::IssueOtt),
-            Some("LoginWithOtt") => call.set_operation(Operation::LoginWithOtt),
+            Some("IssueOtt") => call.set_method(Method::IssueOtt),
+            Some("LoginWithOtt") => call.set_method(Method::LoginWithOtt),
             _ => {}
         }
         (call, timeout)
@@ -322,7 +320,7 @@ impl CallStack {
             );
         })?;
         call.set_caller(Arc::clone(caller.name()), caller.proof().label());
-        if call.operation().is_some() && !headers.contains_key(deadline::TIMEOUT) {
+        if call.method().is_some() && !headers.contains_key(deadline::TIMEOUT) {
             self.metrics.without_deadline(caller.name());
         }
         Ok(caller)
@@ -359,7 +357,7 @@ fn audited<B>(request: &Request<B>) -> Audited {
 /// Checks that a request is gRPC with protocol buffers, not gRPC-Web or JSON. The error is the HTTP
 /// status of the response.
 pub(super) fn speaks_grpc<B>(request: &Request<B>) -> Result<(), StatusCode> {
-    if request.method() != Method::POST {
+    if request.method() != http::Method::POST {
         return Err(StatusCode::METHOD_NOT_ALLOWED);
     }
     let content_type = request.headers().get(CONTENT_TYPE).map_or(&[][..], |value| value.as_bytes());

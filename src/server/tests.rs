@@ -192,7 +192,7 @@ fn dependencies(draining: CancellationToken) -> Dependencies {
         tracer: Tracer::off(),
         health: health(),
         draining,
-        going_away: CancellationToken::new(),
+        goaway_sent: CancellationToken::new(),
     }
 }
 

@@ -235,7 +235,7 @@ mod tests {
     use super::*;
     use crate::{
         base::clock::{self, WallClock},
-        domain::call::{Deadline, Holder, InFlightLimit, Operation},
+        domain::call::{Deadline, Holder, InFlightLimit, Method},
         observe::audit::for_test::{fill, pipe, read_available},
     };
 
@@ -280,7 +280,7 @@ mod tests {
             let audit =
                 Audit::start(&settings, None, 16, &metrics, WallClock::system()).expect("the sink opens");
             let call = Call::new(clock::now(), Deadline::after(Duration::from_secs(10)));
-            call.set_operation(Operation::LoginWithOtt);
+            call.set_method(Method::LoginWithOtt);
             Self { folder, audit, metrics, call }
         }
 
@@ -398,7 +398,7 @@ mod tests {
         let Fixture { call, audit, metrics, .. } = &fixture;
         let (sent, unsent) =
             (call.clone(), Call::new(clock::now(), Deadline::after(Duration::from_secs(10))));
-        sent.set_operation(Operation::LoginWithOtt);
+        sent.set_method(Method::LoginWithOtt);
         let (answered, answer) = oneshot::channel::<()>();
         let work = {
             let sent = sent.clone();

@@ -18,9 +18,9 @@ use http::HeaderMap;
 use super::{OttService, Working, wire};
 use crate::{
     access::{Access, Admission, Policy, Quotas, Rate, RuleSettings, Rules},
-    caller::{BearerTokens, CallerError, JwtFault},
+    caller::{BearerTokens, CallerError, JwtError},
     domain::{
-        call::{Certainty, Operation},
+        call::{Certainty, Method},
         ott::{OneTimeToken, Subject, SubjectKind, Users},
     },
     fault_injection::{FaultDecision, FaultInjector},
@@ -78,15 +78,15 @@ enum Message {
 }
 
 impl Message {
-    fn of(operation: Option<Operation>, headers: &HeaderMap, body: &[u8]) -> Self {
-        match operation {
-            Some(Operation::IssueOtt) => match wire::decode(headers, body) {
+    fn of(method: Option<Method>, headers: &HeaderMap, body: &[u8]) -> Self {
+        match method {
+            Some(Method::IssueOtt) => match wire::decode(headers, body) {
                 Ok(IssueOttRequest { subject: Some(v1::Subject::Login(login)), api_client, .. }) => {
                     Self::Issue { login, api_client }
                 }
                 _ => Self::Other,
             },
-            Some(Operation::LoginWithOtt) => match wire::decode(headers, body) {
+            Some(Method::LoginWithOtt) => match wire::decode(headers, body) {
                 Ok(LoginWithOttRequest { ott, api_client }) => Self::Login { ott, api_client },
                 Err(_) => Self::Other,
             },
@@ -120,8 +120,8 @@ impl FaultInjectingService {
 
     /// Answers a call, like [`OttService::answer`].
     pub fn answer(&self, arrival: Arrival, admission: Admission, headers: &HeaderMap, body: &[u8]) -> Answer {
-        let operation = arrival.call.operation();
-        let message = Message::of(operation, headers, body);
+        let method = arrival.call.method();
+        let message = Message::of(method, headers, body);
         let decision = match &message {
             Message::Issue { login, .. } => self.injector.issue(login),
             Message::Login { ott, .. } => self.injector.login(ott),
@@ -130,7 +130,7 @@ impl FaultInjectingService {
         let (headers, body) = (headers.clone(), Bytes::copy_from_slice(body));
         let request = Request { arrival, admission, headers, body, message };
         match decision {
-            FaultDecision::Proceed if operation == Some(Operation::IssueOtt) => self.issue(request),
+            FaultDecision::Proceed if method == Some(Method::IssueOtt) => self.issue(request),
             FaultDecision::Proceed => perform(&self.service, request),
             FaultDecision::Fail(reason, code) => self.fail(reason, code, request),
             FaultDecision::Reject(rules) => {
@@ -158,8 +158,8 @@ impl FaultInjectingService {
         let call = request.arrival.call.clone();
         let unsent = |error: fn(String) -> PlatformError| {
             self.at_platform(&request, || {
-                let attempts = match call.operation() {
-                    Some(Operation::IssueOtt) => UNSENT_ATTEMPTS.0,
+                let attempts = match call.method() {
+                    Some(Method::IssueOtt) => UNSENT_ATTEMPTS.0,
                     _ if call.deadline().remaining() < MIN_TIME_FOR_SECOND_LOGIN => 1,
                     _ => UNSENT_ATTEMPTS.1,
                 };
@@ -174,7 +174,7 @@ impl FaultInjectingService {
                 Failure::new(reason).violation(if is_login { "ott" } else { "login" }, CAUSE)
             }
             (Reason::CallerUnauthenticated, FailureCode::Unavailable) => {
-                CallerError::InvalidJwt(JwtFault::NoKeysYet).into()
+                CallerError::InvalidJwt(JwtError::NoKeysYet).into()
             }
             (Reason::CallerUnauthenticated, _) => CallerError::InvalidCredential.into(),
             (Reason::CallerNotAllowed, _) => match self.closed.admitted(&request.arrival) {
@@ -206,9 +206,9 @@ impl FaultInjectingService {
     /// Returns a platform failure, if the caller may use the API client; else the refusal.
     fn at_platform(&self, request: &Request, error: impl FnOnce() -> PlatformError) -> Failure {
         let Request { arrival, admission, message, .. } = request;
-        let operation = arrival.call.operation().unwrap_or(Operation::IssueOtt);
+        let method = arrival.call.method().unwrap_or(Method::IssueOtt);
         match self.service.client_for(&arrival.call, admission, message.api_client()) {
-            Ok(_) => Failure::from_platform(operation, &error()),
+            Ok(_) => Failure::from_platform(method, &error()),
             Err(failure) => failure,
         }
     }
@@ -274,8 +274,8 @@ impl FaultInjectingService {
 impl Access {
     /// Admits the caller of a call under these rules.
     fn admitted(&self, arrival: &Arrival) -> Result<Admission, Failure> {
-        let operation = arrival.call.operation().unwrap_or(Operation::IssueOtt);
-        Ok(self.admits(self.policy().into_shared(), &arrival.caller, operation)?)
+        let method = arrival.call.method().unwrap_or(Method::IssueOtt);
+        Ok(self.admits(self.policy().into_shared(), &arrival.caller, method)?)
     }
 }
 

@@ -1,4 +1,4 @@
-//! `IssueOtt`: mints a token for one user.
+//! `IssueOtt`: issues a token for one user.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use super::{
 use crate::{
     access::Admission,
     domain::{
-        call::Operation,
+        call::Method,
         ott::{IssuedToken, LoginUrl},
     },
     proto::ott::v1::IssueOttRequest,
@@ -27,14 +27,14 @@ impl OttService {
         message: IssueOttRequest,
     ) -> Result<Detachable<(IssuedToken, Option<LoginUrl>)>, Failure> {
         let Arrival { call, span, in_flight, .. } = arrival;
-        call.set_operation(Operation::IssueOtt);
+        call.set_method(Method::IssueOtt);
 
         let convert::IssueOtt { subject, api_client, target_uri } = message.try_into()?;
         call.set_subject(subject.clone());
         let client = self.client_for(&call, &admission, api_client.as_deref())?;
-        let landing = target_uri
+        let target_uri = target_uri
             // Boxed: most calls have none, and the future would reserve its space twice.
-            .map(|uri| client.api_client().landing(&uri).map(Box::new))
+            .map(|uri| client.state().target_uri(&uri).map(Box::new))
             .transpose()
             .map_err(|rule| Failure::new(Reason::InvalidRequest).violation("target_uri", rule.to_string()))?;
 
@@ -47,14 +47,14 @@ impl OttService {
             let issued = client
                 .issue_ott(&permit, &task_call, &span)
                 .await
-                .map_err(|error| Failure::from_platform(Operation::IssueOtt, &error))?;
+                .map_err(|error| Failure::from_platform(Method::IssueOtt, &error))?;
             let hash = audit.token_hash(&issued.ott);
             if let Some(fingerprint) = audit.fingerprint(&hash) {
                 task_call.set_fingerprint(fingerprint);
             }
             known_tokens.issued(hash, permit.subject().clone());
             let login_url =
-                landing.map(|landing| client.api_client().browser_login_url(&issued.ott, &landing));
+                target_uri.map(|target_uri| client.state().browser_login_url(&issued.ott, &target_uri));
             Ok((issued, login_url))
         });
         let (audit, metrics) = (self.audit.clone(), self.metrics.clone());

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     access::Admission,
     domain::{
-        call::Operation,
+        call::Method,
         session::{Account, LoggedIn},
     },
     observe::telemetry::metrics::SecurityEvent,
@@ -29,7 +29,7 @@ impl OttService {
         message: LoginWithOttRequest,
     ) -> Result<Detachable<(Account, Undelivered)>, Failure> {
         let Arrival { call, span, in_flight, .. } = arrival;
-        call.set_operation(Operation::LoginWithOtt);
+        call.set_method(Method::LoginWithOtt);
 
         let convert::LoginWithOtt { ott, api_client } = message.try_into()?;
         let hash = self.audit.token_hash(&ott);
@@ -61,7 +61,7 @@ impl OttService {
                 Ok(logged_in) => logged_in,
                 Err(FailedLogin { error, session }) => {
                     drop(undelivered(session));
-                    let failure = Failure::from_platform(Operation::LoginWithOtt, &error);
+                    let failure = Failure::from_platform(Method::LoginWithOtt, &error);
                     if failure.reason() == Reason::OttRejected {
                         // Unknown, used or expired: it may be a replay.
                         metrics.security_event(SecurityEvent::OttRejected);

@@ -10,7 +10,7 @@ use prost::Message as _;
 use super::{convert, wire};
 use crate::{
     domain::{
-        call::{Call, Ending, Operation, UnvalidatedNames, UnvalidatedText},
+        call::{Call, Ending, Method, UnvalidatedNames, UnvalidatedText},
         ott::{OneTimeToken, Subject},
     },
     observe::audit::Audit,
@@ -40,17 +40,17 @@ impl RefusedRequests {
     /// caller gets a violation for the field instead, and its value may be a misplaced token.
     ///
     /// Call this once the response exists, because responses may contain the API client.
-    pub fn name(&self, call: &Call, ending: Ending) {
+    pub fn record(&self, call: &Call, ending: Ending) {
         let Some(body) = call.take_message() else { return };
         let Some(message) = wire::uncompressed(&body) else { return };
         let mut unvalidated = UnvalidatedNames::default();
-        let api_client = match call.operation() {
-            Some(Operation::IssueOtt) => {
+        let api_client = match call.method() {
+            Some(Method::IssueOtt) => {
                 let Ok(request) = IssueOttRequest::decode(message) else { return };
                 unvalidated.user = request.subject.and_then(|user| self::user(call, user));
                 request.api_client
             }
-            Some(Operation::LoginWithOtt) => {
+            Some(Method::LoginWithOtt) => {
                 let Ok(request) = LoginWithOttRequest::decode(message) else { return };
                 let ott = OneTimeToken::try_new(request.ott).ok();
                 if let Some(fingerprint) =
@@ -109,11 +109,11 @@ mod tests {
 
     const STRANGER: Ending = Ending::Failed(FailureCode::Unauthenticated, Reason::CallerUnauthenticated);
 
-    fn named(operation: Operation, body: Bytes, ending: Ending) -> Call {
+    fn named(method: Method, body: Bytes, ending: Ending) -> Call {
         let call = Call::new(clock::now(), Deadline::after(Duration::from_secs(1)));
-        call.set_operation(operation);
+        call.set_method(method);
         call.keep_message(body);
-        RefusedRequests::new([Arc::from("eu2")], Audit::off()).name(&call, ending);
+        RefusedRequests::new([Arc::from("eu2")], Audit::off()).record(&call, ending);
         call
     }
 
@@ -129,7 +129,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn valid_names_are_recorded_in_the_call() {
         let subject = issue_ott_request::Subject::ExternalId("x-17".to_owned());
-        let call = named(Operation::IssueOtt, issue(subject, "eu2"), STRANGER);
+        let call = named(Method::IssueOtt, issue(subject, "eu2"), STRANGER);
         assert_eq!(call.subject(), Some(&Subject::new(SubjectKind::ExternalId, "x-17".to_owned()).unwrap()));
         assert_eq!(call.api_client().as_deref(), Some("eu2"));
         assert_eq!(call.unvalidated(), None);
@@ -138,7 +138,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn invalid_names_are_truncated_and_recorded_as_unvalidated() {
         let subject = issue_ott_request::Subject::Login("a\nb".repeat(200));
-        let call = named(Operation::IssueOtt, issue(subject.clone(), "elsewhere"), STRANGER);
+        let call = named(Method::IssueOtt, issue(subject.clone(), "elsewhere"), STRANGER);
         assert_eq!((call.subject(), call.api_client()), (None, None));
         let unvalidated = call.unvalidated().expect("names");
         let (field, user) = unvalidated.user.as_ref().expect("a user");
@@ -146,14 +146,14 @@ mod tests {
         assert_eq!(unvalidated.api_client, Some(UnvalidatedText::new("elsewhere")));
 
         let mistake = Ending::Failed(FailureCode::InvalidArgument, Reason::InvalidRequest);
-        let call = named(Operation::IssueOtt, issue(subject, "elsewhere"), mistake);
+        let call = named(Method::IssueOtt, issue(subject, "elsewhere"), mistake);
         assert_eq!(call.unvalidated(), None, "the caller is allowed");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_login_records_its_api_client_and_never_its_token() {
         let request = LoginWithOttRequest { ott: "CANARY".to_owned(), api_client: "eu2".to_owned() };
-        let call = named(Operation::LoginWithOtt, framed(&request.encode_to_vec()), STRANGER);
+        let call = named(Method::LoginWithOtt, framed(&request.encode_to_vec()), STRANGER);
         assert_eq!(call.api_client().as_deref(), Some("eu2"));
         assert!(!format!("{call:?}").contains("CANARY"));
     }
@@ -164,7 +164,7 @@ mod tests {
         let body = issue(subject, "eu2");
         let compressed = [&[1], &body[1..]].concat();
         for body in [Bytes::from(compressed), body.slice(..body.len() - 1), Bytes::new()] {
-            let call = named(Operation::IssueOtt, body, STRANGER);
+            let call = named(Method::IssueOtt, body, STRANGER);
             assert_eq!((call.subject(), call.api_client(), call.unvalidated()), (None, None, None));
         }
     }
@@ -175,8 +175,8 @@ mod tests {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
             let _entered = runtime.enter();
             let body = if framing { framed(&body) } else { Bytes::from(body) };
-            for operation in [Operation::IssueOtt, Operation::LoginWithOtt] {
-                named(operation, body.clone(), STRANGER);
+            for method in [Method::IssueOtt, Method::LoginWithOtt] {
+                named(method, body.clone(), STRANGER);
             }
         }
     }

@@ -9,20 +9,20 @@ use std::mem;
 
 use crate::{
     domain::{
-        call::{Call, InFlight, Operation},
+        call::{Call, InFlight, Method},
         session::Session,
     },
     observe::{
         audit::Audit,
         telemetry::metrics::{Logout, Metrics},
     },
-    platform::{LogoutOutcome, PlatformClient},
+    platform::{ApiClient, LogoutOutcome},
 };
 
 /// Everything needed to log out and report a session.
 #[derive(Clone, Debug)]
 pub(super) struct Context {
-    pub(super) client: PlatformClient,
+    pub(super) client: ApiClient,
     pub(super) call: Call,
     pub(super) audit: Audit,
     pub(super) metrics: Metrics,
@@ -80,7 +80,7 @@ impl Drop for Report {
     fn drop(&mut self) {
         let Context { client, call, audit, metrics, .. } = &self.context;
         let (logout, status, cause) = match &self.outcome {
-            LogoutOutcome::Ended => (Logout::Succeeded, None, None),
+            LogoutOutcome::LoggedOut => (Logout::Succeeded, None, None),
             LogoutOutcome::Refused { http_status } => (Logout::Failed, Some(*http_status), None),
             LogoutOutcome::Failed { cause } => (Logout::Failed, None, Some(cause.as_str())),
         };
@@ -91,7 +91,7 @@ impl Drop for Report {
             ($level:ident, $message:literal) => {
                 tracing::$level!(
                     request.id = %call.request_id(),
-                    rpc.method = call.operation().map_or("unknown", Operation::name),
+                    rpc.method = call.method().map_or("unknown", Method::name),
                     api_client.name = %client.name(),
                     http.status = status,
                     cause,

@@ -4,7 +4,7 @@
 //! message, about this case only. `docs/errors.md` lists all of them.
 
 use super::Reason;
-use crate::domain::call::{Call, Certainty, Operation};
+use crate::domain::call::{Call, Certainty, Method};
 
 /// The advice in a message.
 ///
@@ -326,7 +326,7 @@ impl Case {
             }
             (Self::DeadlineExceeded, Certainty::NotSent) => Self::DeadlineBeforeSending,
             (Self::DeadlineExceeded, Certainty::Unknown) => Self::DeadlineAtPlatform,
-            (Self::InvalidLogin, _) if call.operation() == Some(Operation::LoginWithOtt) => {
+            (Self::InvalidLogin, _) if call.method() == Some(Method::LoginWithOtt) => {
                 Self::InvalidLoginOfAccount
             }
             (Self::CallerNotAllowed, _) if is_anonymous(call) => Self::AnonymousNotAllowed,

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     base::backoff,
-    domain::call::{Call, Operation},
+    domain::call::{Call, Method},
 };
 
 /// Maximum size of a status in the peer's header list (RFC 9113, 6.5.2). Clients with a limit of
@@ -121,8 +121,8 @@ impl<'a> Parts<'a> {
     fn of(mut failure: Failure, call: &'a Call) -> Self {
         let may_be_spent = may_be_spent(call);
         let wait = retry_delay(&failure);
-        let outlives_token = call.operation() == Some(Operation::LoginWithOtt)
-            && wait.is_some_and(|wait| wait >= TOKEN_LIFETIME);
+        let outlives_token =
+            call.method() == Some(Method::LoginWithOtt) && wait.is_some_and(|wait| wait >= TOKEN_LIFETIME);
         let retry = is_retry_advised(&failure, call, outlives_token);
         let text = Text::of(&failure, call, outlives_token);
         let mut violations = mem::take(&mut failure.violations);
@@ -210,8 +210,8 @@ fn any(name: &str, detail: &impl Message) -> Any {
 fn metadata(failure: &Failure, call: &Call) -> BTreeMap<String, String> {
     let mut metadata = BTreeMap::new();
     let mut add = |key: &str, value: String| metadata.insert(key.to_owned(), value);
-    if let Some(operation) = call.operation() {
-        add("operation", operation.name().to_owned());
+    if let Some(method) = call.method() {
+        add("operation", method.name().to_owned());
         add("outcome", call.certainty().as_str().to_owned());
     }
     // Callers must not learn the names of API clients that they may not use.
@@ -222,7 +222,7 @@ fn metadata(failure: &Failure, call: &Call) -> BTreeMap<String, String> {
     if failure.reason() == Reason::OttRejected {
         return metadata;
     }
-    if call.operation().is_some() {
+    if call.method().is_some() {
         add("attempts", call.attempts().to_string());
     }
     if let Some(status) = failure.http_status.or_else(|| call.http_status()) {
@@ -256,7 +256,7 @@ fn retry_delay(failure: &Failure) -> Option<Duration> {
 }
 
 fn is_retry_advised(failure: &Failure, call: &Call, outlives_token: bool) -> bool {
-    let answers = failure.reason().entry().answers(call.operation());
+    let answers = failure.reason().entry().answers(call.method());
     answers.is_some_and(|answers| answers.retry.is_advised(failure.code))
         && !outlives_token
         && !may_be_spent(call)

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     base::text::is_unprintable,
-    domain::call::{Call, Certainty, Operation},
+    domain::call::{Call, Certainty, Method},
 };
 
 /// Maximum size of one text, in bytes: the platform's message, a name, a rule.
@@ -71,7 +71,7 @@ impl<'a> Message<'a> {
             case: failure.case.narrowed(call),
             token,
             caller: call.caller().map(|(name, _)| &**name),
-            method: call.operation().map(Operation::name),
+            method: call.method().map(Method::name),
             quota: failure.quota.as_ref().map(|quota| bounded(&quota.description)),
             user_field: call.subject().map(|subject| subject.kind().field()),
             platform_code: code.and_then(|code| Some((code.number(), code.meaning()?))),

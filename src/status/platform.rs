@@ -8,7 +8,7 @@ use super::{Case, Failure, FailureCode, Reason};
 use crate::{
     base::backoff::jittered,
     credential::{CredentialError, CredentialErrorKind},
-    domain::call::Operation,
+    domain::call::Method,
     platform::error::{ErrorAnswer, PlatformError, PlatformErrorCode as Api},
 };
 
@@ -19,7 +19,7 @@ impl Failure {
     /// Returns the failure of an operation because of `error`. The text of the error becomes the
     /// cause in the operator's log.
     #[must_use]
-    pub fn from_platform(operation: Operation, error: &PlatformError) -> Self {
+    pub fn from_platform(method: Method, error: &PlatformError) -> Self {
         let failure = match error {
             PlatformError::Unreachable(_) => Self::of(Case::PlatformUnreachable),
             PlatformError::CertificateInvalid(_) => Self::of(Case::PlatformCertificateInvalid),
@@ -30,11 +30,11 @@ impl Failure {
             PlatformError::BreakerOpen { retry_after } => {
                 Self::of(Case::BreakerOpen).retry_after(*retry_after)
             }
-            PlatformError::Interrupted(_) => Self::of(match operation {
-                Operation::IssueOtt => Case::ResponseInterrupted,
-                Operation::LoginWithOtt => Case::LoginInterrupted,
+            PlatformError::Interrupted(_) => Self::of(match method {
+                Method::IssueOtt => Case::ResponseInterrupted,
+                Method::LoginWithOtt => Case::LoginInterrupted,
             }),
-            PlatformError::Answer(answer) => from_answer(operation, answer),
+            PlatformError::Answer(answer) => from_answer(method, answer),
             PlatformError::Malformed(_) => Self::of(Case::MalformedResponse),
             PlatformError::Credential(error) => from_credential(error),
             PlatformError::DeadlinePassed => Self::new(Reason::DeadlineExceeded),
@@ -66,9 +66,9 @@ fn waits(case: Case, error: &CredentialError) -> Failure {
     Failure::of(case).retry_after(error.retry_after().unwrap_or_default())
 }
 
-fn from_answer(operation: Operation, answer: &ErrorAnswer) -> Failure {
+fn from_answer(method: Method, answer: &ErrorAnswer) -> Failure {
     let code = answer.body.as_ref().and_then(|body| body.code);
-    let (reason, grpc) = decide(operation, answer.status, answer.body.is_some(), code);
+    let (reason, grpc) = decide(method, answer.status, answer.body.is_some(), code);
     if reason == Reason::OttRejected {
         // Bare, so that unknown, used and expired tokens cannot be distinguished.
         return Failure::new(reason);
@@ -108,32 +108,32 @@ const fn case_of(reason: Reason, code: Option<Api>) -> Case {
 }
 
 /// Maps a response other than 2xx.
-fn decide(operation: Operation, status: u16, json: bool, code: Option<Api>) -> (Reason, FailureCode) {
+fn decide(method: Method, status: u16, json: bool, code: Option<Api>) -> (Reason, FailureCode) {
     if (400..500).contains(&status)
         && let Some(code) = code
-        && let Some(decided) = decided_by_code(operation, status, code)
+        && let Some(decided) = decided_by_code(method, status, code)
     {
         return decided;
     }
-    let reason = decided_by_status(operation, status, json);
+    let reason = decided_by_status(method, status, json);
     (reason, reason.code())
 }
 
 /// Maps the API code of a 4xx response; `None` if the HTTP status decides.
-pub(super) fn decided_by_code(operation: Operation, status: u16, code: Api) -> Option<(Reason, FailureCode)> {
+pub(super) fn decided_by_code(method: Method, status: u16, code: Api) -> Option<(Reason, FailureCode)> {
     // Proxies send these, so no code shows the outcome of a login.
-    if operation == Operation::LoginWithOtt && matches!(status, 408 | 425 | 499) {
+    if method == Method::LoginWithOtt && matches!(status, 408 | 425 | 499) {
         return None;
     }
     // The platform answers an invalid token with these four. Only a code about the account shows that
     // the token was valid. Any other code could distinguish an unknown token from a used one.
-    let about_the_token = operation == Operation::LoginWithOtt && matches!(status, 400 | 401 | 404 | 410);
+    let about_the_token = method == Method::LoginWithOtt && matches!(status, 400 | 401 | 404 | 410);
     if about_the_token && !is_about_the_account(code) {
         return None;
     }
     let (reason, grpc) = from_code(code)?;
     // After "internal system error", the login may have happened.
-    if operation == Operation::LoginWithOtt && reason == Reason::PlatformUnavailable {
+    if method == Method::LoginWithOtt && reason == Reason::PlatformUnavailable {
         return Some((reason, FailureCode::Aborted));
     }
     Some((reason, grpc))
@@ -186,9 +186,9 @@ pub(super) const fn from_code(code: Api) -> Option<(Reason, FailureCode)> {
 
 /// Maps an HTTP status. `json`: the body is the platform's error object, so that the platform and
 /// not a proxy answered.
-fn decided_by_status(operation: Operation, status: u16, json: bool) -> Reason {
-    use Operation::{IssueOtt, LoginWithOtt};
-    match (status, json, operation) {
+fn decided_by_status(method: Method, status: u16, json: bool) -> Reason {
+    use Method::{IssueOtt, LoginWithOtt};
+    match (status, json, method) {
         (408 | 425 | 499 | 500.., _, IssueOtt) => Reason::PlatformUnavailable,
         (300..=399 | 408 | 425 | 499 | 500.., _, LoginWithOtt) | (401 | 410 | 429, false, LoginWithOtt) => {
             Reason::LoginOutcomeUnknown

@@ -10,7 +10,7 @@ pub(crate) use render::comment;
 pub use render::render;
 
 use super::{Case, FailureCode, Reason};
-use crate::domain::call::Operation;
+use crate::domain::call::Method;
 
 /// The catalogue's entry for one reason.
 #[derive(Clone, Copy, Debug)]
@@ -86,10 +86,10 @@ impl Entry {
     /// Returns the answers of a method. If the method is unknown, nothing was sent, and those of either
     /// method apply.
     #[must_use]
-    pub fn answers(&self, operation: Option<Operation>) -> Option<Answers> {
-        match operation {
-            Some(Operation::IssueOtt) => self.issue,
-            Some(Operation::LoginWithOtt) => self.login,
+    pub fn answers(&self, method: Option<Method>) -> Option<Answers> {
+        match method {
+            Some(Method::IssueOtt) => self.issue,
+            Some(Method::LoginWithOtt) => self.login,
             None => self.issue.or(self.login),
         }
     }

@@ -12,22 +12,22 @@ use tonic_types::{ErrorDetails, StatusExt};
 use super::Failure;
 use crate::{
     base::clock,
-    domain::call::{Call, Certainty, Deadline, Operation},
+    domain::call::{Call, Certainty, Deadline, Method},
 };
 
-const OPERATIONS: [Operation; 2] = [Operation::IssueOtt, Operation::LoginWithOtt];
+const OPERATIONS: [Method; 2] = [Method::IssueOtt, Method::LoginWithOtt];
 const CERTAINTIES: [Certainty; 4] =
     [Certainty::NotSent, Certainty::Refused, Certainty::Unknown, Certainty::Done];
 
-fn call(operation: Operation) -> Call {
+fn call(method: Method) -> Call {
     let call = Call::new(clock::now(), Deadline::after(Duration::from_secs(10)));
-    call.set_operation(operation);
+    call.set_method(method);
     call
 }
 
 /// A call whose last attempt ended with this certainty.
-fn call_with(operation: Operation, certainty: Certainty) -> Call {
-    let call = call(operation);
+fn call_with(method: Method, certainty: Certainty) -> Call {
+    let call = call(method);
     call.attempt_ended(certainty);
     call
 }

@@ -10,7 +10,7 @@ use ott_gateway::{
     caller::TokenHashes,
     config::{Config, Reloadable},
     domain::{
-        call::Operation,
+        call::Method,
         ott::{Subject, SubjectKind, Users},
     },
 };
@@ -22,7 +22,7 @@ use crate::docs::{Place, blocks, completed};
 fn decisions(access: &Access, probes: &[Probe]) -> Vec<Option<usize>> {
     let rules = Rules::try_new(access.rules.clone()).expect("usable rules");
     let decide = |probe: &Probe| {
-        rules.explain(&probe.caller, probe.operation, &probe.api_client, probe.user.as_ref()).deciding_rule()
+        rules.explain(&probe.caller, probe.method, &probe.api_client, probe.user.as_ref()).deciding_rule()
     };
     probes.iter().map(decide).collect()
 }
@@ -43,7 +43,7 @@ fn has_no_wider_quotas(rule: &RuleSettings, than: &RuleSettings) -> bool {
 
 struct Probe {
     caller: String,
-    operation: Operation,
+    method: Method,
     api_client: String,
     user: Option<Subject>,
 }
@@ -69,10 +69,10 @@ fn probes(access: &Access) -> Vec<Probe> {
     let mut probes = Vec::new();
     for caller in &callers {
         for api_client in &api_clients {
-            for operation in [Operation::IssueOtt, Operation::LoginWithOtt] {
+            for method in [Method::IssueOtt, Method::LoginWithOtt] {
                 for user in &users {
                     let (caller, api_client, user) = (caller.clone(), api_client.clone(), user.clone());
-                    probes.push(Probe { caller, operation, api_client, user });
+                    probes.push(Probe { caller, method, api_client, user });
                 }
             }
         }
@@ -106,7 +106,7 @@ impl Whole {
             let question = format!(
                 "{} {} {} {:?}",
                 probe.caller,
-                probe.operation.name(),
+                probe.method.name(),
                 probe.api_client,
                 probe.user.as_ref().map(Subject::canonical)
             );

@@ -9,7 +9,7 @@ use std::{
     process::Command,
 };
 
-use ott_gateway::config::{Config, Faults, KNOWN_VARIABLES};
+use ott_gateway::config::{Config, Errors, KNOWN_VARIABLES};
 use syn::{
     Expr, ExprCall, ExprMethodCall, ItemConst, ItemFn, ItemImpl, Lit, Type,
     visit::{self, Visit},
@@ -84,7 +84,7 @@ impl Place {
     }
 
     /// Reads a configuration after making the files that it names.
-    pub(crate) fn load(&mut self, text: &str) -> Result<Config, Faults> {
+    pub(crate) fn load(&mut self, text: &str) -> Result<Config, Errors> {
         let file = self.prepare(text);
         Config::load(Some(&file), &self.environment)
     }

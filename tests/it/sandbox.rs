@@ -2,7 +2,7 @@
 //! failures.
 
 use ott_gateway::{
-    domain::call::Operation,
+    domain::call::Method,
     proto::ott::v1::{IssueOttRequest, issue_ott_request::Subject},
     sandbox,
     status::{FailureCode, Reason, table::Answers},
@@ -42,12 +42,12 @@ impl Failed {
     }
 
     /// Returns the documented failure.
-    fn documented(reason: Reason, operation: Operation, code: FailureCode, answers: Answers) -> Self {
-        let outcome = outcome(reason, operation, code);
-        let may_be_spent = operation == Operation::LoginWithOtt && matches!(outcome, "unknown" | "done");
+    fn documented(reason: Reason, method: Method, code: FailureCode, answers: Answers) -> Self {
+        let outcome = outcome(reason, method, code);
+        let may_be_spent = method == Method::LoginWithOtt && matches!(outcome, "unknown" | "done");
         let is_advised = answers.retry.is_advised(code) && !may_be_spent;
         let has_wait = matches!(
-            (reason, operation, code),
+            (reason, method, code),
             (
                 Reason::Overloaded
                     | Reason::GatewayExhausted
@@ -57,7 +57,7 @@ impl Failed {
                     | Reason::PlatformRateLimited,
                 ..
             ) | (Reason::CallerUnauthenticated, _, FailureCode::Unavailable)
-                | (Reason::PlatformUnavailable, Operation::LoginWithOtt, FailureCode::Unavailable)
+                | (Reason::PlatformUnavailable, Method::LoginWithOtt, FailureCode::Unavailable)
         );
         Self {
             code: code.into(),
@@ -70,12 +70,12 @@ impl Failed {
 }
 
 /// Returns the documented outcome of a failure.
-fn outcome(reason: Reason, operation: Operation, code: FailureCode) -> &'static str {
-    match (reason, operation, code) {
+fn outcome(reason: Reason, method: Method, code: FailureCode) -> &'static str {
+    match (reason, method, code) {
         (Reason::AuditUnavailable, _, FailureCode::Aborted)
         | (Reason::AccountMismatch | Reason::AccountNotAllowed | Reason::PlatformProtocolError, ..) => "done",
         (Reason::LoginOutcomeUnknown, ..)
-        | (Reason::PlatformUnavailable, Operation::IssueOtt, _)
+        | (Reason::PlatformUnavailable, Method::IssueOtt, _)
         | (Reason::PlatformUnavailable | Reason::PlatformBlocked, _, FailureCode::Aborted) => "unknown",
         (
             Reason::InvalidRequest
@@ -95,17 +95,17 @@ fn outcome(reason: Reason, operation: Operation, code: FailureCode) -> &'static 
             | Reason::OttInUse,
             ..,
         )
-        | (Reason::PlatformUnavailable | Reason::PlatformBlocked, Operation::LoginWithOtt, _) => "not_sent",
+        | (Reason::PlatformUnavailable | Reason::PlatformBlocked, Method::LoginWithOtt, _) => "not_sent",
         _ => "refused",
     }
 }
 
 /// Calls the method with the fault `kind`.
-async fn fail(sandbox: &Sandbox, operation: Operation, kind: &str) -> Status {
+async fn fail(sandbox: &Sandbox, method: Method, kind: &str) -> Status {
     let mut client = sandbox.client().await;
-    let failed = match operation {
-        Operation::IssueOtt => client.issue_ott(issue(&format!("fault+{kind}@sandbox"))).await.map(|_| ()),
-        Operation::LoginWithOtt => {
+    let failed = match method {
+        Method::IssueOtt => client.issue_ott(issue(&format!("fault+{kind}@sandbox"))).await.map(|_| ()),
+        Method::LoginWithOtt => {
             let issued = client.issue_ott(issue(&format!("login-fault+{kind}@sandbox"))).await;
             let ott = issued.unwrap_or_else(|status| panic!("{kind}: {status:?}")).into_inner().ott;
             client.login_with_ott(login(&ott)).await.map(|_| ())
@@ -121,12 +121,10 @@ async fn every_reason_can_be_injected_with_every_code_at_every_method() {
     let mut checked = 0;
     for &reason in Reason::ALL {
         let entry = reason.entry();
-        for (operation, answers) in
-            [(Operation::IssueOtt, entry.issue), (Operation::LoginWithOtt, entry.login)]
-        {
+        for (method, answers) in [(Method::IssueOtt, entry.issue), (Method::LoginWithOtt, entry.login)] {
             let Some(answers) = answers else {
                 // The error contains the list.
-                let prefix = if operation == Operation::IssueOtt { "" } else { "login-" };
+                let prefix = if method == Method::IssueOtt { "" } else { "login-" };
                 let request = issue(&format!("{prefix}fault+{}@sandbox", reason.as_str()));
                 let status = sandbox.client().await.issue_ott(request).await.expect_err("refused");
                 assert_refused_with_a_list(&status, reason.as_str());
@@ -134,22 +132,22 @@ async fn every_reason_can_be_injected_with_every_code_at_every_method() {
             };
             for &code in answers.codes {
                 let kind = format!("{}-{}", reason.as_str(), code.name());
-                let status = fail(&sandbox, operation, &kind).await;
-                let documented = Failed::documented(reason, operation, code, answers);
+                let status = fail(&sandbox, method, &kind).await;
+                let documented = Failed::documented(reason, method, code, answers);
                 if Failed::of(&status) != documented {
                     wrong.push(format!(
-                        "{operation:?} {kind}:\n  {:?}\n  {documented:?}\n  {status:?}",
+                        "{method:?} {kind}:\n  {:?}\n  {documented:?}\n  {status:?}",
                         Failed::of(&status)
                     ));
                 }
                 checked += 1;
             }
             // The name alone selects one of the codes; case does not matter.
-            let status = fail(&sandbox, operation, &reason.as_str().to_lowercase()).await;
+            let status = fail(&sandbox, method, &reason.as_str().to_lowercase()).await;
             if crate::support::calling::reason(&status) != reason.as_str()
                 || !answers.codes.iter().any(|code| Code::from(*code) == status.code())
             {
-                wrong.push(format!("{operation:?} {}: {status:?}", reason.as_str()));
+                wrong.push(format!("{method:?} {}: {status:?}", reason.as_str()));
             }
         }
     }
@@ -163,21 +161,21 @@ async fn every_reason_can_be_injected_with_every_code_at_every_method() {
 #[tokio::test]
 async fn injected_faults_have_the_details_of_real_failures() {
     let sandbox = Sandbox::start(&[]);
-    let attempts = async |operation, kind| {
-        let info = fail(&sandbox, operation, kind).await.get_details_error_info().expect("an ErrorInfo");
+    let attempts = async |method, kind| {
+        let info = fail(&sandbox, method, kind).await.get_details_error_info().expect("an ErrorInfo");
         info.metadata.get("attempts").cloned().unwrap_or_default()
     };
-    assert_eq!(attempts(Operation::IssueOtt, "PLATFORM_UNREACHABLE").await, "3");
-    assert_eq!(attempts(Operation::LoginWithOtt, "PLATFORM_UNREACHABLE").await, "2");
-    assert_eq!(attempts(Operation::IssueOtt, "PLATFORM_UNAVAILABLE").await, "3");
-    assert_eq!(attempts(Operation::IssueOtt, "OVERLOADED").await, "0");
+    assert_eq!(attempts(Method::IssueOtt, "PLATFORM_UNREACHABLE").await, "3");
+    assert_eq!(attempts(Method::LoginWithOtt, "PLATFORM_UNREACHABLE").await, "2");
+    assert_eq!(attempts(Method::IssueOtt, "PLATFORM_UNAVAILABLE").await, "3");
+    assert_eq!(attempts(Method::IssueOtt, "OVERLOADED").await, "0");
 
-    let exceeded = fail(&sandbox, Operation::IssueOtt, "CALLER_QUOTA_EXCEEDED").await;
+    let exceeded = fail(&sandbox, Method::IssueOtt, "CALLER_QUOTA_EXCEEDED").await;
     assert_eq!(exceeded.get_details_quota_failure().expect("a QuotaFailure").violations.len(), 1);
-    let invalid = fail(&sandbox, Operation::LoginWithOtt, "INVALID_REQUEST").await;
+    let invalid = fail(&sandbox, Method::LoginWithOtt, "INVALID_REQUEST").await;
     let violations = invalid.get_details_bad_request().expect("a BadRequest").field_violations;
     assert_eq!(violations[0].field, "ott");
-    let spent = fail(&sandbox, Operation::LoginWithOtt, "AUDIT_UNAVAILABLE-ABORTED").await;
+    let spent = fail(&sandbox, Method::LoginWithOtt, "AUDIT_UNAVAILABLE-ABORTED").await;
     assert_eq!(spent.metadata().get("x-envoy-ratelimited").expect("Envoy must not retry"), "true");
 }
 

@@ -20,7 +20,7 @@ use prost::Message as _;
 use tokio::sync::Semaphore;
 use tonic::{Code, Request, Status};
 
-use self::{Operation::*, Retry::*};
+use self::{Method::*, Retry::*};
 use crate::support::{
     call::{self, Client, Refused, refused},
     gateway::{PATIENCE, Setup},
@@ -33,7 +33,7 @@ use crate::support::{
 const MAX_STATUS_BYTES: usize = 4096;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Operation {
+enum Method {
     IssueOtt,
     LoginWithOtt,
 }
@@ -53,7 +53,7 @@ enum Retry {
 #[derive(Clone, Debug)]
 struct Row {
     name: String,
-    operation: Operation,
+    method: Method,
     platform: Vec<Behaviour>,
     code: Code,
     reason: &'static str,
@@ -73,14 +73,14 @@ struct Row {
 
 impl Row {
     fn new(
-        operation: Operation,
+        method: Method,
         platform: impl Into<Behaviour>,
         (code, reason, outcome, retry): (Code, &'static str, &'static str, Retry),
     ) -> Self {
         let platform = platform.into();
         Self {
-            name: format!("{operation:?}: {platform:?}"),
-            operation,
+            name: format!("{method:?}: {platform:?}"),
+            method,
             platform: vec![platform],
             code,
             reason,
@@ -145,7 +145,7 @@ impl Row {
 
     /// Makes the call, checks everything, and then makes a successful call.
     async fn check(self, mut client: Client, upstream: &Upstream, api_client: &str) {
-        let path = if self.operation == IssueOtt { OTT } else { LOGIN };
+        let path = if self.method == IssueOtt { OTT } else { LOGIN };
         // The first access token is fetched at start, without a call.
         upstream.wait_for(TOKEN, 1).await;
         if self.token_has_worked {
@@ -170,10 +170,10 @@ impl Row {
                 queue(&self.platform[1..]);
                 permits.add_permits(1);
             };
-            tokio::join!(send(&mut client, self.operation, api_client, &ott), others).0
+            tokio::join!(send(&mut client, self.method, api_client, &ott), others).0
         } else {
             queue(&self.platform);
-            send(&mut client, self.operation, api_client, &ott).await
+            send(&mut client, self.method, api_client, &ott).await
         };
         let name = &self.name;
         let status = status.expect_err(name);
@@ -193,7 +193,7 @@ impl Row {
         let name = &self.name;
         let mut metadata: BTreeMap<String, String> =
             self.extra.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
-        metadata.insert("operation".to_owned(), format!("{:?}", self.operation));
+        metadata.insert("operation".to_owned(), format!("{:?}", self.method));
         metadata.insert("outcome".to_owned(), self.outcome.to_owned());
         metadata.insert("apiClient".to_owned(), api_client.to_owned());
         if let Some(attempts) = self.attempts {
@@ -214,13 +214,8 @@ impl Row {
 }
 
 /// Makes one call through `api_client`. Returns the issued or spent token.
-async fn send(
-    client: &mut Client,
-    operation: Operation,
-    api_client: &str,
-    ott: &str,
-) -> Result<String, Status> {
-    match operation {
+async fn send(client: &mut Client, method: Method, api_client: &str, ott: &str) -> Result<String, Status> {
+    match method {
         IssueOtt => {
             let request =
                 IssueOttRequest { api_client: api_client.to_owned(), ..call::issue("someone@example.com") };
@@ -629,9 +624,9 @@ async fn unreachable_platform_is_retried() {
     drop(platforms);
 
     let unreachable = (Code::Unavailable, "PLATFORM_UNREACHABLE", "not_sent", Allowed);
-    for (operation, name, attempts) in [(IssueOtt, "issue", 3), (LoginWithOtt, "login", 2)] {
-        let status = send(&mut client, operation, name, "OTT").await.expect_err("an unreachable platform");
-        let row = Row::new(operation, Behaviour::Close, unreachable).times(attempts);
+    for (method, name, attempts) in [(IssueOtt, "issue", 3), (LoginWithOtt, "login", 2)] {
+        let status = send(&mut client, method, name, "OTT").await.expect_err("an unreachable platform");
+        let row = Row::new(method, Behaviour::Close, unreachable).times(attempts);
         row.compare(&refused(&status), name);
     }
 
@@ -656,9 +651,9 @@ async fn platform_with_an_invalid_certificate_gets_no_request() {
         .start();
     let mut client = gateway.client().await;
     let invalid = (Code::Unavailable, "PLATFORM_UNREACHABLE", "not_sent", Allowed);
-    for (operation, attempts) in [(IssueOtt, 0), (LoginWithOtt, 1)] {
-        let status = send(&mut client, operation, "impostor", "OTT").await.expect_err("it is expired");
-        let row = Row { attempts: Some(attempts), ..Row::new(operation, Behaviour::Close, invalid) };
+    for (method, attempts) in [(IssueOtt, 0), (LoginWithOtt, 1)] {
+        let status = send(&mut client, method, "impostor", "OTT").await.expect_err("it is expired");
+        let row = Row { attempts: Some(attempts), ..Row::new(method, Behaviour::Close, invalid) };
         row.compare(&refused(&status), "impostor");
     }
     assert!(impostor.requests().is_empty());
@@ -744,8 +739,8 @@ async fn overloaded_replica_refuses_calls_at_once() {
     let (mut first, ott) = (client.clone(), upstream.token());
     let first = tokio::spawn(async move { send(&mut first, LoginWithOtt, "test", &ott).await });
     upstream.wait_for(LOGIN, 1).await;
-    for operation in [IssueOtt, LoginWithOtt] {
-        let status = send(&mut client.clone(), operation, "test", "OTT").await.expect_err("it is full");
+    for method in [IssueOtt, LoginWithOtt] {
+        let status = send(&mut client.clone(), method, "test", "OTT").await.expect_err("it is full");
         let refused = refused(&status);
         assert_eq!((refused.code, refused.reason.as_str()), (Code::Unavailable, "OVERLOADED"));
         assert_eq!(refused.metadata["outcome"], "not_sent");

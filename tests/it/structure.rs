@@ -13,12 +13,17 @@ use std::{
 
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 use syn::{
-    Attribute, Expr, ExprCall, ExprMethodCall, Ident, ItemImpl, ItemMod, Macro, UsePath, UseTree,
+    Attribute, Expr, ExprCall, ExprMethodCall, Ident, ItemImpl, ItemMod, Macro, UseName, UsePath, UseRename,
+    UseTree,
     visit::{self, Visit},
 };
 
+/// Modules that only group others. Their modules are placed one by one, and `"base"` in a list
+/// stands for all of `base`.
+const GROUPS: &[&str] = &["observe", "domain", "base"];
+
 /// The modules that each module may use (ARCHITECTURE.md: server → service → {caller, access,
-/// platform} → credential → {`http_client`, secret, clock, backoff}). Unlisted modules fail, so
+/// platform} → credential → `http_client` → observe → domain → base). Unlisted modules fail, so
 /// that each new one must be placed.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
@@ -27,47 +32,35 @@ const MAY_USE: &[(&str, &[&str])] = &[
         &[
             "app",
             "config",
-            "http_client",
-            "proto",
-            "telemetry",
-            "sandbox",
             "server",
             "access",
             "credential",
-            "audit",
-            "call",
-            "ott",
-            "clock",
-            "secret",
-            "pki",
-            "text",
+            "http_client",
+            "observe::audit",
+            "observe::telemetry",
+            "domain",
+            "base",
+            "proto",
+            "sandbox",
         ],
     ),
     (
         "app",
         &[
             "config",
-            "proto",
             "admin",
             "server",
-            "caller",
-            "access",
             "service",
             "platform",
+            "access",
+            "caller",
             "credential",
             "http_client",
-            "audit",
-            "health",
-            "telemetry",
-            "clock",
-            "secret",
-            "files",
-            "memory",
-            "pki",
-            "call",
-            "ott",
-            "backoff",
             "supervision",
+            "observe",
+            "domain",
+            "base",
+            "proto",
             "fault_injection",
         ],
     ),
@@ -80,116 +73,72 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "platform",
             "credential",
             "http_client",
-            "audit",
-            "telemetry",
-            "call",
-            "ott",
-            "secret",
-            "text",
-            "files",
-            "pki",
-            "clock",
+            "observe::audit",
+            "observe::telemetry",
+            "domain",
+            "base",
         ],
     ),
     ("proto", &[]),
-    (
-        "server",
-        &[
-            "arrival",
-            "caller",
-            "access",
-            "service",
-            "audit",
-            "health",
-            "status",
-            "telemetry",
-            "call",
-            "clock",
-            "backoff",
-            "secret",
-            "files",
-            "memory",
-            "pki",
-            "validity",
-            "supervision",
-        ],
-    ),
+    ("server", &["service", "status", "access", "caller", "supervision", "observe", "domain", "base"]),
+    ("admin", &["observe::health", "observe::telemetry", "base"]),
     (
         "service",
         &[
-            "arrival",
-            "caller",
-            "access",
-            "platform",
-            "http_client",
-            "proto",
             "status",
-            "audit",
-            "telemetry",
-            "call",
-            "ott",
-            "session",
-            "clock",
-            "secret",
-            "text",
+            "platform",
+            "access",
+            "caller",
+            "http_client",
+            "observe::audit",
+            "observe::telemetry",
+            "domain",
+            "base",
+            "proto",
             "fault_injection",
         ],
     ),
-    ("arrival", &["caller", "access", "telemetry", "call", "clock"]),
-    ("caller", &["call", "http_client", "telemetry", "clock", "secret", "files", "backoff"]),
-    ("access", &["caller", "call", "ott", "telemetry", "clock"]),
-    (
-        "platform",
-        &[
-            "access",
-            "credential",
-            "http_client",
-            "telemetry",
-            "call",
-            "ott",
-            "session",
-            "clock",
-            "secret",
-            "memory",
-            "text",
-            "backoff",
-        ],
-    ),
-    ("credential", &["http_client", "telemetry", "call", "clock", "secret", "files", "backoff"]),
-    ("status", &["platform", "credential", "access", "caller", "call", "proto", "reason", "text", "backoff"]),
-    ("http_client", &["pki", "files", "memory", "telemetry", "clock", "backoff"]),
-    ("audit", &["call", "ott", "reason", "telemetry", "clock", "secret", "text", "backoff"]),
-    ("health", &["proto", "telemetry", "clock"]),
-    ("admin", &["health", "telemetry", "clock"]),
-    ("supervision", &["telemetry", "clock", "backoff"]),
-    ("telemetry", &["call", "reason", "text", "files", "memory", "validity", "clock", "backoff"]),
-    ("call", &["clock", "memory", "ott", "reason"]),
-    ("reason", &[]),
-    ("ott", &["secret", "text"]),
-    ("session", &["ott", "secret"]),
-    ("secret", &["files"]),
-    ("memory", &[]),
-    ("text", &[]),
-    ("files", &["clock"]),
-    ("pki", &["validity"]),
-    ("validity", &[]),
-    ("clock", &[]),
-    ("backoff", &[]),
-    ("fault_injection", &["reason"]),
-    ("sandbox", &["clock", "reason", "fault_injection"]),
+    ("status", &["platform", "credential", "access", "caller", "domain", "base", "proto"]),
+    ("platform", &["access", "credential", "http_client", "observe::telemetry", "domain", "base"]),
+    ("access", &["caller", "observe::telemetry", "domain", "base"]),
+    ("caller", &["http_client", "observe::telemetry", "domain", "base"]),
+    ("credential", &["http_client", "observe::telemetry", "domain", "base"]),
+    ("supervision", &["observe::telemetry", "base"]),
+    ("http_client", &["observe::telemetry", "base"]),
+    ("observe::audit", &["observe::telemetry", "domain", "base"]),
+    ("observe::health", &["observe::telemetry", "base", "proto"]),
+    ("observe::telemetry", &["domain", "base"]),
+    ("domain::call", &["domain::ott", "domain::reason", "base"]),
+    ("domain::session", &["domain::ott", "base"]),
+    ("domain::ott", &["base"]),
+    ("domain::reason", &[]),
+    ("base::secret", &["base::files"]),
+    ("base::files", &["base::clock"]),
+    ("base::pki", &["base::validity"]),
+    ("base::memory", &[]),
+    ("base::text", &[]),
+    ("base::validity", &[]),
+    ("base::backoff", &[]),
+    ("base::clock", &[]),
+    ("fault_injection", &["domain::reason"]),
+    ("sandbox", &["fault_injection", "domain::reason", "base::clock"]),
 ];
 
 /// Files that start tasks and threads, how many, and why they are not duties of `supervision`. A
 /// task that runs as long as the gateway must be a duty, because otherwise nothing notices its end.
 const MAY_SPAWN: &[(&str, usize, &str)] = &[
     ("src/supervision.rs", 1, "runs the duties"),
-    ("src/audit/thread.rs", 1, "the audit thread, which has a heartbeat"),
-    ("src/audit/handover.rs", 1, "the hand-over of a worker; without it, lines are sent one by one"),
+    ("src/observe/audit/thread.rs", 1, "the audit thread, which has a heartbeat"),
+    ("src/observe/audit/handover.rs", 1, "the hand-over of a worker; without it, lines are sent one by one"),
     ("src/server/http1.rs", 2, "the admin thread, which has a heartbeat, and the connections on it"),
     ("src/server/worker.rs", 2, "a worker, which has a heartbeat, and the connections on it"),
-    ("src/telemetry/threads/activity.rs", 1, "the heartbeat of a thread"),
-    ("src/telemetry/logging/writer.rs", 1, "the log thread, which reports lines that it cannot write"),
-    ("src/telemetry/tracing/otlp/export.rs", 1, "the thread that sends spans"),
+    ("src/observe/telemetry/threads/activity.rs", 1, "the heartbeat of a thread"),
+    (
+        "src/observe/telemetry/logging/writer.rs",
+        1,
+        "the log thread, which reports lines that it cannot write",
+    ),
+    ("src/observe/telemetry/tracing/otlp/export.rs", 1, "the thread that sends spans"),
     ("src/server/completion.rs", 1, "the record of one call"),
     ("src/server/tls/turns.rs", 1, "the completion of one handshake step"),
     ("src/service/detached.rs", 1, "the work of one call"),
@@ -199,7 +148,7 @@ const MAY_SPAWN: &[(&str, usize, &str)] = &[
     ("src/app/reload.rs", 1, "one check of the configuration"),
     ("src/config/common_tokens.rs", 1, "one comparison with common tokens"),
     ("src/cli/prompt.rs", 1, "one read from the terminal"),
-    ("src/files/timed.rs", 1, "one read of files"),
+    ("src/base/files/timed.rs", 1, "one read of files"),
     ("src/http_client/resolver/system.rs", 1, "the threads of name lookups"),
     ("src/sandbox.rs", 1, "the simulated platform"),
     ("src/sandbox/listener.rs", 1, "the connections to the simulated platform"),
@@ -237,7 +186,7 @@ fn dependencies_run_downwards() {
     let mut wrong = Vec::new();
     for file in sources(Path::new("src")) {
         let module = module_of(&file);
-        if module == "lib" {
+        if module == "lib" || GROUPS.contains(&module.as_str()) {
             continue;
         }
         let Some((_, allowed)) = MAY_USE.iter().find(|(name, _)| *name == module) else {
@@ -246,7 +195,11 @@ fn dependencies_run_downwards() {
         };
         let text = fs::read_to_string(&file).expect("a source file can be read");
         for used in uses(&text) {
-            if used != module && !allowed.contains(&used.as_str()) {
+            let is_allowed = |allowed: &&str| {
+                let rest = used.strip_prefix(allowed);
+                rest.is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+            };
+            if used != module && !allowed.iter().any(is_allowed) {
                 wrong.push(format!("{}: `{module}` uses `{used}`", file.display()));
             }
         }
@@ -261,7 +214,14 @@ fn layers_have_no_cycle() {
     while !left.is_empty() {
         let before = left.len();
         left.retain(|(module, uses)| {
-            let ready = uses.iter().all(|used| placed.contains(used));
+            let is_placed = |used: &&str| {
+                if GROUPS.contains(used) {
+                    MAY_USE.iter().all(|(name, _)| !is_in(name, used) || placed.contains(name))
+                } else {
+                    placed.contains(used)
+                }
+            };
+            let ready = uses.iter().all(is_placed);
             if ready {
                 placed.insert(module);
             }
@@ -274,13 +234,24 @@ fn layers_have_no_cycle() {
 #[test]
 fn uses_of_modules_are_found() {
     let text = "
-        use crate::{domain::call::Call, server::Thing, Word};
+        use crate::{domain::call::Call, domain::ott, server::Thing, Word};
+        use crate::base::{clock, files::{read, follow}};
         use crate::app;
-        fn f() { crate::config::load(); }
+        fn f() { crate::config::load(); crate::observe::audit::off(); }
         #[cfg(test)]
         mod tests { use crate::cli; }
     ";
-    assert_eq!(uses(text), ["app", "call", "config", "server"].map(str::to_owned).into());
+    let expected = [
+        "app",
+        "base::clock",
+        "base::files",
+        "config",
+        "domain::call",
+        "domain::ott",
+        "observe::audit",
+        "server",
+    ];
+    assert_eq!(uses(text), expected.map(str::to_owned).into());
 }
 
 #[test]
@@ -327,13 +298,20 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// The top-level module that a file belongs to.
+/// The module of `MAY_USE` that a file belongs to.
 fn module_of(file: &Path) -> String {
-    let first = file.components().nth(1).expect("a file under src/");
-    Path::new(first.as_os_str()).with_extension("").to_string_lossy().into_owned()
+    let below = file.strip_prefix("src").expect("a file under src/").with_extension("");
+    let parts: Vec<_> = below.iter().map(|part| part.to_string_lossy()).collect();
+    let depth = if GROUPS.contains(&&*parts[0]) { 2 } else { 1 };
+    parts[..depth.min(parts.len())].join("::")
 }
 
-/// The top-level modules of the crate that a file's code uses, excluding tests.
+/// Whether a module is one of a group.
+fn is_in(module: &str, group: &str) -> bool {
+    module.split_once("::").is_some_and(|(of, _)| of == group)
+}
+
+/// The modules of `MAY_USE` that a file's code uses, excluding tests.
 fn uses(text: &str) -> BTreeSet<String> {
     let mut seen = UsedModules::default();
     seen.visit_file(&syn::parse_file(text).expect("a source file is Rust"));
@@ -421,11 +399,37 @@ struct UsedModules {
 }
 
 impl UsedModules {
-    fn note(&mut self, name: &Ident) {
-        let name = name.to_string();
-        // Types and constants of the crate root are not modules.
-        if name.starts_with(|first: char| first.is_lowercase()) {
-            self.modules.insert(name);
+    /// Adds the module of a path below the crate.
+    fn note(&mut self, path: &[String]) {
+        let [first, rest @ ..] = path else { panic!("`use crate::*` hides what is used") };
+        let is_module = |name: &str| name.starts_with(|first: char| first.is_lowercase());
+        if GROUPS.contains(&first.as_str()) {
+            let [module, ..] = rest else { panic!("`use crate::{first}` hides what is used") };
+            self.modules.insert(format!("{first}::{module}"));
+        } else if is_module(first) {
+            // Types and constants of the crate root are not modules.
+            self.modules.insert(first.clone());
+        }
+    }
+
+    fn note_all(&mut self, tree: &UseTree, path: &mut Vec<String>) {
+        match tree {
+            UseTree::Path(next) => {
+                path.push(next.ident.to_string());
+                self.note_all(&next.tree, path);
+                path.pop();
+            }
+            UseTree::Name(UseName { ident }) | UseTree::Rename(UseRename { ident, .. }) => {
+                if ident != "self" {
+                    path.push(ident.to_string());
+                }
+                self.note(path);
+                if ident != "self" {
+                    path.pop();
+                }
+            }
+            UseTree::Glob(_) => self.note(path),
+            UseTree::Group(group) => group.items.iter().for_each(|tree| self.note_all(tree, path)),
         }
     }
 }
@@ -439,33 +443,18 @@ impl<'ast> Visit<'ast> for UsedModules {
 
     fn visit_use_path(&mut self, path: &'ast UsePath) {
         if path.ident == "crate" || path.ident == "ott_gateway" {
-            match &*path.tree {
-                UseTree::Path(next) => self.note(&next.ident),
-                UseTree::Name(next) => self.note(&next.ident),
-                UseTree::Rename(next) => self.note(&next.ident),
-                UseTree::Glob(_) => panic!("`use crate::*` hides what is used"),
-                UseTree::Group(group) => {
-                    for tree in &group.items {
-                        match tree {
-                            UseTree::Path(next) => self.note(&next.ident),
-                            UseTree::Name(next) => self.note(&next.ident),
-                            UseTree::Rename(next) => self.note(&next.ident),
-                            UseTree::Glob(_) | UseTree::Group(_) => {
-                                panic!("one group after `crate::` is enough")
-                            }
-                        }
-                    }
-                }
-            }
+            self.note_all(&path.tree, &mut Vec::new());
         }
     }
 
     fn visit_path(&mut self, path: &'ast syn::Path) {
-        let mut segments = path.segments.iter();
-        if segments.next().is_some_and(|first| first.ident == "crate" || first.ident == "ott_gateway")
-            && let Some(module) = segments.next()
-        {
-            self.note(&module.ident);
+        let mut segments = path.segments.iter().map(|segment| segment.ident.to_string());
+        if segments.next().is_some_and(|first| first == "crate" || first == "ott_gateway") {
+            let rest: Vec<_> = segments.collect();
+            // `pub(crate)` names nothing.
+            if !rest.is_empty() {
+                self.note(&rest);
+            }
         }
         visit::visit_path(self, path);
     }

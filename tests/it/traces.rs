@@ -123,7 +123,7 @@ async fn call_is_a_child_span_of_its_caller_with_a_child_per_attempt() {
     attempts.sort_by_key(|span| span.start_time_unix_nano);
     let [first, second, third] = &attempts[..] else { panic!("{attempts:#?}") };
     let port = upstream.address().port().to_string();
-    for (attempt, parent, path, operation) in [
+    for (attempt, parent, path, method) in [
         (first, issued, OTT, "IssueOtt"),
         (second, issued, OTT, "IssueOtt"),
         (third, logged_in, LOGIN, "LoginWithOtt"),
@@ -137,7 +137,7 @@ async fn call_is_a_child_span_of_its_caller_with_a_child_per_attempt() {
             ("url.template", path),
             ("server.address", "127.0.0.1"),
             ("server.port", port.as_str()),
-            ("ott_gateway.operation", operation),
+            ("ott_gateway.operation", method),
         ] {
             assert_eq!(attributes[name], value, "{name}");
         }

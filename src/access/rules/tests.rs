@@ -26,11 +26,11 @@ fn login(text: &str) -> Subject {
 fn decide(
     rules: &Rules,
     caller: &str,
-    operation: Operation,
+    method: Method,
     api_client: &str,
     user: Option<&Subject>,
 ) -> Result<usize, AccessDenial> {
-    let admitting = rules.admitting(caller, operation)?;
+    let admitting = rules.admitting(caller, method)?;
     let allowing = rules.allowing(&admitting, api_client, user)?;
     Ok(allowing.first().expect("at least one rule"))
 }
@@ -41,7 +41,7 @@ fn decide_issue(
     api_client: &str,
     user: &Subject,
 ) -> Result<usize, AccessDenial> {
-    decide(rules, caller, Operation::IssueOtt, api_client, Some(user))
+    decide(rules, caller, Method::IssueOtt, api_client, Some(user))
 }
 
 fn allows(settings: &[RuleSettings], caller: &str, user: &Subject) -> bool {
@@ -153,7 +153,7 @@ fn logins_match_case_insensitively_and_ids_case_sensitively() {
 #[test]
 fn denial_reports_the_first_mismatch_of_the_closest_rule() {
     let rules = Rules::try_new(vec![
-        RuleSettings { methods: Some(vec![Operation::LoginWithOtt]), ..rule(&["dns:a"]) },
+        RuleSettings { methods: Some(vec![Method::LoginWithOtt]), ..rule(&["dns:a"]) },
         RuleSettings {
             api_clients: Some(texts(&["eu*"])),
             users: Users::listed(Login, &["*@mysite.com"]),
@@ -173,7 +173,7 @@ fn denial_reports_the_first_mismatch_of_the_closest_rule() {
 #[test]
 fn explanation_names_the_deciding_rule() {
     let rules = Rules::try_new(vec![
-        RuleSettings { methods: Some(vec![Operation::LoginWithOtt]), ..rule(&["spiffe://td/portal"]) },
+        RuleSettings { methods: Some(vec![Method::LoginWithOtt]), ..rule(&["spiffe://td/portal"]) },
         RuleSettings {
             users: Users::listed(Login, &["*@mysite.com"]),
             rate: Rate::Unlimited,
@@ -183,7 +183,7 @@ fn explanation_names_the_deciding_rule() {
     ])
     .unwrap();
     let explain =
-        |caller: &str, user: &str| rules.explain(caller, Operation::IssueOtt, "eu2", Some(&login(user)));
+        |caller: &str, user: &str| rules.explain(caller, Method::IssueOtt, "eu2", Some(&login(user)));
 
     let allowed = explain("spiffe://td/portal", "john@mysite.com");
     assert_eq!(allowed.deciding_rule(), Some(2));
@@ -204,7 +204,7 @@ fn explanation_names_the_deciding_rule() {
 /// A call, for the reference implementation.
 struct PlainCall<'a> {
     caller: &'a str,
-    operation: Operation,
+    method: Method,
     api_client: &'a str,
     user: Option<&'a Subject>,
 }
@@ -228,7 +228,7 @@ fn plain_mismatch(rule: &RuleSettings, call: &PlainCall<'_>) -> Option<AccessDen
     let any = |globs: &[String], text: &str| globs.iter().any(|glob| plainly_matches(glob, text));
     if !plainly_names(rule, call.caller) {
         Some(AccessDenial::Caller)
-    } else if rule.methods.as_ref().is_some_and(|named| !named.contains(&call.operation)) {
+    } else if rule.methods.as_ref().is_some_and(|named| !named.contains(&call.method)) {
         Some(AccessDenial::Method)
     } else if rule.api_clients.as_ref().is_some_and(|globs| !any(globs, call.api_client)) {
         Some(AccessDenial::ApiClient)
@@ -293,10 +293,8 @@ fn any_rule() -> impl Strategy<Value = RuleSettings> {
         ],
         1..3,
     );
-    let methods = prop::option::of(prop::sample::subsequence(
-        vec![Operation::IssueOtt, Operation::LoginWithOtt],
-        1..=2,
-    ));
+    let methods =
+        prop::option::of(prop::sample::subsequence(vec![Method::IssueOtt, Method::LoginWithOtt], 1..=2));
     (callers, methods, any_list(), any_users()).prop_map(|(callers, methods, api_clients, users)| {
         RuleSettings { methods, api_clients, ..RuleSettings::new(callers, users) }
     })
@@ -318,13 +316,13 @@ proptest! {
         api_client in "[aAb]{1,3}",
         user in prop::option::of(any_user()),
     ) {
-        let operation = if user.is_some() { Operation::IssueOtt } else { Operation::LoginWithOtt };
-        let call = PlainCall { caller: &caller, operation, api_client: &api_client, user: user.as_ref() };
+        let method = if user.is_some() { Method::IssueOtt } else { Method::LoginWithOtt };
+        let call = PlainCall { caller: &caller, method, api_client: &api_client, user: user.as_ref() };
         let expected = plain_decision(&settings, &call);
         let rules = Rules::try_new(settings.clone()).unwrap();
 
-        prop_assert_eq!(decide(&rules, &caller, operation, &api_client, user.as_ref()), expected);
-        let explanation = rules.explain(&caller, operation, &api_client, user.as_ref());
+        prop_assert_eq!(decide(&rules, &caller, method, &api_client, user.as_ref()), expected);
+        let explanation = rules.explain(&caller, method, &api_client, user.as_ref());
         prop_assert_eq!(explanation.deciding_rule(), expected.ok().map(|position| position + 1));
         for (line, rule) in explanation.to_string().lines().zip(&settings) {
             let denies = plain_mismatch(rule, &call).is_some();
@@ -332,8 +330,8 @@ proptest! {
         }
         let named = settings.iter().position(|rule| plainly_names(rule, &caller));
         prop_assert_eq!(rules.index.for_caller(&caller).first(), named);
-        prop_assert_eq!(rules.mention(&caller), named.is_some());
-        prop_assert!(expected.is_err() || rules.admitting(&caller, operation).is_ok(), "allowed calls are also admitted");
+        prop_assert_eq!(rules.mentions(&caller), named.is_some());
+        prop_assert!(expected.is_err() || rules.admitting(&caller, method).is_ok(), "allowed calls are also admitted");
     }
 
     /// Users of a login are checked once the account is known, against all rules that allow the
@@ -345,13 +343,13 @@ proptest! {
         api_client in "[aAb]{1,3}",
         names in prop::collection::vec(any_user(), 0..3),
     ) {
-        let operation = Operation::LoginWithOtt;
+        let method = Method::LoginWithOtt;
         let rules = Rules::try_new(settings.clone()).unwrap();
         let allows = |user: Option<&Subject>| {
-            let call = PlainCall { caller: &caller, operation, api_client: &api_client, user };
+            let call = PlainCall { caller: &caller, method, api_client: &api_client, user };
             settings.iter().filter(|rule| plain_mismatch(rule, &call).is_none()).cloned().collect::<Vec<_>>()
         };
-        let Ok(allowing) = rules.admitting(&caller, operation)
+        let Ok(allowing) = rules.admitting(&caller, method)
             .and_then(|admitting| rules.allowing(&admitting, &api_client, None))
         else {
             prop_assert!(allows(None).is_empty());

@@ -6,8 +6,8 @@ use rustls::{RootCertStore, pki_types::CertificateDer};
 
 use super::{
     certificate::Certificate,
+    error::{InvalidFile, UnusableCertificate, Wanted},
     explain,
-    fault::{InvalidFile, UnusableCertificate, Wanted},
     pem::Label,
     warning::{self, Doubt, Warning},
 };

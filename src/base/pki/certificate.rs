@@ -17,7 +17,7 @@ use x509_parser::{
     public_key::PublicKey,
 };
 
-use super::{explain, fault::UnusableCertificate};
+use super::{error::UnusableCertificate, explain};
 use crate::base::validity::Validity;
 
 /// Minimum size of RSA keys that TLS libraries accept, in bits.

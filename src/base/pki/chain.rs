@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use super::{
     certificate::Certificate,
-    fault::{InvalidFile, Wanted},
+    error::{InvalidFile, Wanted},
     pem::Label,
     private_key::PrivateKey,
     warning::{self, Doubt, Warning},

@@ -323,5 +323,5 @@ fn printable(name: &str) -> String {
 
 fn shown(time: UnixTime) -> String {
     let time = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(time.as_secs()));
-    time.map_or_else(|| "an unknown time".to_owned(), validity::shown)
+    time.map_or_else(|| "an unknown time".to_owned(), validity::rfc3339)
 }

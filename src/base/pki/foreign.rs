@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 
 use super::{
     certificate::{Certificate, elements},
-    fault::Wanted,
+    error::Wanted,
     pem::{self, contains},
 };
 

@@ -11,7 +11,7 @@ use base64::{
 };
 use zeroize::Zeroizing;
 
-use super::fault::InvalidFile;
+use super::error::InvalidFile;
 
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,

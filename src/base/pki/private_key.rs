@@ -11,7 +11,7 @@ use x509_parser::asn1_rs::{FromDer, Oid};
 
 use super::{
     certificate::{Certificate, KeyKind, MIN_RSA_BITS, bits, elements},
-    fault::{InvalidFile, UnusableKey, Wanted},
+    error::{InvalidFile, UnusableKey, Wanted},
     pem::{Block, Label},
 };
 

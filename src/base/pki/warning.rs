@@ -124,13 +124,13 @@ impl fmt::Display for Doubt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Expired(at) => {
-                write!(f, "expired at {}: peers refuse it; renew it", validity::shown(*at))
+                write!(f, "expired at {}: peers refuse it; renew it", validity::rfc3339(*at))
             }
             Self::NotYetValid(at) => write!(
                 f,
                 "is not valid before {}: peers refuse it until then; check this machine's clock, or use \
                  the previous certificate",
-                validity::shown(*at)
+                validity::rfc3339(*at)
             ),
             Self::NoNames => f.write_str(
                 "has no subjectAltName: clients ignore the common name and refuse it; issue it with the \

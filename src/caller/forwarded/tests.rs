@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn parsed_name(text: &str) -> Result<String, ForwardedFault> {
+fn parsed_name(text: &str) -> Result<String, ForwardedError> {
     from_xfcc(&HeaderValue::from_bytes(text.as_bytes()).unwrap())
 }
 
@@ -56,24 +56,24 @@ fn malformed_or_ambiguous_header_is_refused() {
         "U RI=spiffe://td/a",
         "\u{e4}=a",
     ] {
-        assert_eq!(parsed_name(text), Err(ForwardedFault::Malformed), "{text:?}");
+        assert_eq!(parsed_name(text), Err(ForwardedError::Malformed), "{text:?}");
     }
     for (text, fault) in [
-        ("Hash=ab", NameFault::Nameless),
-        ("URI=spiffe://td/forged,Hash=ab", NameFault::Nameless),
-        ("URI=spiffe://td/a;URI=spiffe://td/b", NameFault::SeveralUris),
-        ("URI=spiffe://td/a;uri=spiffe://td/a", NameFault::SeveralUris),
-        (r#"URI=spiffe://td/forged,Hash=ab;Subject="CN=a\\";URI="#, NameFault::Nameless),
-        ("DNS=a;DNS=b", NameFault::SeveralDnsNames),
-        ("URI=spiffe://td", NameFault::MalformedSpiffeId),
-        ("URI=\"spiffe://td/a\\,b\"", NameFault::MalformedSpiffeId),
-        ("DNS=*.example", NameFault::MalformedDnsName),
+        ("Hash=ab", NameError::Nameless),
+        ("URI=spiffe://td/forged,Hash=ab", NameError::Nameless),
+        ("URI=spiffe://td/a;URI=spiffe://td/b", NameError::SeveralUris),
+        ("URI=spiffe://td/a;uri=spiffe://td/a", NameError::SeveralUris),
+        (r#"URI=spiffe://td/forged,Hash=ab;Subject="CN=a\\";URI="#, NameError::Nameless),
+        ("DNS=a;DNS=b", NameError::SeveralDnsNames),
+        ("URI=spiffe://td", NameError::MalformedSpiffeId),
+        ("URI=\"spiffe://td/a\\,b\"", NameError::MalformedSpiffeId),
+        ("DNS=*.example", NameError::MalformedDnsName),
     ] {
-        assert_eq!(parsed_name(text), Err(ForwardedFault::Name(fault)), "{text}");
+        assert_eq!(parsed_name(text), Err(ForwardedError::Name(fault)), "{text}");
     }
     assert_eq!(
         from_xfcc(&HeaderValue::from_bytes(b"URI=\xff").unwrap()),
-        Err(ForwardedFault::Malformed),
+        Err(ForwardedError::Malformed),
         "not UTF-8"
     );
 }
@@ -84,9 +84,9 @@ fn linkerd_header_is_a_bare_name() {
     let name = "portal.default.serviceaccount.identity.linkerd.cluster.local";
     assert_eq!(parsed_name(name), Ok(format!("dns:{name}")));
     assert_eq!(parsed_name("spiffe://td/a"), Ok("spiffe://td/a".to_owned()));
-    assert_eq!(parsed_name("a, b"), Err(ForwardedFault::Name(NameFault::MalformedDnsName)));
-    assert_eq!(parsed_name(""), Err(ForwardedFault::Name(NameFault::MalformedDnsName)));
-    assert_eq!(parsed_name("SPIFFE://td/a"), Err(ForwardedFault::Name(NameFault::MalformedSpiffeId)));
+    assert_eq!(parsed_name("a, b"), Err(ForwardedError::Name(NameError::MalformedDnsName)));
+    assert_eq!(parsed_name(""), Err(ForwardedError::Name(NameError::MalformedDnsName)));
+    assert_eq!(parsed_name("SPIFFE://td/a"), Err(ForwardedError::Name(NameError::MalformedSpiffeId)));
 }
 
 /// Encodes a header as a proxy does, with every value in quotes.

@@ -34,7 +34,7 @@ const MAX_WAITERS_FROM_PROXIES: usize = MAX_WAITERS / 2;
 
 /// Reason that a key could not be looked up at its issuer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum KeyFetchFault {
+pub enum KeyFetchError {
     /// The last fetch failed, so waiting for the next one is pointless.
     #[error("the issuer's keys could not be fetched")]
     Failed,
@@ -145,28 +145,28 @@ impl Demand {
         &self,
         waiters: &KeyWaiters,
         network: Option<PeerNetwork>,
-    ) -> Result<Freshness, KeyFetchFault> {
+    ) -> Result<Freshness, KeyFetchError> {
         let (wait, result) = match self.ask() {
             Prospect::Recent => return Ok(Freshness::Recent),
-            Prospect::Failed => (KeyWait::IssuerFailing, Err(KeyFetchFault::Failed)),
+            Prospect::Failed => (KeyWait::IssuerFailing, Err(KeyFetchError::Failed)),
             Prospect::InProgress(ended) => match waiters.enter(network) {
                 Ok(place) => {
                     let waited = self.outcome(ended).await;
                     drop(place);
                     waited
                 }
-                Err(limit) => (limit, Err(KeyFetchFault::Crowded)),
+                Err(limit) => (limit, Err(KeyFetchError::Crowded)),
             },
         };
         waiters.metrics.count(wait);
         result
     }
 
-    async fn outcome(&self, mut ended: watch::Receiver<u64>) -> (KeyWait, Result<Freshness, KeyFetchFault>) {
+    async fn outcome(&self, mut ended: watch::Receiver<u64>) -> (KeyWait, Result<Freshness, KeyFetchError>) {
         match timeout(MAX_WAIT, ended.changed()).await {
             Ok(Ok(())) if !self.state().last_failed => (KeyWait::Fetched, Ok(Freshness::Fetched)),
-            Ok(_) => (KeyWait::Failed, Err(KeyFetchFault::Failed)),
-            Err(_elapsed) => (KeyWait::TimedOut, Err(KeyFetchFault::Slow)),
+            Ok(_) => (KeyWait::Failed, Err(KeyFetchError::Failed)),
+            Err(_elapsed) => (KeyWait::TimedOut, Err(KeyFetchError::Slow)),
         }
     }
 

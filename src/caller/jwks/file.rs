@@ -10,20 +10,20 @@ use crate::{
     },
     caller::{
         InvalidSettings,
-        key_set::{JwksFault, KeySet},
+        key_set::{JwksError, KeySet},
     },
     observe::telemetry::metrics::JwksMetrics,
 };
 
 /// Reason that a key file cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum JwksFileFault {
+pub enum JwksFileError {
     /// The file cannot be read.
     #[error(transparent)]
     Unreadable(#[from] ReadError),
     /// The file has no usable keys.
     #[error(transparent)]
-    Jwks(#[from] JwksFault),
+    Jwks(#[from] JwksError),
 }
 
 /// A key file, and the key ring that it feeds.
@@ -50,13 +50,13 @@ impl KeyFile {
 
 impl FollowedFile for KeyFile {
     type Value = KeySet;
-    type Error = JwksFileFault;
+    type Error = JwksFileError;
 
     fn name(&self) -> Arc<str> {
         self.path.display().to_string().into()
     }
 
-    fn parser(&self) -> Parser<KeySet, JwksFileFault> {
+    fn parser(&self) -> Parser<KeySet, JwksFileError> {
         let path = self.path.clone();
         // Read with the same limit as in `check-config`. The limit of a key set applies to its
         // contents.
@@ -67,7 +67,7 @@ impl FollowedFile for KeyFile {
         &self.metrics.reloads
     }
 
-    fn take_over(&mut self, new: &KeySet, _: Option<&KeySet>) -> Result<(), JwksFileFault> {
+    fn take_over(&mut self, new: &KeySet, _: Option<&KeySet>) -> Result<(), JwksFileError> {
         self.ring.keep(new.clone());
         tracing::info!(
             jwt.issuer = self.metrics.issuer(),
@@ -78,7 +78,7 @@ impl FollowedFile for KeyFile {
         Ok(())
     }
 
-    fn refused(&mut self, error: &PollError<JwksFileFault>, _: Option<&KeySet>) {
+    fn refused(&mut self, error: &PollError<JwksFileError>, _: Option<&KeySet>) {
         tracing::warn!(
             jwt.issuer = self.metrics.issuer(),
             file.path = %self.path.display(),

@@ -86,7 +86,7 @@ async fn fetched_again(ring: &KeyRing) -> bool {
         match ring.refreshed(&waiters, None).await {
             Ok(Freshness::Fetched) => return true,
             Ok(Freshness::Recent) => return waited,
-            Err(KeyFetchFault::Slow) => waited = true,
+            Err(KeyFetchError::Slow) => waited = true,
             Err(_) => return false,
         }
     }
@@ -235,7 +235,7 @@ fn failed_fetches_are_logged_at_every_power_of_two_and_new_keys_once() {
     let count = |level: &str, words: &str| {
         log.text().lines().filter(|line| line.contains(level) && line.contains(words)).count()
     };
-    let failed = || Err(FetchFault::Status(500));
+    let failed = || Err(FetchError::Status(500));
     (0..7).for_each(|_| refresh.take(failed()));
     assert_eq!(count("WARN", NONE_YET), 3, "{}", log.text());
     assert!(log.text().contains("failures=4") && log.text().contains("500"), "{}", log.text());
@@ -261,7 +261,7 @@ async fn endless_response_is_cut_off_at_the_size_limit() {
     let url = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
     tokio::spawn(async move { axum::serve(listener, Router::new().route("/", get(endless))).await.unwrap() });
     let fetched = fetch(&UnpooledClient::for_test(), &url).await;
-    assert!(matches!(fetched, Err(FetchFault::Jwks(JwksFault::TooLarge))), "{fetched:?}");
+    assert!(matches!(fetched, Err(FetchError::Jwks(JwksError::TooLarge))), "{fetched:?}");
 }
 
 #[tokio::test]
@@ -421,14 +421,14 @@ async fn keys_are_not_accepted_beyond_their_maximum_age_if_they_cannot_be_refres
     let find = || ring.find(Algorithm::ES256, Some("k1")).0;
     refresh.take(good());
     tokio::time::advance(MAX_AGE).await;
-    refresh.take(Err(FetchFault::Status(503)));
+    refresh.take(Err(FetchError::Status(503)));
     assert!(matches!(find(), Lookup::Found(_)), "until the maximum age");
     assert!(!expired(&metrics));
 
     tokio::time::advance(Duration::from_millis(1)).await;
     assert!(matches!(find(), Lookup::TooOld), "even before the refresh task notices");
     for _ in 0..3 {
-        refresh.take(Err(FetchFault::Status(503)));
+        refresh.take(Err(FetchError::Status(503)));
         assert!(expired(&metrics) && matches!(find(), Lookup::TooOld));
     }
     // An unusable set does not renew the old keys.
@@ -494,7 +494,7 @@ async fn failing_issuer_is_shown_beside_a_working_one() {
         start(url, metrics.jwt_issuer(issuer)).1
     };
     let (mut one, mut other) = (start("one"), start("other"));
-    one.take(Err(FetchFault::Status(503)));
+    one.take(Err(FetchError::Status(503)));
     other.take(Ok(jwks(&[&key("k1")])));
     assert_eq!(counted(&metrics)[2], Some(1), "the success of the other does not hide it");
     one.take(Ok(jwks(&[&key("k1")])));

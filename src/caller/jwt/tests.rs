@@ -126,13 +126,13 @@ fn waiters() -> KeyWaiters {
     KeyWaiters::new(Metrics::new().jwt_key_waits())
 }
 
-async fn verified(verifier: &JwtVerifier, token: &str) -> Result<String, JwtFault> {
+async fn verified(verifier: &JwtVerifier, token: &str) -> Result<String, JwtError> {
     let seen = verifier.verify(token, TokenDigest::of(token), &waiters(), None).await;
     seen.map(|caller| caller.name().to_string())
 }
 
 /// Identifies the caller of a token, which the verifiers may remember.
-async fn seen_by(verifiers: &JwtVerifiers, token: &str) -> Result<Caller, JwtFault> {
+async fn seen_by(verifiers: &JwtVerifiers, token: &str) -> Result<Caller, JwtError> {
     let digest = TokenDigest::of(token);
     match verifiers.remembered(digest) {
         Some(caller) => Ok(caller),
@@ -154,7 +154,7 @@ async fn token_signed_with_an_accepted_algorithm_identifies_its_subject() {
         assert_eq!(verified(&verifier, &key.token_for("portal")).await.as_deref(), Ok("jwt:portal"));
 
         let forger = SigningKey::new("k1", algorithm);
-        assert_eq!(verified(&verifier, &forger.token_for("portal")).await, Err(JwtFault::Signature));
+        assert_eq!(verified(&verifier, &forger.token_for("portal")).await, Err(JwtError::Signature));
         let mut tampered = key.token_for("portal");
         let dot = tampered.find('.').unwrap();
         tampered.replace_range(dot + 1..dot + 2, "f");
@@ -172,26 +172,26 @@ async fn every_claim_is_checked_against_the_settings() {
         (json!({ "exp": in_seconds(-5) }), Ok("jwt:portal")),
         (json!({ "nbf": in_seconds(20) }), Ok("jwt:portal")),
         (json!({ "sub": "spiffe://td/a" }), Ok("jwt:spiffe://td/a")),
-        (json!({ "exp": in_seconds(-60) }), Err(JwtFault::Expired)),
-        (json!({ "exp": 0 }), Err(JwtFault::Expired)),
-        (json!({ "nbf": in_seconds(120) }), Err(JwtFault::NotYetValid)),
-        (json!({ "iss": "https://issuer.example/" }), Err(JwtFault::Issuer)),
-        (json!({ "aud": "other" }), Err(JwtFault::Audience)),
-        (json!({ "aud": [] }), Err(JwtFault::Audience)),
-        (json!({ "iss": [ISSUER] }), Err(JwtFault::Claims)),
-        (json!({ "iss": null }), Err(JwtFault::Claims)),
-        (json!({ "aud": null }), Err(JwtFault::Claims)),
-        (json!({ "exp": null }), Err(JwtFault::Claims)),
-        (json!({ "exp": "soon" }), Err(JwtFault::Claims)),
-        (json!({ "exp": -1 }), Err(JwtFault::Claims)),
-        (json!({ "nbf": "now" }), Err(JwtFault::Claims)),
-        (json!({ "sub": null }), Err(JwtFault::Claims)),
-        (json!({ "sub": 7 }), Err(JwtFault::Claims)),
-        (json!({ "sub": "" }), Err(JwtFault::Subject)),
-        (json!({ "sub": "a b" }), Err(JwtFault::Subject)),
-        (json!({ "sub": "a\nb" }), Err(JwtFault::Subject)),
-        (json!({ "sub": "\u{e4}" }), Err(JwtFault::Subject)),
-        (json!({ "sub": "a".repeat(256) }), Err(JwtFault::Subject)),
+        (json!({ "exp": in_seconds(-60) }), Err(JwtError::Expired)),
+        (json!({ "exp": 0 }), Err(JwtError::Expired)),
+        (json!({ "nbf": in_seconds(120) }), Err(JwtError::NotYetValid)),
+        (json!({ "iss": "https://issuer.example/" }), Err(JwtError::Issuer)),
+        (json!({ "aud": "other" }), Err(JwtError::Audience)),
+        (json!({ "aud": [] }), Err(JwtError::Audience)),
+        (json!({ "iss": [ISSUER] }), Err(JwtError::Claims)),
+        (json!({ "iss": null }), Err(JwtError::Claims)),
+        (json!({ "aud": null }), Err(JwtError::Claims)),
+        (json!({ "exp": null }), Err(JwtError::Claims)),
+        (json!({ "exp": "soon" }), Err(JwtError::Claims)),
+        (json!({ "exp": -1 }), Err(JwtError::Claims)),
+        (json!({ "nbf": "now" }), Err(JwtError::Claims)),
+        (json!({ "sub": null }), Err(JwtError::Claims)),
+        (json!({ "sub": 7 }), Err(JwtError::Claims)),
+        (json!({ "sub": "" }), Err(JwtError::Subject)),
+        (json!({ "sub": "a b" }), Err(JwtError::Subject)),
+        (json!({ "sub": "a\nb" }), Err(JwtError::Subject)),
+        (json!({ "sub": "\u{e4}" }), Err(JwtError::Subject)),
+        (json!({ "sub": "a".repeat(256) }), Err(JwtError::Subject)),
     ] {
         let token = key.sign(&claims(&changes));
         assert_eq!(verified(&verifier, &token).await, outcome.map(str::to_owned), "{changes}");
@@ -214,7 +214,7 @@ async fn algorithms_are_not_confused() {
         json!({ "alg": "RS256", "kid": "x".repeat(257) }),
     ] {
         let token = unsigned(&header, &claims(&json!({})));
-        assert_eq!(verified(&verifier, &token).await, Err(JwtFault::Malformed), "{header}");
+        assert_eq!(verified(&verifier, &token).await, Err(JwtError::Malformed), "{header}");
     }
     for (algorithm, id) in [
         ("HS256", "rsa"),
@@ -225,7 +225,7 @@ async fn algorithms_are_not_confused() {
         ("RS512", "rsa"),
     ] {
         let token = unsigned(&json!({ "alg": algorithm, "kid": id }), &claims(&json!({})));
-        assert_eq!(verified(&verifier, &token).await, Err(JwtFault::Algorithm), "{algorithm} {id}");
+        assert_eq!(verified(&verifier, &token).await, Err(JwtError::Algorithm), "{algorithm} {id}");
     }
 
     // The classic attack: an HMAC signature with the public key as the secret.
@@ -233,7 +233,7 @@ async fn algorithms_are_not_confused() {
     let header = Header { kid: Some("rsa".to_owned()), ..Header::new(Algorithm::HS256) };
     let secret = EncodingKey::from_secret(&URL_SAFE_NO_PAD.decode(public).unwrap());
     let forged = encode(&header, &claims(&json!({})), &secret).unwrap();
-    assert_eq!(verified(&verifier, &forged).await, Err(JwtFault::Algorithm));
+    assert_eq!(verified(&verifier, &forged).await, Err(JwtError::Algorithm));
 
     // A key that is embedded in the token is ignored.
     let own = SigningKey::new("ec", Algorithm::ES256);
@@ -244,7 +244,7 @@ async fn algorithms_are_not_confused() {
         ..Header::new(Algorithm::ES256)
     };
     let forged = encode(&header, &claims(&json!({})), &own.key).unwrap();
-    assert_eq!(verified(&verifier, &forged).await, Err(JwtFault::Signature));
+    assert_eq!(verified(&verifier, &forged).await, Err(JwtError::Signature));
     assert_eq!(verified(&verifier, &ec.token_for("portal")).await.as_deref(), Ok("jwt:portal"));
 }
 
@@ -256,14 +256,14 @@ async fn token_without_a_key_id_uses_the_only_key_for_its_algorithm() {
     let one = verifier(&jwks(&[&first, &ed]));
     assert_eq!(verified(&one, &token).await.as_deref(), Ok("jwt:portal"));
     let two = verifier(&jwks(&[&first, &second]));
-    assert_eq!(verified(&two, &token).await, Err(JwtFault::UnknownKey));
+    assert_eq!(verified(&two, &token).await, Err(JwtError::UnknownKey));
 }
 
 #[tokio::test]
 async fn text_that_is_not_a_jwt_is_malformed() {
     let verifier = verifier(&jwks(&[&SigningKey::new("k1", Algorithm::EdDSA)]));
     for token in ["", ".", "..", "a.b.c", "e30.e30.e30", "bnVsbA.e30.e30", "e30.e30", "e30.e30.e30.e30"] {
-        assert_eq!(verified(&verifier, token).await, Err(JwtFault::Malformed), "{token}");
+        assert_eq!(verified(&verifier, token).await, Err(JwtError::Malformed), "{token}");
     }
 }
 
@@ -285,7 +285,7 @@ async fn configured_type_is_compared_as_a_media_type() {
             ["JWT", "", "at+jwt ", "at+jwt;v=1", "text/at+jwt", "application/", "application/x/at+jwt"];
         for typ in wrong.map(Some).into_iter().chain([None]) {
             let refused = verified(&verifier, &signed(typ)).await;
-            assert_eq!(refused, Err(JwtFault::Type), "{configured} {typ:?}");
+            assert_eq!(refused, Err(JwtError::Type), "{configured} {typ:?}");
         }
     }
     let any = verifier(&jwks(&[&key]));
@@ -306,16 +306,16 @@ async fn configured_lifetime_requires_iat_and_bounds_exp() {
         (json!({ "iat": now - 300, "exp": now + 300 }), Ok("jwt:portal")),
         (json!({ "iat": now - 299, "exp": now + 301 }), Ok("jwt:portal")),
         (json!({ "iat": now + 20, "exp": now + 620 }), Ok("jwt:portal")),
-        (json!({ "iat": now - 300, "exp": now + 301 }), Err(JwtFault::Lifetime)),
-        (json!({ "iat": in_seconds(-310) }), Err(JwtFault::Lifetime)),
-        (json!({}), Err(JwtFault::Lifetime)),
-        (json!({ "iat": null }), Err(JwtFault::Lifetime)),
-        (json!({ "iat": "now" }), Err(JwtFault::Lifetime)),
-        (json!({ "iat": 0 }), Err(JwtFault::Lifetime)),
-        (json!({ "iat": -1e300 }), Err(JwtFault::Lifetime)),
+        (json!({ "iat": now - 300, "exp": now + 301 }), Err(JwtError::Lifetime)),
+        (json!({ "iat": in_seconds(-310) }), Err(JwtError::Lifetime)),
+        (json!({}), Err(JwtError::Lifetime)),
+        (json!({ "iat": null }), Err(JwtError::Lifetime)),
+        (json!({ "iat": "now" }), Err(JwtError::Lifetime)),
+        (json!({ "iat": 0 }), Err(JwtError::Lifetime)),
+        (json!({ "iat": -1e300 }), Err(JwtError::Lifetime)),
         // A short-lived token issued next year would be valid until then.
-        (json!({ "iat": in_seconds(31_000_000), "exp": in_seconds(31_000_060) }), Err(JwtFault::NotYetValid)),
-        (json!({ "iat": 1e300, "exp": in_seconds(300) }), Err(JwtFault::NotYetValid)),
+        (json!({ "iat": in_seconds(31_000_000), "exp": in_seconds(31_000_060) }), Err(JwtError::NotYetValid)),
+        (json!({ "iat": 1e300, "exp": in_seconds(300) }), Err(JwtError::NotYetValid)),
     ] {
         let token = key.sign(&claims(&changes));
         assert_eq!(verified(&verifier, &token).await, outcome.map(str::to_owned), "{changes}");
@@ -347,7 +347,7 @@ impl Two {
         Self { verifiers, keys }
     }
 
-    async fn sees(&self, key: &SigningKey, issuer: &str, subject: &str) -> Result<String, JwtFault> {
+    async fn sees(&self, key: &SigningKey, issuer: &str, subject: &str) -> Result<String, JwtError> {
         let token = key.sign(&claims(&json!({ "iss": issuer, "sub": subject })));
         let caller = seen_by(&self.verifiers, &token).await?;
         Ok(format!("{} {}", caller.proof().label(), caller.name()))
@@ -367,16 +367,16 @@ async fn each_of_several_issuers_identifies_only_its_own_callers() {
     }
     assert_eq!(
         two.sees(corp, OTHER_ISSUER, "portal").await,
-        Err(JwtFault::Signature),
+        Err(JwtError::Signature),
         "another issuer's keys"
     );
-    assert_eq!(two.sees(k8s, ISSUER, "portal").await, Err(JwtFault::Signature));
-    assert_eq!(two.sees(corp, "https://third.example", "portal").await, Err(JwtFault::Issuer));
-    assert_eq!(two.sees(corp, "", "portal").await, Err(JwtFault::Issuer));
+    assert_eq!(two.sees(k8s, ISSUER, "portal").await, Err(JwtError::Signature));
+    assert_eq!(two.sees(corp, "https://third.example", "portal").await, Err(JwtError::Issuer));
+    assert_eq!(two.sees(corp, "", "portal").await, Err(JwtError::Issuer));
     let [none, list] = [json!({ "iss": null }), json!({ "iss": [ISSUER, OTHER_ISSUER] })];
     for changes in [none, list] {
         let refused = seen_by(&two.verifiers, &corp.sign(&claims(&changes))).await.unwrap_err();
-        assert_eq!(refused, JwtFault::Claims, "{changes}");
+        assert_eq!(refused, JwtError::Claims, "{changes}");
     }
 }
 

@@ -8,7 +8,7 @@ use crate::{
     app::is_caller_name,
     config::{Config, nearest},
     domain::{
-        call::Operation,
+        call::Method,
         ott::{Subject, SubjectKind},
     },
 };
@@ -17,7 +17,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Question {
     caller: String,
-    operation: Operation,
+    method: Method,
     api_client: Option<String>,
     /// `None` for a login, whose request does not contain the user.
     user: Option<Subject>,
@@ -68,23 +68,23 @@ pub(super) enum Answer {
 
 impl Question {
     pub(super) fn read(
-        [caller, method, user]: &[String; 3],
+        [caller, name, user]: &[String; 3],
         api_client: Option<&str>,
     ) -> Result<Self, NoSuchCall> {
-        let operation = [Operation::IssueOtt, Operation::LoginWithOtt]
+        let method = [Method::IssueOtt, Method::LoginWithOtt]
             .into_iter()
-            .find(|operation| operation.name() == method)
+            .find(|method| method.name() == name)
             .ok_or(NoSuchCall::Method)?;
         if !is_caller_name(caller) {
             return Err(NoSuchCall::Caller(caller.clone()));
         }
-        let user = match (operation, user.as_str()) {
-            (Operation::LoginWithOtt, "-") => None,
-            (Operation::LoginWithOtt, _) => return Err(NoSuchCall::UserOfLogin),
-            (Operation::IssueOtt, "-") => return Err(NoSuchCall::NoUser),
-            (Operation::IssueOtt, user) => Some(subject(user)?),
+        let user = match (method, user.as_str()) {
+            (Method::LoginWithOtt, "-") => None,
+            (Method::LoginWithOtt, _) => return Err(NoSuchCall::UserOfLogin),
+            (Method::IssueOtt, "-") => return Err(NoSuchCall::NoUser),
+            (Method::IssueOtt, user) => Some(subject(user)?),
         };
-        Ok(Self { caller: caller.clone(), operation, api_client: api_client.map(str::to_owned), user })
+        Ok(Self { caller: caller.clone(), method, api_client: api_client.map(str::to_owned), user })
     }
 
     /// Evaluates the rules of a configuration for the call.
@@ -106,7 +106,7 @@ impl Question {
             (None, Some(default)) => default.to_string(),
             (None, None) => return Ok(Answer::NoApiClient),
         };
-        let explanation = rules.explain(&self.caller, self.operation, &api_client, self.user.as_ref());
+        let explanation = rules.explain(&self.caller, self.method, &api_client, self.user.as_ref());
         Ok(Answer::Decided { api_client, is_default: self.api_client.is_none(), explanation })
     }
 }

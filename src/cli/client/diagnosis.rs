@@ -108,12 +108,12 @@ pub(super) fn foreign(endpoint: &str, response: &ForeignResponse) -> Failure {
 
 fn not_connected(error: &(dyn Error + 'static)) -> String {
     let cause = root_cause(error);
-    let refused = Causes::of(error).filter_map(<dyn Error>::downcast_ref::<std::io::Error>);
+    let refused = Causes::from_error(error).filter_map(<dyn Error>::downcast_ref::<std::io::Error>);
     let kinds: Vec<_> = refused.map(std::io::Error::kind).collect();
     if kinds.contains(&std::io::ErrorKind::ConnectionRefused) {
         return format!("{cause}; start the gateway, or set the address that it listens on with --endpoint");
     }
-    if Causes::of(error).any(|cause| cause.to_string() == "dns error") {
+    if Causes::from_error(error).any(|cause| cause.to_string() == "dns error") {
         return format!("{cause}; check the host name");
     }
     format!("{cause}; check the address and the firewalls in between")
@@ -137,7 +137,7 @@ fn of_tls(options: &ClientOptions, error: &(dyn Error + 'static), alert: Option<
         };
     }
     let is_without_http2 =
-        Causes::of(error).any(|cause| cause.to_string().contains("HTTP/2 was not negotiated"));
+        Causes::from_error(error).any(|cause| cause.to_string().contains("HTTP/2 was not negotiated"));
     if is_without_http2 || alert == Some(AlertDescription::NoApplicationProtocol) {
         return no_grpc("this port speaks TLS, but not HTTP/2");
     }
@@ -176,11 +176,11 @@ fn broken(error: &(dyn Error + 'static)) -> String {
 
 /// Whether the connection was not set up in time.
 fn is_timeout(error: &(dyn Error + 'static)) -> bool {
-    Causes::of(error)
+    Causes::from_error(error)
         .filter_map(<dyn Error>::downcast_ref::<std::io::Error>)
         .any(|error| error.kind() == std::io::ErrorKind::TimedOut)
 }
 
 fn find<T>(error: &(dyn Error + 'static), wanted: impl Fn(&rustls::Error) -> Option<T>) -> Option<T> {
-    Causes::of(error).filter_map(<dyn Error>::downcast_ref::<rustls::Error>).find_map(wanted)
+    Causes::from_error(error).filter_map(<dyn Error>::downcast_ref::<rustls::Error>).find_map(wanted)
 }

@@ -8,7 +8,7 @@ use crate::{
     caller::JwksSource,
     config::{
         Config, Environment, Place, Problem,
-        fault::Findings,
+        finding::Findings,
         tree::{Table, Value},
     },
     observe::audit::Sink,
@@ -104,10 +104,10 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::config::{Faults, SandboxPlatform};
+    use crate::config::{Errors, SandboxPlatform};
 
     /// A configuration for a sandbox, from a file in `folder` and these variables.
-    fn load(folder: &Path, more: &str, variables: &[(&str, &str)]) -> Result<Config, Faults> {
+    fn load(folder: &Path, more: &str, variables: &[(&str, &str)]) -> Result<Config, Errors> {
         let file = folder.join("gateway.toml");
         let text = format!(
             "[api_clients.eu2]\ndata_center_url = \"https://eu2-cloud.acronis.com\"\nclient_id = \"real\"\n\

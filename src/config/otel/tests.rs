@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::config::{
     Config, Environment,
-    fault::{Findings, Place},
+    finding::{Findings, Place},
     tree::Table,
 };
 use crate::observe::telemetry::tracing::QueueSettings;

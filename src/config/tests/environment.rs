@@ -29,7 +29,7 @@ fn variable_sets_the_key_with_its_exact_name_first() {
     let folder = Folder::new().with("OTT_GATEWAY__CALLERS__TOKENS__A_B", OTHER_TOKEN);
     let text = working_and(&format!("[callers.tokens]\na-b = \"{TOKEN}\"\na_b = \"sha256:{:064}\"", 0));
     let tokens = folder.load(&text).unwrap().callers.tokens;
-    let other = TokenHash([0xff; 32]);
+    let other = BearerTokenHash([0xff; 32]);
     assert_eq!((&*tokens["a_b"], tokens["a-b"] == [other]), (&[other][..], false));
 }
 

@@ -349,7 +349,7 @@ async fn health_follows_the_credential() {
 #[tokio::test(start_paused = true)]
 async fn order_is_void_if_the_timer_has_sent_the_request() {
     let running = Running::start_with_token(LIFETIME).await;
-    let shared = Shared::new(running.wall.clone());
+    let shared = CredentialState::new(running.wall.clone());
     let token = || {
         let fetched = Fetched::new("token", LIFETIME).expect("a valid token");
         let now = shared.now();

@@ -77,7 +77,7 @@ impl InFlightLimit {
 
     /// Ends the work of abandoned calls, because the process is shutting down: such a call only
     /// writes its record.
-    pub fn give_up(&self) {
+    pub fn abandon(&self) {
         self.0.given_up.cancel();
     }
 

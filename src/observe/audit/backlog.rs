@@ -8,7 +8,7 @@ use std::{collections::VecDeque, time::Duration};
 use super::{
     line::Line,
     signal::Wakes,
-    sink::{Output, Resume, Torn},
+    sink::{Output, Resume, TornLine},
 };
 use crate::observe::telemetry::metrics::AuditClass;
 
@@ -29,7 +29,7 @@ pub(super) struct Backlog {
     refused: VecDeque<Line>,
     /// Whether lines of refused calls wait until the sink has room to spare.
     held_back: bool,
-    torn: Option<Torn>,
+    torn: Option<TornLine>,
 }
 
 impl Backlog {

@@ -19,7 +19,7 @@ use super::probe::ProbeCause;
 use crate::{
     base::{clock, text::PrintableJson},
     domain::{
-        call::{Call, Certainty, Ending, Operation, UnvalidatedText},
+        call::{Call, Certainty, Ending, Method, UnvalidatedText},
         reason::Reason,
     },
     observe::telemetry::{
@@ -77,7 +77,7 @@ struct LostRecord {
 
 /// Returns the record of a call that ends at `now`, without the closing brace: the writer may
 /// append the `late` member.
-pub(super) fn of_call(call: &Call, ending: Ending, now: SystemTime) -> String {
+pub(super) fn for_call(call: &Call, ending: Ending, now: SystemTime) -> String {
     let (caller, caller_proof) = call.caller().unzip();
     let api_client = call.api_client();
     let user = user_of(call);
@@ -104,7 +104,7 @@ pub(super) fn of_call(call: &Call, ending: Ending, now: SystemTime) -> String {
     line.address(name!("peer"), peer(call));
     line.optional(name!("caller"), caller.map(AsRef::as_ref));
     line.optional(name!("caller_proof"), caller_proof);
-    line.optional(name!("method"), call.operation().map(Operation::name));
+    line.optional(name!("method"), call.method().map(Method::name));
     match &user {
         Some(user) => line.object(name!("user"), ("kind", user.kind), ("value", user.value)),
         None => line.null(name!("user")),
@@ -158,7 +158,7 @@ pub(super) fn of_undelivered_session(
         peer: peer(call),
         caller: caller.map(AsRef::as_ref),
         caller_proof,
-        method: call.operation().map(Operation::name),
+        method: call.method().map(Method::name),
         api_client: api_client.as_deref(),
         outcome: logout.as_str(),
         platform_status: status,
@@ -172,7 +172,7 @@ fn peer(call: &Call) -> Option<IpAddr> {
 }
 
 /// Returns the line that reports `count` lost records of this class, without the closing brace.
-pub(super) fn of_lost(class: AuditClass, count: u64, now: SystemTime) -> String {
+pub(super) fn for_lost(class: AuditClass, count: u64, now: SystemTime) -> String {
     open_object(&LostRecord {
         event: "records_lost",
         time: rfc_3339(now),
@@ -183,7 +183,7 @@ pub(super) fn of_lost(class: AuditClass, count: u64, now: SystemTime) -> String 
 }
 
 /// Returns the line that probes whether the sink is available, without the closing brace.
-pub(super) fn of_probe(cause: ProbeCause, now: SystemTime) -> String {
+pub(super) fn for_probe(cause: ProbeCause, now: SystemTime) -> String {
     open_object(&ProbeRecord {
         event: "sink_probe",
         time: rfc_3339(now),
@@ -278,7 +278,7 @@ mod tests {
             peer: peer(call),
             caller: caller.map(AsRef::as_ref),
             caller_proof,
-            method: call.operation().map(Operation::name),
+            method: call.method().map(Method::name),
             user: user.map(|user| User { unvalidated: false, ..user }),
             api_client: api_client.as_deref().or(named_api_client.map(UnvalidatedText::as_str)),
             unvalidated,
@@ -336,14 +336,14 @@ mod tests {
                     call.set_fingerprint(fingerprint);
                 }
                 if let Some(status) = status {
-                    call.set_operation(Operation::IssueOtt);
+                    call.set_method(Method::IssueOtt);
                     call.attempt_begins();
                     call.set_http_status(status);
                     call.attempt_ended(Certainty::Done);
                 }
                 tokio::time::advance(Duration::from_micros(microseconds)).await;
                 let now = WallClock::following_monotonic().now();
-                prop_assert_eq!(of_call(&call, ending, now), reference(&call, ending, now));
+                prop_assert_eq!(for_call(&call, ending, now), reference(&call, ending, now));
                 Ok(())
             })?;
         }
@@ -355,7 +355,7 @@ mod tests {
         let call = call();
         call.set_peer("[::ffff:192.0.2.7]:40000".parse().expect("an address"));
         call.set_caller("spiffe://mesh/shop".into(), "certificate");
-        call.set_operation(Operation::IssueOtt);
+        call.set_method(Method::IssueOtt);
         call.set_api_client("eu2".into());
         call.set_subject(Subject::new(SubjectKind::ExternalId, "x-17".to_owned()).expect("a name"));
         call.set_fingerprint("2026-01:00ff".to_owned());
@@ -364,7 +364,7 @@ mod tests {
         call.set_http_status(200);
         call.attempt_ended(Certainty::Done);
         tokio::time::advance(Duration::from_micros(12_345)).await;
-        let record = of_call(&call, Ending::Succeeded, clock.now());
+        let record = for_call(&call, Ending::Succeeded, clock.now());
         assert_eq!(
             parsed(&record),
             json!({
@@ -393,7 +393,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn record_of_an_empty_call_has_the_same_fields() {
         let ending = Ending::Failed(FailureCode::Unauthenticated, Reason::CallerUnauthenticated);
-        let record = parsed(&of_call(&call(), ending, WallClock::system().now()));
+        let record = parsed(&for_call(&call(), ending, WallClock::system().now()));
         let fields: Vec<&String> = record.as_object().expect("an object").keys().collect();
         assert_eq!(fields.len(), 18, "{fields:?}");
         assert_eq!(record["caller"], Value::Null);
@@ -408,7 +408,7 @@ mod tests {
                 user: user.map(|user| ("login", UnvalidatedText::new(user))),
                 api_client: api_client.map(UnvalidatedText::new),
             });
-            let record = of_call(&call, Ending::Succeeded, WallClock::system().now());
+            let record = for_call(&call, Ending::Succeeded, WallClock::system().now());
             assert!(!record.chars().any(is_unprintable), "{record:?}");
             let record = parsed(&record);
             ["user", "api_client", "unvalidated"].map(|name| record[name].clone())
@@ -425,7 +425,7 @@ mod tests {
         let hostile = "a\nb\r\u{0}\u{7f}\u{85}\u{9b}31m\u{2028}\u{2029}\u{202e}\u{feff}\"},{\"x\\é\u{1f600}";
         let call = call();
         call.set_caller(hostile.into(), "jwt");
-        let record = of_call(&call, Ending::Succeeded, WallClock::system().now());
+        let record = for_call(&call, Ending::Succeeded, WallClock::system().now());
         assert!(!record.chars().any(is_unprintable), "{record:?}");
         assert!(record.contains('é') && record.contains('\u{1f600}'), "readable text stays readable");
         assert_eq!(parsed(&record)["caller"], hostile, "the text is preserved");
@@ -435,7 +435,7 @@ mod tests {
     async fn reason_of_a_cancelled_call_depends_on_whether_anything_was_sent() {
         let call = call();
         let reason = |call: &Call| {
-            parsed(&of_call(call, Ending::Cancelled, WallClock::system().now()))["reason"].clone()
+            parsed(&for_call(call, Ending::Cancelled, WallClock::system().now()))["reason"].clone()
         };
         assert_eq!(reason(&call), "cancelled_before_send");
         call.sending();
@@ -447,7 +447,7 @@ mod tests {
         let call = call();
         call.set_peer("192.0.2.7:40000".parse().expect("an address"));
         call.set_caller("spiffe://mesh/shop".into(), "certificate");
-        call.set_operation(Operation::LoginWithOtt);
+        call.set_method(Method::LoginWithOtt);
         call.set_api_client("eu2".into());
         call.set_fingerprint("2026-01:00ff".to_owned());
         call.set_http_status(200);
@@ -491,10 +491,10 @@ mod tests {
     async fn documentation_lists_exactly_the_fields_of_each_line() {
         let now = WallClock::system().now();
         let lines = [
-            ("## The record of a call", of_call(&call(), Ending::Succeeded, now)),
+            ("## The record of a call", for_call(&call(), Ending::Succeeded, now)),
             ("## Undelivered sessions", of_undelivered_session(&call(), Logout::Succeeded, Some(204), now)),
-            ("## Lost records", of_lost(AuditClass::Refused, 12, now)),
-            ("## Probes", of_probe(ProbeCause::Start, now)),
+            ("## Lost records", for_lost(AuditClass::Refused, 12, now)),
+            ("## Probes", for_probe(ProbeCause::Start, now)),
             ("## Refused calls", of_refused_calls(&RefusedCalls::new(CountedBy::Peer, now), now)),
         ];
         for (section, line) in lines {

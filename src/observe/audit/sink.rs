@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     base::clock::{self, Instant},
-    observe::telemetry::metrics::{AuditFault, AuditSink, Metrics},
+    observe::telemetry::metrics::{AuditError, AuditSink, Metrics},
 };
 
 /// Maximum time that a non-blocking sink may have no room before the write fails.
@@ -113,7 +113,7 @@ pub(super) struct Output {
 
 /// Position at which a write stopped in the middle of a line.
 #[derive(Clone, Copy)]
-pub(super) struct Torn {
+pub(super) struct TornLine {
     identity: Identity,
     length: u64,
 }
@@ -175,7 +175,7 @@ impl Output {
                 Ok(if is_new { Ready::NewFile } else { Ready::SameFile })
             }
             Err(error) if has_name => {
-                self.metrics.audit_fault(AuditFault::ReopenFailed);
+                self.metrics.audit_fault(AuditError::ReopenFailed);
                 if self.reopen_at.is_none() {
                     tracing::warn!(
                         %error,
@@ -285,14 +285,14 @@ impl Output {
     }
 
     /// Returns the end of a partial line.
-    pub(super) fn torn(&self) -> Option<Torn> {
+    pub(super) fn torn(&self) -> Option<TornLine> {
         let length = self.opened.file.metadata().ok()?.len();
-        Some(Torn { identity: self.opened.identity, length })
+        Some(TornLine { identity: self.opened.identity, length })
     }
 
     /// Returns how to continue a line that is partial up to this position. `continues`: the same
     /// write continues, so that a pipe contains nothing after the partial line.
-    pub(super) fn resume(&self, torn: Torn, continues: bool) -> Resume {
+    pub(super) fn resume(&self, torn: TornLine, continues: bool) -> Resume {
         if self.opened.identity != torn.identity {
             return Resume::Whole;
         }

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     base::clock::WallClock,
-    observe::telemetry::metrics::{AuditClass, AuditFault, AuditSink, Metrics},
+    observe::telemetry::metrics::{AuditClass, AuditError, AuditSink, Metrics},
 };
 
 /// Maximum time that a call waits for its record: for the write in progress and for its own, even
@@ -73,7 +73,7 @@ impl Started {
     pub(super) async fn write(&self, text: String) -> Result<(), AuditUnavailable> {
         let result = self.acknowledged(text).await;
         if result.is_err() {
-            self.metrics.audit_fault(AuditFault::AnswerWithheld);
+            self.metrics.audit_fault(AuditError::AnswerWithheld);
         }
         result
     }

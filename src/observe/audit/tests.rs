@@ -32,7 +32,7 @@ use super::{
 };
 use crate::{
     base::clock,
-    domain::call::{Deadline, Operation},
+    domain::call::{Deadline, Method},
 };
 
 const OK: Ending = Ending::Succeeded;
@@ -73,7 +73,7 @@ async fn fill_once_proven(audit: &Audit, pipe: &mut fs::File) -> usize {
 
 fn call() -> Call {
     let call = Call::new(clock::now(), Deadline::after(Duration::from_secs(1)));
-    call.set_operation(Operation::IssueOtt);
+    call.set_method(Method::IssueOtt);
     call.work_begins();
     call
 }
@@ -417,10 +417,10 @@ async fn issue_and_login_of_one_token_are_joined_across_replicas() {
     };
     let ott = OneTimeToken::try_new("canary-token".to_owned()).expect("visible ASCII");
     let mut seen = Vec::new();
-    for (name, operation) in [("one", Operation::IssueOtt), ("other", Operation::LoginWithOtt)] {
+    for (name, method) in [("one", Method::IssueOtt), ("other", Method::LoginWithOtt)] {
         let audit = replica(name);
         let call = Call::new(clock::now(), Deadline::after(Duration::from_secs(1)));
-        call.set_operation(operation);
+        call.set_method(method);
         call.work_begins();
         call.set_fingerprint(audit.fingerprint(&audit.token_hash(&ott)).expect("it is on"));
         audit.record(&call, OK).await.expect("it is written");

@@ -26,7 +26,7 @@ use super::{
     probe::{Probe, ProbeCause},
     signal::Wakes,
     sink::Output,
-    writer::{Message, NotAccepted, Shared},
+    writer::{Message, NotAccepted, WriterState},
 };
 use crate::{
     base::clock::{self, Instant, WallClock},
@@ -56,7 +56,7 @@ pub(super) struct Thread {
     /// When to report lost records, if there are any.
     report_at: Option<Instant>,
     is_last_turn: bool,
-    shared: Arc<Shared>,
+    shared: Arc<WriterState>,
     sink: AuditSink,
     metrics: Metrics,
     clock: WallClock,
@@ -65,7 +65,7 @@ pub(super) struct Thread {
 }
 
 /// Marks the sink as unavailable if the thread panics.
-struct Alarm(Arc<Shared>);
+struct Alarm(Arc<WriterState>);
 
 impl Drop for Alarm {
     fn drop(&mut self) {
@@ -78,7 +78,7 @@ impl Drop for Alarm {
 impl Thread {
     pub(super) fn new(
         output: Output,
-        shared: Arc<Shared>,
+        shared: Arc<WriterState>,
         sink: AuditSink,
         metrics: Metrics,
         clock: WallClock,

@@ -28,12 +28,12 @@ use crate::{
 pub(super) struct Writer {
     /// Bounded by the places that lines take first.
     inbox: Sender<Message>,
-    shared: Arc<Shared>,
+    shared: Arc<WriterState>,
 }
 
 /// State shared by calls and the writer thread.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct WriterState {
     pub(super) availability: Arc<Availability>,
     pub(super) places: Places,
     /// The file must be opened again.
@@ -85,7 +85,7 @@ impl Writer {
     /// Creates a handle, and the receiver of its messages.
     pub(super) fn new(max_in_flight: usize, metrics: &Metrics) -> (Self, Receiver<Message>) {
         let (inbox, messages) = channel();
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(WriterState {
             availability: Arc::new(Availability::new(metrics.clone())),
             places: Places::new(max_in_flight, metrics.clone()),
             reopen: AtomicBool::new(false),

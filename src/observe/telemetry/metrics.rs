@@ -33,10 +33,10 @@ use prometheus::{IntGaugeVec, Registry, TextEncoder, process_collector::ProcessC
 pub use self::{
     admin::{AdminMetrics, AdminPath, AdminResult},
     api_client::{ApiClientMetrics, BreakerState, TokenRefresh},
-    audit::{AuditClass, AuditFault, AuditPending, AuditSink, RecordResult},
+    audit::{AuditClass, AuditError, AuditPending, AuditSink, RecordResult},
     caller_memory::{CallerMemory, CallerMemoryMetrics},
     callers::{AccessDenial, QuotaBucket},
-    calls::{CallLimit, CountedBy, Method},
+    calls::{CallLimit, CountedBy, MethodLabel},
     certificates::Certificate,
     connections::{ConnectionEnd, ConnectionRefusal, ConnectionState, Counted},
     health_calls::{HealthCallMetrics, HealthPort, HealthRefusal},

@@ -1,7 +1,7 @@
 //! Counts and logs panics of calls, without their text.
 
 use super::metrics::Metrics;
-use crate::domain::call::{Call, Operation};
+use crate::domain::call::{Call, Method};
 
 /// Counts a panic of a call and logs it. The message of the panic is omitted, because it may
 /// contain secrets.
@@ -9,7 +9,7 @@ pub fn call_panicked(call: &Call, metrics: &Metrics) {
     metrics.panic();
     tracing::error!(
         request.id = %call.request_id(),
-        rpc.method = call.operation().map_or("unknown", Operation::name),
+        rpc.method = call.method().map_or("unknown", Method::name),
         "call panicked"
     );
 }

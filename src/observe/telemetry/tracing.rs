@@ -19,7 +19,7 @@ use http::HeaderMap;
 use rustls::ClientConfig;
 use url::Url;
 
-use crate::domain::call::{Certainty, Operation};
+use crate::domain::call::{Certainty, Method};
 
 /// Settings of traces: `[telemetry]`, or the environment variables that OpenTelemetry defines
 /// (`OTEL_…`).
@@ -163,10 +163,10 @@ pub struct CallEnd<'a> {
 /// One attempt at the platform, for its span.
 #[derive(Clone, Copy, Debug)]
 pub struct Attempt<'a> {
-    /// The operation.
-    pub operation: Operation,
+    /// The method of the call.
+    pub method: Method,
     /// The HTTP method.
-    pub method: &'static str,
+    pub http_method: &'static str,
     /// The URL: a data center and one of its few paths. Contains no secrets and no data of the
     /// call.
     pub url: &'a Url,

@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     domain::call::Certainty,
-    http_client::{ConnectFault, media_type::is_json},
+    http_client::{ConnectError, media_type::is_json},
     observe::telemetry::metrics::LocalResource,
     platform::{
         breaker::Evidence,
@@ -150,10 +150,10 @@ impl AttemptOutcome {
 impl From<ConnectFailure> for NotSent {
     fn from(failure: ConnectFailure) -> Self {
         match failure.fault {
-            ConnectFault::Unreachable => Self::Unreachable(failure.cause),
-            ConnectFault::CertificateInvalid => Self::CertificateInvalid(failure.cause),
-            ConnectFault::NameLookup => Self::NameLookup(failure.cause),
-            ConnectFault::Exhausted(_) => Self::Exhausted(failure.cause),
+            ConnectError::Unreachable => Self::Unreachable(failure.cause),
+            ConnectError::CertificateInvalid => Self::CertificateInvalid(failure.cause),
+            ConnectError::NameLookup => Self::NameLookup(failure.cause),
+            ConnectError::Exhausted(_) => Self::Exhausted(failure.cause),
         }
     }
 }

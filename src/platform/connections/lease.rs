@@ -12,21 +12,21 @@ use super::client::KnownServer;
 use super::client::{Client, Connection, SETTLING_TIME};
 use crate::{
     base::clock::{self, Instant},
-    http_client::{ConnectFault, HttpProtocol, cause::root_cause},
+    http_client::{ConnectError, HttpProtocol, cause::root_cause},
 };
 
 /// Connection error, as reported by the network stack.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in super::super) struct ConnectFailure {
-    pub(in super::super) fault: ConnectFault,
+    pub(in super::super) fault: ConnectError,
     /// Root cause, for the log.
     pub(in super::super) cause: String,
 }
 
 impl ConnectFailure {
     /// Creates the failure of a request that was not sent because of this error.
-    pub(in super::super) fn of(error: &(dyn std::error::Error + 'static)) -> Self {
-        Self { fault: ConnectFault::of(error), cause: root_cause(error) }
+    pub(in super::super) fn from_error(error: &(dyn std::error::Error + 'static)) -> Self {
+        Self { fault: ConnectError::from_error(error), cause: root_cause(error) }
     }
 }
 

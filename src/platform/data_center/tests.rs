@@ -122,7 +122,7 @@ fn data_center_must_be_an_https_url_without_a_path() {
 
 #[test]
 fn login_may_target_the_data_center_or_an_allowed_origin() {
-    for (target, landing) in [
+    for (target, target_uri) in [
         ("/", "https://eu2-cloud.acronis.com/"),
         ("/mc/", "https://eu2-cloud.acronis.com/mc/"),
         ("/mc/?tab=a%2Fb#/users//1", "https://eu2-cloud.acronis.com/mc/?tab=a%2Fb#/users//1"),
@@ -133,7 +133,7 @@ fn login_may_target_the_data_center_or_an_allowed_origin() {
         ("https://portal.example.com/a?next=//b@c", "https://portal.example.com/a?next=//b@c"),
         ("https://xn--bcher-kva.example:8443/", "https://xn--bcher-kva.example:8443/"),
     ] {
-        assert_eq!(data_center().landing(target, &allowed()).unwrap().as_str(), landing, "{target}");
+        assert_eq!(data_center().target_uri(target, &allowed()).unwrap().as_str(), target_uri, "{target}");
     }
 }
 
@@ -184,20 +184,20 @@ fn other_login_targets_are_rejected() {
         ("https://evil.example#@eu2-cloud.acronis.com/", Invalid::ForeignOrigin),
         ("https://evil.example?@eu2-cloud.acronis.com/", Invalid::ForeignOrigin),
     ] {
-        assert_eq!(data_center().landing(target, &allowed()), Err(why), "{target:?}");
+        assert_eq!(data_center().target_uri(target, &allowed()), Err(why), "{target:?}");
     }
 }
 
 #[test]
 fn sandbox_target_may_use_only_its_own_http_origin() {
     let sandbox = DataCenter::parse("http://127.0.0.1:8080").unwrap();
-    assert_eq!(sandbox.landing("/mc/", &[]).unwrap().as_str(), "http://127.0.0.1:8080/mc/");
+    assert_eq!(sandbox.target_uri("/mc/", &[]).unwrap().as_str(), "http://127.0.0.1:8080/mc/");
     assert_eq!(
-        sandbox.landing("http://127.0.0.1:8080/mc/", &[]).unwrap().as_str(),
+        sandbox.target_uri("http://127.0.0.1:8080/mc/", &[]).unwrap().as_str(),
         "http://127.0.0.1:8080/mc/"
     );
     for target in ["http://127.0.0.1:8081/", "http://evil.example/", "https://127.0.0.1:8080/"] {
-        assert_eq!(sandbox.landing(target, &[]), Err(InvalidTargetUri::ForeignOrigin), "{target}");
+        assert_eq!(sandbox.target_uri(target, &[]), Err(InvalidTargetUri::ForeignOrigin), "{target}");
     }
 }
 
@@ -207,16 +207,16 @@ fn data_center_that_browsers_see_elsewhere_still_gets_its_requests() {
     let public = Url::parse("http://box.test:9000").unwrap();
     let seen = inside.clone().seen_at(&public);
     assert_eq!((seen.base_url(), seen.ott_url()), (inside.base_url(), inside.ott_url()));
-    let landing = seen.landing("/mc/", &[]).unwrap();
-    assert_eq!(landing.as_str(), "http://box.test:9000/mc/");
-    let url = seen.browser_login_url(&token("t"), &landing);
+    let target_uri = seen.target_uri("/mc/", &[]).unwrap();
+    assert_eq!(target_uri.as_str(), "http://box.test:9000/mc/");
+    let url = seen.browser_login_url(&token("t"), &target_uri);
     assert!(url.expose().starts_with("http://box.test:9000/api/2/idp/external-login#"), "{}", url.expose());
 }
 
 #[test]
 fn login_url_has_token_and_target_in_its_fragment() {
-    let landing = data_center().landing("/mc/", &[]).unwrap();
-    let url = data_center().browser_login_url(&token("T1RU-AQ==+/&#%"), &landing);
+    let target_uri = data_center().target_uri("/mc/", &[]).unwrap();
+    let url = data_center().browser_login_url(&token("T1RU-AQ==+/&#%"), &target_uri);
     assert_eq!(
         url.expose(),
         "https://eu2-cloud.acronis.com/api/2/idp/external-login#ott=T1RU-AQ%3D%3D%2B%2F%26%23%25\
@@ -298,11 +298,11 @@ proptest! {
     #[test]
     fn every_parser_sees_an_accepted_target_on_an_allowed_host(target in nasty()) {
         let data_center = data_center();
-        let Ok(landing) = data_center.landing(&target, &allowed()) else { return Ok(()) };
+        let Ok(target_uri) = data_center.target_uri(&target, &allowed()) else { return Ok(()) };
 
-        let (ott, seen) = fragment_of(&data_center.browser_login_url(&token("a=b&c#d%"), &landing));
+        let (ott, seen) = fragment_of(&data_center.browser_login_url(&token("a=b&c#d%"), &target_uri));
         prop_assert_eq!(ott, "a=b&c#d%");
-        prop_assert_eq!(&seen, landing.as_str());
+        prop_assert_eq!(&seen, target_uri.as_str());
 
         let parsed = Url::parse(&seen).unwrap();
         prop_assert_eq!(parsed.as_str(), &seen, "parsing is idempotent");
@@ -332,8 +332,8 @@ proptest! {
 
     #[test]
     fn any_token_survives_the_login_url(text in "[!-~]{1,64}") {
-        let landing = data_center().landing("/mc/", &[]).unwrap();
-        let url = data_center().browser_login_url(&token(&text), &landing);
+        let target_uri = data_center().target_uri("/mc/", &[]).unwrap();
+        let url = data_center().browser_login_url(&token(&text), &target_uri);
         prop_assert_eq!(fragment_of(&url).0, text);
         prop_assert_eq!(String::from(Url::parse(url.expose()).unwrap()), url.expose());
     }

@@ -80,12 +80,12 @@ impl Http2Platform {
         platform
     }
 
-    fn client(&self, limits: Limits) -> PlatformClient {
+    fn client(&self, limits: Limits) -> ApiClient {
         self.client_at(self.port, limits)
     }
 
     /// A client that reaches the platform through another port.
-    fn client_at(&self, port: u16, limits: Limits) -> PlatformClient {
+    fn client_at(&self, port: u16, limits: Limits) -> ApiClient {
         let url = format!("https://localhost:{port}");
         client_of(&url, Some(&self.tls.ca_file), limits, Credential::for_test())
     }
@@ -351,11 +351,11 @@ async fn waiting_for_a_stream_does_not_count_as_a_platform_failure() {
 }
 
 /// Returns a client with the same connections and other limits.
-fn platform_with(client: &PlatformClient, limits: Limits) -> PlatformClient {
-    let mut settings = client.api_client.settings.clone();
+fn platform_with(client: &ApiClient, limits: Limits) -> ApiClient {
+    let mut settings = client.state.settings.clone();
     settings.limits = limits;
-    PlatformClient {
-        api_client: ApiClient::new(
+    ApiClient {
+        state: ApiClientState::new(
             Arc::from("eu2"),
             settings,
             &ResponseMemory::default(),
@@ -379,7 +379,7 @@ async fn login_never_uses_a_connection_idle_for_two_seconds() {
     log_in(&client, "OTT", &call()).await.expect("a session");
     assert_eq!(platform.connections(), 3, "a new one for the login");
     issues(&client).await;
-    assert_eq!(platform.connections(), 3, "minting may use its old one");
+    assert_eq!(platform.connections(), 3, "issuing may use its old one");
 }
 
 #[tokio::test]

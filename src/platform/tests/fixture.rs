@@ -22,7 +22,7 @@ pub(super) use crate::{
     http_client::{ClientTls, HttpSettings, Resolver, tls_config},
     observe::telemetry::tracing::CallSpan,
     platform::{
-        ApiClient, FailedLogin, Limits, PlatformClient, Settings,
+        ApiClient, ApiClientState, FailedLogin, Limits, Settings,
         data_center::DataCenter,
         error::{Malformation, PlatformError, PlatformErrorCode},
     },
@@ -58,7 +58,7 @@ pub(super) fn limits_under(behaviour: &Behaviour) -> Limits {
 }
 
 /// Creates a client for that server.
-pub(super) fn client(upstream: &Upstream, limits: Limits) -> PlatformClient {
+pub(super) fn client(upstream: &Upstream, limits: Limits) -> ApiClient {
     client_of(&upstream.url(), upstream.ca_file().as_deref(), limits, Credential::for_test())
 }
 
@@ -67,7 +67,7 @@ pub(super) fn client_of(
     ca_file: Option<&std::path::Path>,
     limits: Limits,
     credential: Credential,
-) -> PlatformClient {
+) -> ApiClient {
     let tls = ca_file.map_or_else(shared_tls, |file| tls_config(Some(file)).expect("TLS"));
     client_with(settings(url, limits), tls, credential)
 }
@@ -78,7 +78,7 @@ pub(super) fn settings(url: &str, limits: Limits) -> Settings {
     Settings { limits, ..Settings::new(data_center) }
 }
 
-pub(super) fn client_with(settings: Settings, tls: Arc<ClientTls>, credential: Credential) -> PlatformClient {
+pub(super) fn client_with(settings: Settings, tls: Arc<ClientTls>, credential: Credential) -> ApiClient {
     let http = http_settings(&settings, tls);
     client_over(settings, http, credential)
 }
@@ -90,7 +90,7 @@ pub(super) fn http_settings(settings: &Settings, tls: Arc<ClientTls>) -> HttpSet
 }
 
 /// Creates a client with these settings of its HTTP client.
-pub(super) fn client_over(settings: Settings, http: HttpSettings, credential: Credential) -> PlatformClient {
+pub(super) fn client_over(settings: Settings, http: HttpSettings, credential: Credential) -> ApiClient {
     counted_client(settings, http, credential, ApiClientMetrics::default())
 }
 
@@ -100,10 +100,10 @@ pub(super) fn counted_client(
     http: HttpSettings,
     credential: Credential,
     metrics: ApiClientMetrics,
-) -> PlatformClient {
+) -> ApiClient {
     let memory = ResponseMemory::default();
-    let api_client = ApiClient::new(Arc::from("eu2"), settings, &memory, credential, metrics);
-    PlatformClient::new(api_client, http).expect("an HTTP client")
+    let api_client = ApiClientState::new(Arc::from("eu2"), settings, &memory, credential, metrics);
+    ApiClient::new(api_client, http).expect("an HTTP client")
 }
 
 /// Returns a TLS configuration with the system's authorities, which are read once because there are
@@ -145,13 +145,13 @@ pub(super) struct Failed {
     pub(super) certainty: Certainty,
 }
 
-pub(super) async fn issue(client: &PlatformClient, call: &Call) -> Result<IssuedToken, Failed> {
+pub(super) async fn issue(client: &ApiClient, call: &Call) -> Result<IssuedToken, Failed> {
     let issued =
         client.issue_ott(&issue_permit(subject("john@example.com")), call, &CallSpan::default()).await;
     issued.map_err(|kind| Failed { kind, certainty: call.certainty() })
 }
 
-pub(super) async fn log_in(client: &PlatformClient, token: &str, call: &Call) -> Result<LoggedIn, Failed> {
+pub(super) async fn log_in(client: &ApiClient, token: &str, call: &Call) -> Result<LoggedIn, Failed> {
     let logged_in = client.log_in(&login_permit(), ott(token), call, &CallSpan::default()).await;
     match logged_in {
         Ok(logged_in) => Ok(logged_in),
@@ -171,11 +171,11 @@ pub(super) fn padded(json: &str, length: usize) -> String {
 }
 
 /// Issues a token successfully, as every test does after its fault.
-pub(super) async fn issues(client: &PlatformClient) {
+pub(super) async fn issues(client: &ApiClient) {
     issue(client, &call()).await.expect("a token after the fault");
 }
 
 /// Logs in successfully, as every test does after its fault.
-pub(super) async fn logs_in(client: &PlatformClient, upstream: &Upstream) {
+pub(super) async fn logs_in(client: &ApiClient, upstream: &Upstream) {
     log_in(client, &upstream.token(), &call()).await.expect("a session after the fault");
 }

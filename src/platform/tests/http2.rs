@@ -20,7 +20,7 @@ const ACCOUNT: &str = r#"{"id":"42","login":"john"}"#;
 
 /// Returns a client of a TLS server that supports only HTTP/2 and passes each connection, with its
 /// number from 0, to `serve`.
-async fn client_of_server<F, Served>(serve: F) -> PlatformClient
+async fn client_of_server<F, Served>(serve: F) -> ApiClient
 where
     F: Fn(usize, TlsStream<TcpStream>) -> Served + Send + 'static,
     Served: Future<Output = ()> + Send + 'static,
@@ -41,12 +41,12 @@ where
 
 /// Returns a client of a server that reads whole requests, refuses the first `refusals` streams and
 /// answers the rest.
-async fn client_of_refusing_server(refusals: usize) -> (PlatformClient, Arc<AtomicUsize>) {
+async fn client_of_refusing_server(refusals: usize) -> (ApiClient, Arc<AtomicUsize>) {
     client_of_resetting_server(refusals, h2::Reason::REFUSED_STREAM).await
 }
 
 /// The same with another reason.
-async fn client_of_resetting_server(resets: usize, reason: h2::Reason) -> (PlatformClient, Arc<AtomicUsize>) {
+async fn client_of_resetting_server(resets: usize, reason: h2::Reason) -> (ApiClient, Arc<AtomicUsize>) {
     let asked = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&asked);
     let client = client_of_server(move |_, stream| {

@@ -1,4 +1,4 @@
-//! Minting under faults: the number of requests, and the result.
+//! Issuing under faults: the number of requests, and the result.
 
 use std::{sync::Arc, time::Duration};
 
@@ -82,7 +82,7 @@ async fn interrupted_minting_is_attempted_three_times_and_its_outcome_is_unknown
 }
 
 #[tokio::test]
-async fn minting_is_attempted_three_times_after_server_errors() {
+async fn issuing_is_attempted_three_times_after_server_errors() {
     for behaviour in [
         Behaviour::from(platform_error(500, "1000", "internal")),
         Answer::html(502).into(),
@@ -113,7 +113,7 @@ async fn single_failure_is_hidden_from_the_caller() {
 }
 
 #[tokio::test]
-async fn minting_is_repeated_once_after_an_undocumented_response() {
+async fn issuing_is_repeated_once_after_an_undocumented_response() {
     let json = |body: &str| Behaviour::from(Answer::json(200, body));
     let huge = |announced| Behaviour::Huge { status: 200, bytes: 16 * 1024 + 1, announced };
     let long = format!(r#"{{"ott":"{}"}}"#, "x".repeat(4097));

@@ -11,7 +11,7 @@ use crate::{
         memory::{Consumer, ResponseMemory},
     },
     credential::Credential,
-    domain::call::Operation,
+    domain::call::Method,
     observe::telemetry::metrics::{ApiClientMetrics, Metrics},
 };
 
@@ -83,16 +83,16 @@ async fn second_attempts_of_both_operations_are_counted_as_retries() {
         let http = http_settings(&settings, shared_tls());
         counted_client(settings, http, Credential::for_test(), metrics.api_client("eu2"))
     };
-    let retries = |operation: Operation| {
-        let name = operation.name();
+    let retries = |method: Method| {
+        let name = method.name();
         let start = format!(r#"ott_gateway_platform_retries_total{{api_client="eu2",operation="{name}"}} "#);
         metrics.render().lines().find_map(|line| line.strip_prefix(&start)?.parse::<u32>().ok())
     };
     upstream.next(OTT, Answer::empty(503)).next(OTT, Answer::html(502));
     issues(&client(&upstream.url())).await;
-    assert_eq!((retries(Operation::IssueOtt), retries(Operation::LoginWithOtt)), (Some(2), Some(0)));
+    assert_eq!((retries(Method::IssueOtt), retries(Method::LoginWithOtt)), (Some(2), Some(0)));
     log_in(&client(CLOSED), "OTT-1", &call()).await.unwrap_err();
-    assert_eq!((retries(Operation::IssueOtt), retries(Operation::LoginWithOtt)), (Some(2), Some(1)));
+    assert_eq!((retries(Method::IssueOtt), retries(Method::LoginWithOtt)), (Some(2), Some(1)));
 }
 
 /// Runs all tasks that are ready.
@@ -128,7 +128,7 @@ async fn attempt_at_minting_times_out_after_3_s_and_at_a_login_after_8_s() {
 
 /// Logs in until the breaker opens. Returns the number of attempts until then; `None` if it stays
 /// closed.
-async fn attempts_until_open(client: &PlatformClient) -> Option<u32> {
+async fn attempts_until_open(client: &ApiClient) -> Option<u32> {
     let mut attempts = 0;
     for _ in 0..40 {
         let call = call();
@@ -185,8 +185,9 @@ async fn open_breaker_refuses_at_once_even_without_memory_for_the_response() {
     let settings = settings(&upstream.url(), quick());
     let http = http_settings(&settings, shared_tls());
     let metrics = ApiClientMetrics::default();
-    let api_client = ApiClient::new(Arc::from("eu2"), settings, &memory, Credential::for_test(), metrics);
-    let client = PlatformClient::new(api_client, http).unwrap();
+    let api_client =
+        ApiClientState::new(Arc::from("eu2"), settings, &memory, Credential::for_test(), metrics);
+    let client = ApiClient::new(api_client, http).unwrap();
     assert_eq!(attempts_until_open(&client).await, Some(20));
 
     let held: Vec<_> = std::iter::from_fn(|| memory.try_reserve(Consumer::default())).collect();
@@ -202,7 +203,7 @@ async fn open_breaker_refuses_at_once_even_without_memory_for_the_response() {
 }
 
 /// Starts a login whose caller disconnects before anything is sent.
-async fn cancelled_login(client: &PlatformClient) -> Failed {
+async fn cancelled_login(client: &ApiClient) -> Failed {
     let call = call();
     // The login is polled first, and has to wait for its connection.
     let (result, ()) = tokio::join!(log_in(client, "OTT", &call), async { call.abandon() });

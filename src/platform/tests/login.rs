@@ -335,11 +335,11 @@ async fn unknown_host_is_unreachable_for_both_operations() {
     // A label of more than 63 bytes: no resolver sends a query for it.
     let url = format!("https://{}.invalid", "x".repeat(64));
     let client = client_of(&url, None, quick(), Credential::for_test());
-    let (minting, spending) = (call(), call());
-    let error = issue(&client, &minting).await.unwrap_err();
+    let (issuing, spending) = (call(), call());
+    let error = issue(&client, &issuing).await.unwrap_err();
     assert!(matches!(error.kind, PlatformError::NameLookup(_)), "{error:?}");
     assert!(error.kind.to_string().ends_with(".invalid: no such name"), "{error:?}");
-    assert_eq!((error.certainty, minting.attempts()), (Certainty::NotSent, 3));
+    assert_eq!((error.certainty, issuing.attempts()), (Certainty::NotSent, 3));
     let error = log_in(&client, "OTT-1", &spending).await.unwrap_err();
     assert!(matches!(error.kind, PlatformError::NameLookup(_)), "{error:?}");
     assert_eq!((error.certainty, spending.attempts()), (Certainty::NotSent, 2));
@@ -362,10 +362,10 @@ async fn unresponsive_host_is_unreachable_for_both_operations() {
     let mut http = http_settings(&settings, shared_tls());
     http.connect_timeout = Duration::from_millis(300);
     let client = client_over(settings, http, Credential::for_test());
-    let (minting, spending) = (call(), call());
-    let (issued, logged_in) = tokio::join!(issue(&client, &minting), log_in(&client, "OTT-1", &spending));
+    let (issuing, spending) = (call(), call());
+    let (issued, logged_in) = tokio::join!(issue(&client, &issuing), log_in(&client, "OTT-1", &spending));
     for (error, attempts, expected) in
-        [(issued.unwrap_err(), minting.attempts(), 3), (logged_in.unwrap_err(), spending.attempts(), 2)]
+        [(issued.unwrap_err(), issuing.attempts(), 3), (logged_in.unwrap_err(), spending.attempts(), 2)]
     {
         assert!(matches!(error.kind, PlatformError::Unreachable(_)), "{error:?}");
         assert_eq!((error.certainty, attempts), (Certainty::NotSent, expected));

@@ -6,11 +6,11 @@ use super::fixture::*;
 use crate::{credential::Credential, platform::LogoutOutcome};
 
 /// Creates a client that addresses the server by a name whose lookup takes `lookup`.
-fn client_by_name(upstream: &Upstream, limits: Limits, lookup: Duration) -> PlatformClient {
+fn client_by_name(upstream: &Upstream, limits: Limits, lookup: Duration) -> ApiClient {
     client_with(Resolver::answering_after(lookup, upstream.address().ip()), upstream, limits)
 }
 
-fn client_with(resolver: Resolver, upstream: &Upstream, limits: Limits) -> PlatformClient {
+fn client_with(resolver: Resolver, upstream: &Upstream, limits: Limits) -> ApiClient {
     let address = upstream.address();
     let settings = settings(&format!("http://localhost:{}", address.port()), limits);
     let mut http = HttpSettings::new(settings.data_center.base_url().clone(), shared_tls(), resolver);
@@ -44,8 +44,8 @@ async fn slow_lookup_uses_up_no_attempt() {
 async fn call_that_times_out_during_a_lookup_was_not_sent_and_the_next_succeeds() {
     let upstream = Upstream::http().await;
     let client = client_by_name(&upstream, quick(), Duration::from_millis(5500));
-    let (minting, spending) = (call_with(Duration::from_secs(3)), call_with(Duration::from_secs(3)));
-    let (issued, logged_in) = tokio::join!(issue(&client, &minting), log_in(&client, "OTT-1", &spending));
+    let (issuing, spending) = (call_with(Duration::from_secs(3)), call_with(Duration::from_secs(3)));
+    let (issued, logged_in) = tokio::join!(issue(&client, &issuing), log_in(&client, "OTT-1", &spending));
     for error in [issued.unwrap_err(), logged_in.unwrap_err()] {
         let text = error.kind.to_string();
         assert!(
@@ -82,5 +82,5 @@ async fn logout_without_known_addresses_waits_for_the_lookup() {
     let client = client_with(resolver.clone(), &upstream, quick());
     let session = log_in(&client, &upstream.token(), &call()).await.unwrap().session;
     resolver.forget_addresses();
-    assert_eq!(client.log_out(&session, &call()).await, LogoutOutcome::Ended);
+    assert_eq!(client.log_out(&session, &call()).await, LogoutOutcome::LoggedOut);
 }

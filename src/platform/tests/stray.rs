@@ -86,7 +86,7 @@ impl Http1Platform {
         }
     }
 
-    fn client(&self) -> PlatformClient {
+    fn client(&self) -> ApiClient {
         let url = format!("http://127.0.0.1:{}", self.port);
         client_of(&url, None, Limits { max_attempts: 1, ..quick() }, Credential::for_test())
     }
@@ -107,13 +107,13 @@ async fn write(
     stream.write_all(format!("{head}{body}").as_bytes()).await
 }
 
-async fn token_of(client: &PlatformClient, login: &str) -> String {
+async fn token_of(client: &ApiClient, login: &str) -> String {
     let issued = client.issue_ott(&issue_permit(subject(login)), &call(), &CallSpan::default()).await;
     let IssuedToken { ott, .. } = issued.expect("a token");
     ott.expose().to_owned()
 }
 
-async fn user_of(client: &PlatformClient, token: &str) -> String {
+async fn user_of(client: &ApiClient, token: &str) -> String {
     let logged_in = log_in(client, token, &call()).await.expect("an account");
     logged_in.account.text("login").expect("a login")
 }
@@ -197,9 +197,9 @@ async fn connection_is_not_reused_after_a_response_that_is_not_from_the_platform
 async fn retiring_connections_applies_to_every_worker() {
     let platform = Http1Platform::start().await;
     let first = platform.client();
-    let settings = first.api_client.settings.clone();
+    let settings = first.state.settings.clone();
     let http = http_settings(&settings, shared_tls());
-    let second = PlatformClient::new(Arc::clone(first.api_client()), http).expect("an HTTP client");
+    let second = ApiClient::new(Arc::clone(first.state()), http).expect("an HTTP client");
     for client in [&first, &second, &first, &second] {
         token_of(client, "user").await;
     }

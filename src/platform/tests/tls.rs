@@ -30,9 +30,9 @@ async fn certificate_of_the_configured_authority_is_trusted() {
 async fn refuses(tls: Tls, ca_file: Option<&Path>) {
     let upstream = Upstream::https(tls).await;
     let client = client_of(&upstream.url(), ca_file, quick(), Credential::for_test());
-    let (minting, spending) = (call(), call());
+    let (issuing, spending) = (call(), call());
     let errors = [
-        (issue(&client, &minting).await.unwrap_err(), minting),
+        (issue(&client, &issuing).await.unwrap_err(), issuing),
         (log_in(&client, &upstream.token(), &spending).await.unwrap_err(), spending),
     ];
     for (error, call) in errors {
@@ -64,7 +64,7 @@ async fn certificate_of_an_unknown_authority_is_not_trusted() {
 }
 
 #[tokio::test]
-async fn minting_is_repeated_after_an_aborted_handshake() {
+async fn issuing_is_repeated_after_an_aborted_handshake() {
     let upstream = Upstream::https(Tls::new("localhost", false, HTTP1)).await;
     let client = client(&upstream, quick());
     upstream.on_accept(OnAccept::Reset).on_accept(OnAccept::Reset);
@@ -113,9 +113,9 @@ async fn request_still_connecting_at_the_deadline_is_never_sent() {
     let late = OnAccept::ServeAfter(Duration::from_secs(10));
     upstream.on_accept(late).on_accept(late);
     let token = upstream.token();
-    let (minting, spending) = (call_with(Duration::from_secs(2)), call_with(Duration::from_secs(2)));
-    let (issued, logged_in) = tokio::join!(issue(&client, &minting), log_in(&client, &token, &spending));
-    for (error, call) in [(issued.unwrap_err(), minting), (logged_in.unwrap_err(), spending)] {
+    let (issuing, spending) = (call_with(Duration::from_secs(2)), call_with(Duration::from_secs(2)));
+    let (issued, logged_in) = tokio::join!(issue(&client, &issuing), log_in(&client, &token, &spending));
+    for (error, call) in [(issued.unwrap_err(), issuing), (logged_in.unwrap_err(), spending)] {
         assert!(matches!(error.kind, PlatformError::DeadlinePassed), "{error:?}");
         assert_eq!((error.certainty, call.certainty()), (Certainty::NotSent, Certainty::NotSent));
         assert_eq!(call.attempts(), 1);

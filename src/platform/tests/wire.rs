@@ -97,7 +97,7 @@ async fn only_a_logout_sends_cookies_and_only_those_of_its_session() {
     let second = log_in(&client, &upstream.token(), &call()).await.unwrap();
     issues(&client).await;
     let logging_out = call();
-    assert_eq!(client.log_out(&second.session, &logging_out).await, LogoutOutcome::Ended);
+    assert_eq!(client.log_out(&second.session, &logging_out).await, LogoutOutcome::LoggedOut);
     let [request] = &upstream.requests_to(LOGOUT)[..] else { panic!("one logout") };
     assert_eq!(request.method, "GET");
     assert_eq!(request.header("cookie"), Some("sid=SESSION-OF-OTT-2"));
@@ -131,7 +131,7 @@ async fn logout_ends_in_time_for_every_fault() {
         match client.log_out(&session, &call()).await {
             LogoutOutcome::Refused { http_status: refused } => assert_eq!(Some(refused), http_status),
             LogoutOutcome::Failed { .. } => assert_eq!(http_status, None),
-            LogoutOutcome::Ended => panic!("the session is alive"),
+            LogoutOutcome::LoggedOut => panic!("the session is alive"),
         }
     }
     assert_eq!(upstream.count(LOGOUT), 3, "none is repeated");
@@ -243,15 +243,15 @@ async fn no_secret_is_logged_or_shown_under_any_fault() {
         ]
         .map(|answer| answer.header("set-cookie", cookie).header("set-cookie", "CANARY-COOKIE"))
     };
-    for (minted, spent) in answers("access-token-1 CANARY-LOGIN").into_iter().zip(answers("CANARY-OTT")) {
+    for (issued, spent) in answers("access-token-1 CANARY-LOGIN").into_iter().zip(answers("CANARY-OTT")) {
         let faults = |answer: Answer| {
             [Behaviour::Answer(answer.clone()), Behaviour::CutAfter(5, answer), Behaviour::Reset]
         };
-        for (minted, spent) in faults(minted).into_iter().zip(faults(spent)) {
-            upstream.next(OTT, minted).next(LOGIN, spent);
-            let (minting, spending) = (call(), call());
+        for (issued, spent) in faults(issued).into_iter().zip(faults(spent)) {
+            upstream.next(OTT, issued).next(LOGIN, spent);
+            let (issuing, spending) = (call(), call());
             let permit = issue_permit(subject("CANARY-LOGIN"));
-            writeln!(shown, "{:?}", client.issue_ott(&permit, &minting, &CallSpan::default()).await).unwrap();
+            writeln!(shown, "{:?}", client.issue_ott(&permit, &issuing, &CallSpan::default()).await).unwrap();
             writeln!(shown, "{:?} {client:?}", log_in(&client, "CANARY-OTT", &spending).await).unwrap();
         }
     }

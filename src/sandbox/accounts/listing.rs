@@ -1,6 +1,6 @@
 //! List of the accounts, with the outcome of a call for each.
 
-use super::{Accounts, Barred, User};
+use super::{Accounts, Inaccessible, User};
 
 /// One account.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,18 +25,20 @@ impl Accounts {
     }
 
     fn listed(&self, user: &User) -> ListedAccount {
-        let barred = self.api_clients.first().and_then(|client| self.may_log_in_as(client, user).err());
+        let inaccessible = self.api_clients.first().and_then(|client| self.may_log_in_as(client, user).err());
         ListedAccount {
             login: user.login.clone(),
             user_id: user.id.clone(),
             external_id: user.external_id.clone(),
             tenant: self.tenant(&user.tenant_id).map_or_else(String::new, |tenant| tenant.name.clone()),
-            refused: barred.map(|barred| match barred {
-                Barred::OutsideSubtree => ("PLATFORM_ACCESS_DENIED", "not below the API client's tenant"),
-                Barred::SupportAccessOff => ("PLATFORM_ACCESS_DENIED", "support access is off"),
-                Barred::TenantDisabled => ("TENANT_DISABLED", "the tenant is disabled"),
-                Barred::TenantLocked => ("TENANT_LOCKED", "the tenant is locked"),
-                Barred::UserDisabled => ("USER_DISABLED", "the user is disabled"),
+            refused: inaccessible.map(|inaccessible| match inaccessible {
+                Inaccessible::OutsideSubtree => {
+                    ("PLATFORM_ACCESS_DENIED", "not below the API client's tenant")
+                }
+                Inaccessible::SupportAccessOff => ("PLATFORM_ACCESS_DENIED", "support access is off"),
+                Inaccessible::TenantDisabled => ("TENANT_DISABLED", "the tenant is disabled"),
+                Inaccessible::TenantLocked => ("TENANT_LOCKED", "the tenant is locked"),
+                Inaccessible::UserDisabled => ("USER_DISABLED", "the user is disabled"),
             }),
         }
     }

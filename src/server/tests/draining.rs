@@ -43,7 +43,7 @@ async fn peers_that_never_leave_are_closed() {
 async fn lame_duck_serves_calls_and_then_sends_goaway() {
     const LAME_DUCK: Duration = Duration::from_secs(5);
     let running = start(|settings| settings.drain.lame_duck = LAME_DUCK).await;
-    let going_away = running.server.drain.phases.go_away.clone();
+    let goaway_sent = running.server.drain.phases.go_away.clone();
     let mut old = running.client().await;
     let (address, draining) = (running.address, running.draining.clone());
     let began = clock::now();
@@ -53,7 +53,7 @@ async fn lame_duck_serves_calls_and_then_sends_goaway() {
     for client in [&mut old, &mut new] {
         assert_eq!(client.call(ISSUE, &[]).await.code(), Some(tonic::Code::Ok));
     }
-    assert!(!going_away.is_cancelled(), "both connections were served during the lame duck");
+    assert!(!goaway_sent.is_cancelled(), "both connections were served during the lame duck");
     for client in [old, new] {
         timeout(SOON, client.connection).await.expect("the GOAWAY ends the connection").unwrap().unwrap();
     }
@@ -162,11 +162,11 @@ async fn drain_waits_for_work_whose_caller_disconnected() {
 #[tokio::test]
 async fn drain_first_changes_health_and_later_ends_its_streams() {
     let running = start(|settings| settings.drain.lame_duck = Duration::from_secs(3)).await;
-    let going_away = running.server.drain.phases.go_away.clone();
+    let goaway_sent = running.server.drain.phases.go_away.clone();
     let drain = tokio::spawn(running.server.drain());
     timeout(SOON, running.draining.cancelled()).await.unwrap();
-    assert!(!going_away.is_cancelled());
-    timeout(SOON, going_away.cancelled()).await.unwrap();
+    assert!(!goaway_sent.is_cancelled());
+    timeout(SOON, goaway_sent.cancelled()).await.unwrap();
     assert_eq!(drain.await.unwrap().closed, 0);
 }
 

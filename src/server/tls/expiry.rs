@@ -65,8 +65,8 @@ impl Expiry {
         tracing::warn!(
             file.path = %self.path.display(),
             certificate.number = number,
-            certificate.not_before = validity::shown(validity.not_before),
-            certificate.not_after = validity::shown(validity.not_after),
+            certificate.not_before = validity::rfc3339(validity.not_before),
+            certificate.not_after = validity::rfc3339(validity.not_after),
             "{event}"
         );
     }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::{Answers, Retry};
 use crate::{
-    domain::call::Operation,
+    domain::call::Method,
     platform::error::PlatformErrorCode,
     status::{Case, FailureCode, Reason, platform},
 };
@@ -20,7 +20,7 @@ gRPC code.
 
 - `google.rpc.ErrorInfo`: `domain` is `ott-gateway`, `reason` is one of the table below (the values of
   `ott.v1.ErrorReason`), and `metadata` contains these keys, where they apply:
-  `operation` (`IssueOtt`, `LoginWithOtt`), `outcome` (below), `attempts` (number of attempts at the platform),
+  `method` (`IssueOtt`, `LoginWithOtt`), `outcome` (below), `attempts` (number of attempts at the platform),
   `apiClient`, and `httpStatus`, `apiCode`, `apiDomain` and `apiMessage` of the platform's last response. A text of the
   platform is omitted if it contains a part of a secret of the call (eight or more characters of a token, the client secret or a
   cookie, in any usual encoding).
@@ -122,9 +122,9 @@ pub fn render() -> String {
         let row = [
             code.number().to_string(),
             code.meaning().unwrap_or_default().to_owned(),
-            decision(platform::decided_by_code(Operation::IssueOtt, 400, *code)),
-            decision(platform::decided_by_code(Operation::LoginWithOtt, 400, *code)),
-            decision(platform::decided_by_code(Operation::LoginWithOtt, 403, *code)),
+            decision(platform::decided_by_code(Method::IssueOtt, 400, *code)),
+            decision(platform::decided_by_code(Method::LoginWithOtt, 400, *code)),
+            decision(platform::decided_by_code(Method::LoginWithOtt, 403, *code)),
         ];
         line(&mut page, &row);
     }

@@ -7,7 +7,7 @@ use tonic::Code;
 
 use super::{Answer, CERTAINTIES, OPERATIONS, call_with};
 use crate::{
-    domain::call::{Certainty, Operation},
+    domain::call::{Certainty, Method},
     proto::FILE_DESCRIPTOR_SET,
     status::{
         Case, Failure, Reason,
@@ -72,19 +72,19 @@ fn every_reason_has_only_its_documented_codes() {
     for reason in Reason::ALL {
         let entry = reason.entry();
         assert!(entry.issue.is_some() || entry.login.is_some(), "{reason:?}");
-        for operation in OPERATIONS {
-            let Some(answers) = entry.answers(Some(operation)) else { continue };
+        for method in OPERATIONS {
+            let Some(answers) = entry.answers(Some(method)) else { continue };
             assert!(answers.codes.contains(&reason.code()), "{reason:?}");
             for outcome in CERTAINTIES {
-                let code = Failure::new(*reason).code(&call_with(operation, outcome));
+                let code = Failure::new(*reason).code(&call_with(method, outcome));
                 // A replica that is draining, overloaded or disconnected has not sent anything.
                 if answers.retry == Retry::WithBackoff
-                    && operation == Operation::LoginWithOtt
+                    && method == Method::LoginWithOtt
                     && matches!(outcome, Certainty::Unknown | Certainty::Done)
                 {
                     continue;
                 }
-                assert!(answers.codes.contains(&code), "{reason:?} {operation:?} {outcome:?}: {code:?}");
+                assert!(answers.codes.contains(&code), "{reason:?} {method:?} {outcome:?}: {code:?}");
             }
         }
     }
@@ -94,7 +94,7 @@ fn every_reason_has_only_its_documented_codes() {
 fn a_login_whose_token_may_be_spent_is_never_retried() {
     for reason in Reason::ALL {
         for outcome in [Certainty::Unknown, Certainty::Done] {
-            let answer = Answer::of(Failure::new(*reason), &call_with(Operation::LoginWithOtt, outcome));
+            let answer = Answer::of(Failure::new(*reason), &call_with(Method::LoginWithOtt, outcome));
             assert!(!matches!(answer.code, Code::Unavailable | Code::Cancelled | Code::Ok), "{reason:?}");
             assert_eq!(answer.pushback.as_deref(), Some("-1"), "{reason:?}");
             assert!(answer.rate_limited, "{reason:?}");
@@ -122,7 +122,7 @@ fn login_is_retried_exactly_where_the_contract_allows_it() {
             // The token expires before the longer wait ends.
             for wait in [1, 60].map(Duration::from_secs) {
                 let failure = Failure::new(*reason).retry_after(wait);
-                let answer = Answer::of(failure, &call_with(Operation::LoginWithOtt, outcome));
+                let answer = Answer::of(failure, &call_with(Method::LoginWithOtt, outcome));
                 let case = format!("{reason:?} {outcome:?} {wait:?}: {:?}", answer.code);
                 let unspent = matches!(outcome, Certainty::NotSent | Certainty::Refused);
                 let by_the_contract = match answer.code {
@@ -145,17 +145,17 @@ fn login_is_retried_exactly_where_the_contract_allows_it() {
 #[test]
 fn a_retry_is_either_advised_or_pushed_back() {
     for reason in Reason::ALL {
-        for operation in OPERATIONS {
+        for method in OPERATIONS {
             for outcome in CERTAINTIES {
-                let answer = Answer::of(Failure::new(*reason), &call_with(operation, outcome));
+                let answer = Answer::of(Failure::new(*reason), &call_with(method, outcome));
                 assert!(
                     answer.retry_delay().is_none() || answer.pushback.is_none(),
-                    "{reason:?} {operation:?} {outcome:?}"
+                    "{reason:?} {method:?} {outcome:?}"
                 );
                 if answer.code == Code::Unavailable {
                     assert_eq!(answer.pushback, None, "{reason:?}: UNAVAILABLE may be retried");
                 }
-                if operation == Operation::IssueOtt {
+                if method == Method::IssueOtt {
                     assert!(!answer.rate_limited);
                 }
             }

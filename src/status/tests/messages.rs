@@ -7,7 +7,7 @@ use crate::{
     access::Access,
     caller::{CallerError, Unread},
     domain::{
-        call::{Call, Certainty, Exhausted, Operation},
+        call::{Call, Certainty, Exhausted, Method},
         ott::{Subject, SubjectKind},
     },
     observe::telemetry::metrics::Metrics,
@@ -21,14 +21,14 @@ const EXPIRES_FIRST: &str =
     "The one-time token expires before a retry can succeed; wait, issue a new token and log in with that.";
 
 /// Returns the cases of a method.
-fn cases_of(operation: Operation) -> impl Iterator<Item = Case> {
+fn cases_of(method: Method) -> impl Iterator<Item = Case> {
     let cases = Case::ALL.iter().copied();
-    cases.filter(move |case| case.reason().entry().answers(Some(operation)).is_some())
+    cases.filter(move |case| case.reason().entry().answers(Some(method)).is_some())
 }
 
 /// Expands a text of the catalogue for a call with only a method.
-fn filled_in(text: &str, operation: Operation) -> String {
-    text.replace("{call}", &format!("this {} call", operation.name()))
+fn filled_in(text: &str, method: Method) -> String {
+    text.replace("{call}", &format!("this {} call", method.name()))
         .replace("{caller}", "this caller")
         .replace("{quota}", "see the access rules")
         .replace("{user field}", "the user")
@@ -83,19 +83,19 @@ fn no_message_has_a_clause_about_another_case() {
 
 #[test]
 fn every_message_consists_of_the_texts_of_one_case() {
-    for operation in OPERATIONS {
-        for case in cases_of(operation) {
+    for method in OPERATIONS {
+        for case in cases_of(method) {
             for certainty in CERTAINTIES {
-                let call = call_with(operation, certainty);
+                let call = call_with(method, certainty);
                 let case = case.narrowed(&call);
                 let spent = match certainty {
-                    _ if operation == Operation::IssueOtt => None,
+                    _ if method == Method::IssueOtt => None,
                     Certainty::Unknown => Some(MAYBE_SPENT),
                     Certainty::Done => Some(SPENT),
                     Certainty::NotSent | Certainty::Refused => None,
                 };
-                let meaning = filled_in(case.meaning(), operation);
-                let advice = filled_in(case.advice().text(), operation);
+                let meaning = filled_in(case.meaning(), method);
+                let advice = filled_in(case.advice().text(), method);
                 let expected = match (case.advice(), spent) {
                     (Advice::Retry(_), Some(spent)) => format!("{meaning} {spent}"),
                     (Advice::Fix(_), Some(spent)) => format!("{meaning} {advice} {spent}"),
@@ -110,8 +110,8 @@ fn every_message_consists_of_the_texts_of_one_case() {
 #[test]
 fn message_about_a_token_is_for_logins_only() {
     for certainty in CERTAINTIES {
-        for case in cases_of(Operation::IssueOtt) {
-            let message = Answer::of(Failure::of(case), &call_with(Operation::IssueOtt, certainty)).message;
+        for case in cases_of(Method::IssueOtt) {
+            let message = Answer::of(Failure::of(case), &call_with(Method::IssueOtt, certainty)).message;
             assert!(
                 !message.contains("one-time token") && !message.contains("log in"),
                 "{case:?}: {message}"
@@ -122,15 +122,15 @@ fn message_about_a_token_is_for_logins_only() {
 
 #[test]
 fn message_advises_a_retry_exactly_where_the_trailers_do() {
-    for operation in OPERATIONS {
-        for case in cases_of(operation) {
+    for method in OPERATIONS {
+        for case in cases_of(method) {
             for certainty in CERTAINTIES {
                 for wait in [1, 60].map(Duration::from_secs) {
                     let mut failure = Failure::of(case).retry_after(wait);
                     if case == Case::IssuerKeysMissing {
                         failure = failure.with_code(FailureCode::Unavailable);
                     }
-                    let answer = Answer::of(failure, &call_with(operation, certainty));
+                    let answer = Answer::of(failure, &call_with(method, certainty));
                     let is_advised =
                         answer.message.contains("Retry") || answer.message.contains("then retry");
                     assert_eq!(is_advised, answer.pushback.is_none(), "{case:?} {}", answer.message);
@@ -145,9 +145,9 @@ fn message_advises_a_retry_exactly_where_the_trailers_do() {
 #[test]
 fn login_whose_token_expires_first_is_not_advised_to_wait() {
     let failure = || Failure::new(Reason::PlatformRateLimited).retry_after(Duration::from_secs(30));
-    let login = Answer::of(failure(), &call_with(Operation::LoginWithOtt, Certainty::Refused));
+    let login = Answer::of(failure(), &call_with(Method::LoginWithOtt, Certainty::Refused));
     assert!(login.message.ends_with(EXPIRES_FIRST), "{}", login.message);
-    let issue = Answer::of(failure(), &call_with(Operation::IssueOtt, Certainty::Refused));
+    let issue = Answer::of(failure(), &call_with(Method::IssueOtt, Certainty::Refused));
     assert!(issue.message.ends_with("Wait for the time in RetryInfo, then retry."), "{}", issue.message);
 }
 
@@ -156,7 +156,7 @@ fn message_contains_each_invalid_field_and_its_rule() {
     let failure = Failure::new(Reason::InvalidRequest)
         .violation("purpose", "must be known")
         .violation("login", "must not be empty");
-    let message = Answer::of(failure, &call(Operation::IssueOtt)).message;
+    let message = Answer::of(failure, &call(Method::IssueOtt)).message;
     assert_eq!(message, "purpose: must be known; login: must not be empty. Correct the request.");
 }
 
@@ -166,7 +166,7 @@ fn message_keeps_as_many_fields_as_the_details_do() {
     for _ in 0..40 {
         failure = failure.violation("login", "must ".repeat(80));
     }
-    let answer = Answer::of(failure, &call(Operation::IssueOtt));
+    let answer = Answer::of(failure, &call(Method::IssueOtt));
     let named = answer.details.bad_request().expect("some fields").field_violations.len();
     assert!(named > 0 && answer.message.matches("login: must").count() == named, "{}", answer.message);
 }
@@ -179,7 +179,7 @@ fn denial_contains_the_caller_and_the_method() {
         access.mentions(&policy, &crate::caller::Caller::anonymous()).expect_err("there are no rules")
     };
     let message = |name: &str, proof: &'static str| {
-        let call = call(Operation::LoginWithOtt);
+        let call = call(Method::LoginWithOtt);
         call.set_caller(name.into(), proof);
         Answer::of(denied().into(), &call).message
     };
@@ -202,7 +202,7 @@ fn denial_contains_the_caller_and_the_method() {
 #[test]
 fn overloading_callers_are_named_unless_they_are_anonymous() {
     let message = |name: &str, proof: &'static str| {
-        let call = call(Operation::IssueOtt);
+        let call = call(Method::IssueOtt);
         call.set_caller(name.into(), proof);
         Answer::of(Failure::overloaded(Exhausted::Share, "calls"), &call).message
     };
@@ -220,7 +220,7 @@ fn overloading_callers_are_named_unless_they_are_anonymous() {
 
 #[test]
 fn long_names_leave_room_for_the_rest_of_the_status() {
-    let call = call(Operation::IssueOtt);
+    let call = call(Method::IssueOtt);
     call.set_caller("\u{10348}".repeat(500).as_str().into(), "jwt");
     call.set_api_client("\u{10348}".repeat(500).as_str().into());
     let failure = Failure::of(Case::UserQuota).quota("\u{10348}".repeat(500), "\u{10348}".repeat(500));
@@ -232,19 +232,19 @@ fn long_names_leave_room_for_the_rest_of_the_status() {
 #[test]
 fn unknown_user_is_identified_by_its_field() {
     for (kind, field) in [(SubjectKind::Login, "login"), (SubjectKind::ExternalId, "external_id")] {
-        let call = call(Operation::IssueOtt);
+        let call = call(Method::IssueOtt);
         call.set_subject(Subject::new(kind, "canary".to_owned()).expect("valid"));
         let answer = Answer::of(Failure::new(Reason::UserNotFound), &call);
         assert_eq!(answer.message, format!("The platform has no such user. Check {field} in the request."));
     }
 }
 
-fn message_of_code(operation: Operation, status: u16, number: i64) -> String {
+fn message_of_code(method: Method, status: u16, number: i64) -> String {
     let code = Some(PlatformErrorCode::from_number(number));
     let body = Some(ErrorBody { code, ..ErrorBody::default() });
     let error = PlatformError::Answer(ErrorAnswer { status, body, retry_after: None });
-    let failure = Failure::from_platform(operation, &error);
-    Answer::of(failure, &call_with(operation, Certainty::Refused)).message
+    let failure = Failure::from_platform(method, &error);
+    Answer::of(failure, &call_with(method, Certainty::Refused)).message
 }
 
 #[test]
@@ -257,19 +257,19 @@ fn code_of_the_platform_selects_the_case_of_its_reason() {
         (1024, "The platform does not accept requests from the gateway's address."),
         (1033, "The platform does not accept this login name."),
     ] {
-        let message = message_of_code(Operation::IssueOtt, 400, number);
+        let message = message_of_code(Method::IssueOtt, 400, number);
         assert!(message.starts_with(beginning), "{number}: {message}");
     }
-    let message = message_of_code(Operation::LoginWithOtt, 403, 1033);
+    let message = message_of_code(Method::LoginWithOtt, 403, 1033);
     assert!(message.starts_with("The platform does not accept the login name of the account."), "{message}");
-    let message = message_of_code(Operation::IssueOtt, 401, 4711);
+    let message = message_of_code(Method::IssueOtt, 401, 4711);
     assert!(message.starts_with("The platform refuses each access token of the gateway."), "{message}");
 }
 
 /// The cause is only logged: a message for each cause would help attackers.
 #[test]
 fn invalid_credentials_get_one_message() {
-    use crate::caller::JwtFault::{
+    use crate::caller::JwtError::{
         Algorithm, Audience, Claims, Expired, Issuer, KeysTooOld, Lifetime, Malformed, NoKeysYet,
         NotYetValid, Signature, Subject, Type, UnknownKey,
     };
@@ -292,7 +292,7 @@ fn invalid_credentials_get_one_message() {
     ];
 
     let message = |error: CallerError| {
-        let answer = Answer::of(error.into(), &call(Operation::IssueOtt));
+        let answer = Answer::of(error.into(), &call(Method::IssueOtt));
         assert_eq!(answer.reason, "CALLER_UNAUTHENTICATED");
         (answer.message, answer.code)
     };

@@ -8,7 +8,7 @@ use super::{Answer, OPERATIONS, call, call_with};
 use crate::{
     base::backoff::assert_spread,
     credential::{CredentialError, CredentialErrorKind},
-    domain::call::{Certainty, Operation},
+    domain::call::{Certainty, Method},
     platform::error::{
         CookieProblem, ErrorAnswer, ErrorBody, Malformation, PlatformError, PlatformErrorCode,
     },
@@ -16,22 +16,22 @@ use crate::{
 };
 
 use Certainty::{Done, NotSent, Refused, Unknown};
-use Operation::{IssueOtt, LoginWithOtt};
+use Method::{IssueOtt, LoginWithOtt};
 
 #[expect(clippy::needless_pass_by_value, reason = "callers create a value for it")]
-fn answer(operation: Operation, error: PlatformError, certainty: Certainty) -> Answer {
-    Answer::of(Failure::from_platform(operation, &error), &call_with(operation, certainty))
+fn answer(method: Method, error: PlatformError, certainty: Certainty) -> Answer {
+    Answer::of(Failure::from_platform(method, &error), &call_with(method, certainty))
 }
 
 /// Returns the certainty that `platform` records.
-fn certainty_of(operation: Operation, answer: &PlatformError) -> Certainty {
+fn certainty_of(method: Method, answer: &PlatformError) -> Certainty {
     let PlatformError::Answer(answer) = answer else { panic!("{answer:?}") };
-    if answer.is_definite(operation == LoginWithOtt) { Refused } else { Unknown }
+    if answer.is_definite(method == LoginWithOtt) { Refused } else { Unknown }
 }
 
-fn decided(operation: Operation, error: PlatformError) -> Answer {
-    let certainty = certainty_of(operation, &error);
-    answer(operation, error, certainty)
+fn decided(method: Method, error: PlatformError) -> Answer {
+    let certainty = certainty_of(method, &error);
+    answer(method, error, certainty)
 }
 
 fn http(status: u16, body: impl Into<Option<ErrorBody>>) -> PlatformError {
@@ -124,9 +124,9 @@ fn http_statuses_without_a_known_code_are_decided_by_status() {
         for (body, (issue, login)) in
             [(Some(json(None)), with_json), (Some(json(Some(4711))), with_json), (None, without)]
         {
-            for (operation, expected) in [(IssueOtt, issue), (LoginWithOtt, login)] {
-                let answer = decided(operation, http(status, body.clone()));
-                let case = format!("{status} {operation:?} {body:?}");
+            for (method, expected) in [(IssueOtt, issue), (LoginWithOtt, login)] {
+                let answer = decided(method, http(status, body.clone()));
+                let case = format!("{status} {method:?} {body:?}");
                 check(&case, &answer, expected);
                 if expected.reason == "OTT_REJECTED" {
                     continue;
@@ -219,26 +219,26 @@ fn failures_without_a_response_are_decided_by_certainty() {
     let unreachable = may_be_retried(Code::Unavailable, "PLATFORM_UNREACHABLE", "not_sent");
     let breaker = || PlatformError::BreakerOpen { retry_after: Duration::from_millis(700) };
     let late = may_be_retried(Code::DeadlineExceeded, "DEADLINE_EXCEEDED", "not_sent");
-    for operation in OPERATIONS {
+    for method in OPERATIONS {
         check(
             "unreachable",
-            &answer(operation, PlatformError::Unreachable(String::new()), NotSent),
+            &answer(method, PlatformError::Unreachable(String::new()), NotSent),
             unreachable,
         );
-        check("lookup", &answer(operation, PlatformError::NameLookup(String::new()), NotSent), unreachable);
-        let exhausted = answer(operation, PlatformError::Exhausted(String::new()), NotSent);
+        check("lookup", &answer(method, PlatformError::NameLookup(String::new()), NotSent), unreachable);
+        let exhausted = answer(method, PlatformError::Exhausted(String::new()), NotSent);
         check("exhausted", &exhausted, may_be_retried(Code::Unavailable, "GATEWAY_EXHAUSTED", "not_sent"));
         assert!(exhausted.retry_delay().is_some() && !exhausted.message.contains("platform"));
         check(
             "certificate",
-            &answer(operation, PlatformError::CertificateInvalid(String::new()), NotSent),
+            &answer(method, PlatformError::CertificateInvalid(String::new()), NotSent),
             unreachable,
         );
-        let open = answer(operation, breaker(), NotSent);
+        let open = answer(method, breaker(), NotSent);
         check("breaker", &open, may_be_retried(Code::Unavailable, "PLATFORM_UNAVAILABLE", "not_sent"));
         assert_eq!(open.retry_delay(), Some(Duration::from_millis(700)));
-        check("deadline", &answer(operation, PlatformError::DeadlinePassed, NotSent), late);
-        let queued = answer(operation, PlatformError::Queued, NotSent);
+        check("deadline", &answer(method, PlatformError::DeadlinePassed, NotSent), late);
+        let queued = answer(method, PlatformError::Queued, NotSent);
         check("queued", &queued, may_be_retried(Code::Unavailable, "OVERLOADED", "not_sent"));
     }
     check("cut", &answer(IssueOtt, PlatformError::Interrupted(String::new()), Unknown), FAILING);
@@ -304,10 +304,10 @@ fn credential_errors_are_mapped_by_kind() {
     }
 }
 
-fn limited(operation: Operation, retry_after: Option<u64>) -> Answer {
+fn limited(method: Method, retry_after: Option<u64>) -> Answer {
     let retry_after = retry_after.map(Duration::from_secs);
     answer(
-        operation,
+        method,
         PlatformError::Answer(ErrorAnswer { status: 429, body: Some(json(None)), retry_after }),
         Refused,
     )
@@ -315,14 +315,14 @@ fn limited(operation: Operation, retry_after: Option<u64>) -> Answer {
 
 #[test]
 fn rate_limit_has_a_retry_delay() {
-    for operation in OPERATIONS {
-        let limited_by_platform = limited(operation, Some(7));
+    for method in OPERATIONS {
+        let limited_by_platform = limited(method, Some(7));
         assert_eq!(
             (limited_by_platform.retry_delay(), limited_by_platform.pushback),
             (Some(Duration::from_secs(7)), None)
         );
         for retry_after in [None, Some(0)] {
-            let delay = |_| limited(operation, retry_after).retry_delay().expect("a second, and jitter");
+            let delay = |_| limited(method, retry_after).retry_delay().expect("a second, and jitter");
             let delays: Vec<Duration> = (0..100).map(delay).collect();
             assert_spread(&delays, Duration::from_secs(1), Duration::from_secs(2));
         }
@@ -341,13 +341,9 @@ fn login_gets_no_retry_delay_beyond_its_tokens_lifetime() {
 
 #[test]
 fn retry_after_of_a_failing_platform_is_passed_on_where_a_retry_is_safe() {
-    let failing = |operation| {
+    let failing = |method| {
         let retry_after = Some(Duration::from_secs(3));
-        answer(
-            operation,
-            PlatformError::Answer(ErrorAnswer { status: 503, body: None, retry_after }),
-            Unknown,
-        )
+        answer(method, PlatformError::Answer(ErrorAnswer { status: 503, body: None, retry_after }), Unknown)
     };
     assert_eq!(failing(IssueOtt).retry_delay(), Some(Duration::from_secs(3)));
     assert_eq!(failing(LoginWithOtt).retry_delay(), None);

@@ -9,7 +9,7 @@ use tonic::{Code, Response, Status, body::Body, codegen::Service};
 
 use super::{Answer, call};
 use crate::{
-    domain::call::Operation,
+    domain::call::Method,
     proto::ott::v1::{
         IssueOttRequest, IssueOttResponse, LoginWithOttRequest, LoginWithOttResponse,
         ott_service_server::{OttService, OttServiceServer},
@@ -73,7 +73,7 @@ async fn undecodable_request_is_an_invalid_request() {
     for body in [garbage, not_utf8, cut_off, bad_flag, flagged_as_compressed, Vec::new()] {
         let (code, failure) = answer(issue, "identity", body.clone()).await;
         assert_eq!(code, Code::Internal, "{body:?}");
-        let answer = Answer::of(failure, &call(Operation::IssueOtt));
+        let answer = Answer::of(failure, &call(Method::IssueOtt));
         assert_eq!(
             (answer.code, answer.reason.as_str()),
             (Code::InvalidArgument, "INVALID_REQUEST"),
@@ -88,7 +88,7 @@ async fn an_oversized_message_is_resource_exhausted() {
     let body = frame(0, 16 * 1024 + 1, &vec![0; 16 * 1024 + 1]);
     let (code, failure) = answer("/ott.v1.OttService/LoginWithOtt", "identity", body).await;
     assert_eq!(code, Code::OutOfRange);
-    let answer = Answer::of(failure, &call(Operation::LoginWithOtt));
+    let answer = Answer::of(failure, &call(Method::LoginWithOtt));
     assert_eq!((answer.code, answer.reason.as_str()), (Code::ResourceExhausted, "REQUEST_TOO_LARGE"));
 }
 
@@ -103,7 +103,7 @@ async fn an_unknown_method_is_unimplemented() {
 async fn compressed_request_is_unimplemented_and_gets_the_accepted_encoding() {
     let (code, failure) = answer("/ott.v1.OttService/IssueOtt", "gzip", frame(1, 0, &[])).await;
     assert_eq!(code, Code::Unimplemented);
-    let status = failure.into_status(&call(Operation::IssueOtt));
+    let status = failure.into_status(&call(Method::IssueOtt));
     assert_eq!(status.metadata().get("grpc-accept-encoding").expect("it is present"), "identity");
     let answer = Answer::read(&status);
     assert_eq!((answer.code, answer.reason.as_str()), (Code::Unimplemented, "INVALID_REQUEST"));
@@ -119,7 +119,7 @@ fn any_other_status_is_an_internal_error() {
         (Code::Cancelled, "canary"),
         (Code::InvalidArgument, "canary"),
     ] {
-        let answer = Answer::of(Failure::from_undocumented(code, message), &call(Operation::IssueOtt));
+        let answer = Answer::of(Failure::from_undocumented(code, message), &call(Method::IssueOtt));
         assert_eq!((answer.code, answer.reason.as_str()), (Code::Internal, "INTERNAL_ERROR"));
         assert!(!answer.text().contains("canary"));
     }

@@ -10,7 +10,7 @@ use tonic_types::StatusExt as _;
 use super::{Answer, CERTAINTIES, OPERATIONS, call};
 use crate::{
     base::clock,
-    domain::call::{Call, Certainty, Deadline, Operation},
+    domain::call::{Call, Certainty, Deadline, Method},
     platform::error::{ErrorAnswer, ErrorBody, PlatformError, PlatformErrorCode},
     status::{Failure, Reason},
 };
@@ -26,7 +26,7 @@ fn a_failure_of_an_unknown_method_has_details() {
 
 #[test]
 fn metadata_contains_what_the_call_records() {
-    let call = call(Operation::IssueOtt);
+    let call = call(Method::IssueOtt);
     call.set_api_client("eu2".into());
     call.attempt_begins();
     call.attempt_ended(Certainty::Unknown);
@@ -53,7 +53,7 @@ fn violations_contain_field_and_rule() {
     let failure = Failure::new(Reason::InvalidRequest)
         .violation("login", "must not be empty")
         .violation("purpose", "must be known");
-    let answer = Answer::of(failure, &call(Operation::IssueOtt));
+    let answer = Answer::of(failure, &call(Method::IssueOtt));
     let bad = answer.details.bad_request().expect("violations");
     let fields: Vec<(&str, &str)> = bad
         .field_violations
@@ -65,7 +65,7 @@ fn violations_contain_field_and_rule() {
 
 #[test]
 fn quota_failure_has_subject_limit_and_retry_delay() {
-    let call = call(Operation::IssueOtt);
+    let call = call(Method::IssueOtt);
     call.set_caller("spiffe://mesh/portal".into(), "certificate");
     for (failure, description) in [
         (Failure::new(Reason::CallerQuotaExceeded), "The caller's quota is used up."),
@@ -84,8 +84,8 @@ fn quota_failure_has_subject_limit_and_retry_delay() {
 #[test]
 fn busy_replica_always_sends_a_retry_delay() {
     for reason in [Reason::Overloaded, Reason::Draining, Reason::AuditUnavailable] {
-        for operation in OPERATIONS {
-            let answer = Answer::of(Failure::new(reason), &call(operation));
+        for method in OPERATIONS {
+            let answer = Answer::of(Failure::new(reason), &call(method));
             assert_eq!((answer.code, answer.pushback.as_deref()), (Code::Unavailable, None));
             assert!(answer.retry_delay().is_some());
         }
@@ -93,8 +93,8 @@ fn busy_replica_always_sends_a_retry_delay() {
 }
 
 /// Returns a call whose attempt has this outcome; `Unknown`: it is in progress.
-fn call_with(operation: Operation, outcome: Certainty) -> Call {
-    let call = call(operation);
+fn call_with(method: Method, outcome: Certainty) -> Call {
+    let call = call(method);
     call.attempt_begins();
     if outcome == Certainty::Unknown {
         call.sending();
@@ -107,18 +107,18 @@ fn call_with(operation: Operation, outcome: Certainty) -> Call {
 
 #[test]
 fn drain_distinguishes_logins_that_may_have_been_sent() {
-    for operation in OPERATIONS {
+    for method in OPERATIONS {
         for outcome in CERTAINTIES {
-            let call = call_with(operation, outcome);
+            let call = call_with(method, outcome);
             let answer = Answer::of(Failure::draining(&call), &call);
-            let spent = operation == Operation::LoginWithOtt
-                && matches!(outcome, Certainty::Unknown | Certainty::Done);
+            let spent =
+                method == Method::LoginWithOtt && matches!(outcome, Certainty::Unknown | Certainty::Done);
             let expected = if spent {
                 (Code::Aborted, "LOGIN_OUTCOME_UNKNOWN")
             } else {
                 (Code::Unavailable, "DRAINING")
             };
-            assert_eq!((answer.code, answer.reason.as_str()), expected, "{operation:?} {outcome:?}");
+            assert_eq!((answer.code, answer.reason.as_str()), expected, "{method:?} {outcome:?}");
             assert_eq!(answer.reported("outcome"), Some(outcome.as_str()));
             assert_eq!(answer.rate_limited, spent);
         }
@@ -127,12 +127,12 @@ fn drain_distinguishes_logins_that_may_have_been_sent() {
 
 #[test]
 fn a_lost_audit_record_allows_a_retry_of_issue_but_not_of_login() {
-    let issue = call_with(Operation::IssueOtt, Certainty::Done);
+    let issue = call_with(Method::IssueOtt, Certainty::Done);
     let answer = Answer::of(Failure::new(Reason::AuditUnavailable), &issue);
     assert_eq!((answer.code, answer.reason.as_str()), (Code::Unavailable, "AUDIT_UNAVAILABLE"));
     assert_eq!((answer.reported("outcome"), answer.pushback.as_deref()), (Some("done"), None));
 
-    let login = call_with(Operation::LoginWithOtt, Certainty::Done);
+    let login = call_with(Method::LoginWithOtt, Certainty::Done);
     let failure = Failure::new(Reason::AuditUnavailable);
     assert_eq!(Code::from(failure.code(&login)), Code::Aborted);
     let answer = Answer::of(failure, &login);
@@ -144,7 +144,7 @@ fn a_lost_audit_record_allows_a_retry_of_issue_but_not_of_login() {
 #[test]
 fn a_login_is_retried_after_a_deadline_only_while_its_token_is_unspent() {
     for outcome in CERTAINTIES {
-        let call = call_with(Operation::LoginWithOtt, outcome);
+        let call = call_with(Method::LoginWithOtt, outcome);
         let answer = Answer::of(Failure::new(Reason::DeadlineExceeded), &call);
         let spent = matches!(outcome, Certainty::Unknown | Certainty::Done);
         assert_eq!(answer.code, Code::DeadlineExceeded);
@@ -179,12 +179,12 @@ proptest! {
     #[test]
     fn headers_carry_the_same_status(
         reason in proptest::sample::select(Reason::ALL),
-        operation in proptest::sample::select(OPERATIONS.as_slice()),
+        method in proptest::sample::select(OPERATIONS.as_slice()),
         certainty in proptest::sample::select(CERTAINTIES.as_slice()),
         descriptions in proptest::collection::vec(".{0,300}", 0..20),
         api_client in ".{0,300}",
     ) {
-        let call = call(operation);
+        let call = call(method);
         call.set_api_client(api_client.as_str().into());
         call.attempt_ended(certainty);
         let failure = || {
@@ -198,12 +198,12 @@ proptest! {
     #[test]
     fn status_stays_within_4_kib_with_any_content(
         reason in proptest::sample::select(Reason::ALL),
-        operation in proptest::sample::select(OPERATIONS.as_slice()),
+        method in proptest::sample::select(OPERATIONS.as_slice()),
         descriptions in proptest::collection::vec(".{0,300}", 0..40),
         caller in ".{0,700}",
         api_client in ".{0,700}",
     ) {
-        let call = call(operation);
+        let call = call(method);
         call.set_caller(caller.as_str().into(), "jwt");
         call.set_api_client(api_client.as_str().into());
         let mut failure = Failure::new(reason).quota(caller, "x".repeat(3000));
@@ -223,7 +223,7 @@ proptest! {
         code in proptest::option::of(990_i64..1050),
         domain in ".{0,700}",
         message in ".{0,700}",
-        operation in proptest::sample::select(OPERATIONS.as_slice()),
+        method in proptest::sample::select(OPERATIONS.as_slice()),
     ) {
         let body = ErrorBody {
             code: code.map(PlatformErrorCode::from_number),
@@ -232,8 +232,8 @@ proptest! {
         };
         let answer = ErrorAnswer { status, body: Some(body), retry_after: Some(Duration::MAX) };
         let error = PlatformError::Answer(answer);
-        let call = call(operation);
-        let status = Failure::from_platform(operation, &error).into_status(&call);
+        let call = call(method);
+        let status = Failure::from_platform(method, &error).into_status(&call);
         prop_assert!(wire_size(&status) <= 4096);
         let answer = Answer::read(&status);
         if let Some(message) = answer.reported("apiMessage") {

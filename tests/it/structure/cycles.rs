@@ -19,10 +19,10 @@ use super::{is_test, sources};
 /// Known cycles, each with its files. The test fails on a new cycle, and on an entry whose cycle no
 /// longer exists.
 const KNOWN_CYCLES: &[&[&str]] = &[
-    &["audit::handover", "audit::thread", "audit::writer"],
+    &["observe::audit::handover", "observe::audit::thread", "observe::audit::writer"],
     &["http_client::resolver::host", "http_client::resolver::query", "http_client::resolver::state"],
-    &["memory::ledger", "memory::responses"],
-    &["pki::certificate", "pki::fault", "pki::foreign", "pki::pem"],
+    &["base::memory::ledger", "base::memory::responses"],
+    &["base::pki::certificate", "base::pki::error", "base::pki::foreign", "base::pki::pem"],
     &["platform::attempt", "platform::messages"],
     &["platform::connections::client", "platform::connections::lease"],
 ];

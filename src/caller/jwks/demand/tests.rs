@@ -3,8 +3,8 @@ use futures_util::{FutureExt, future::join_all};
 use super::*;
 use crate::observe::telemetry::metrics::Metrics;
 
-const WAITED: Result<Freshness, KeyFetchFault> = Ok(Freshness::Fetched);
-const CROWDED: Result<Freshness, KeyFetchFault> = Err(KeyFetchFault::Crowded);
+const WAITED: Result<Freshness, KeyFetchError> = Ok(Freshness::Fetched);
+const CROWDED: Result<Freshness, KeyFetchError> = Err(KeyFetchError::Crowded);
 
 struct Fixture {
     demand: Demand,
@@ -18,7 +18,7 @@ impl Fixture {
         Self { demand: Demand::new(), waiters: KeyWaiters::new(metrics.jwt_key_waits()), metrics }
     }
 
-    async fn refreshed(&self, peer: Option<&str>) -> Result<Freshness, KeyFetchFault> {
+    async fn refreshed(&self, peer: Option<&str>) -> Result<Freshness, KeyFetchError> {
         let network = peer.map(|peer| PeerNetwork::of(peer.parse().expect("an address")));
         self.demand.refreshed(&self.waiters, network).await
     }
@@ -27,7 +27,7 @@ impl Fixture {
     async fn flood(
         &self,
         peers: impl Iterator<Item = Option<&str>>,
-    ) -> Vec<Result<Freshness, KeyFetchFault>> {
+    ) -> Vec<Result<Freshness, KeyFetchError>> {
         let calls = join_all(peers.map(|peer| self.refreshed(peer)));
         let fetch = async {
             self.demand.wanted().await;
@@ -45,7 +45,7 @@ impl Fixture {
     }
 }
 
-fn count(results: &[Result<Freshness, KeyFetchFault>], expected: Result<Freshness, KeyFetchFault>) -> usize {
+fn count(results: &[Result<Freshness, KeyFetchError>], expected: Result<Freshness, KeyFetchError>) -> usize {
     results.iter().filter(|result| **result == expected).count()
 }
 
@@ -54,7 +54,7 @@ async fn call_waits_at_most_a_second_for_a_fetch() {
     let fixture = Fixture::new();
     fixture.demand.begin();
     let started = clock::now();
-    assert_eq!(fixture.refreshed(None).await, Err(KeyFetchFault::Slow));
+    assert_eq!(fixture.refreshed(None).await, Err(KeyFetchError::Slow));
     assert_eq!(started.elapsed(), Duration::from_secs(1));
     assert_eq!((fixture.waits("timed_out"), fixture.waiters.count()), (1, 0));
     fixture.demand.end(false);
@@ -69,21 +69,21 @@ async fn no_call_waits_while_the_last_fetch_failed() {
         fixture.demand.end(true);
     })
     .await;
-    assert_eq!(waited, Err(KeyFetchFault::Failed));
+    assert_eq!(waited, Err(KeyFetchError::Failed));
     let started = clock::now();
     for _ in 0..1000 {
-        assert_eq!(fixture.refreshed(None).await, Err(KeyFetchFault::Failed));
+        assert_eq!(fixture.refreshed(None).await, Err(KeyFetchError::Failed));
     }
     assert!(fixture.demand.wanted().now_or_never().is_none(), "no fetch is due");
     // A retry by the task, or a fetch that is due, is no reason to wait either.
     fixture.demand.begin();
-    assert_eq!(fixture.refreshed(None).await, Err(KeyFetchFault::Failed));
+    assert_eq!(fixture.refreshed(None).await, Err(KeyFetchError::Failed));
     fixture.demand.end(true);
     assert_eq!(started.elapsed(), Duration::ZERO);
     assert_eq!((fixture.waits("failed"), fixture.waits("issuer_failing")), (1, 1001));
 
     tokio::time::advance(UNKNOWN_KEY_FLOOR).await;
-    assert_eq!(fixture.refreshed(None).await, Err(KeyFetchFault::Failed));
+    assert_eq!(fixture.refreshed(None).await, Err(KeyFetchError::Failed));
     assert!(fixture.demand.wanted().now_or_never().is_some(), "a fetch is due");
     fixture.demand.begin();
     fixture.demand.end(false);

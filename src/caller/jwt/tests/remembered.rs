@@ -35,7 +35,7 @@ impl Issuer {
     }
 
     /// Returns the caller of a token, and whether its signature was checked.
-    async fn sees(&self, token: &str) -> (Result<String, JwtFault>, bool) {
+    async fn sees(&self, token: &str) -> (Result<String, JwtError>, bool) {
         let before = VERIFIED.get();
         let seen = seen_by(&self.verifiers, token).await;
         (seen.map(|caller| caller.name().to_string()), VERIFIED.get() > before)
@@ -46,15 +46,15 @@ impl Issuer {
     }
 }
 
-fn checked(name: &str) -> (Result<String, JwtFault>, bool) {
+fn checked(name: &str) -> (Result<String, JwtError>, bool) {
     (Ok(name.to_owned()), true)
 }
 
-fn recognized(name: &str) -> (Result<String, JwtFault>, bool) {
+fn recognized(name: &str) -> (Result<String, JwtError>, bool) {
     (Ok(name.to_owned()), false)
 }
 
-fn refused(fault: JwtFault) -> (Result<String, JwtFault>, bool) {
+fn refused(fault: JwtError) -> (Result<String, JwtError>, bool) {
     (Err(fault), true)
 }
 
@@ -84,18 +84,18 @@ async fn refused_tokens_are_never_remembered() {
     let iat = in_seconds(0);
     for _ in 0..3 {
         for (token, fault) in [
-            (forger.sign(&claims(&json!({ "iat": iat }))), JwtFault::Signature),
-            (key.sign(&claims(&json!({ "iat": iat, "exp": in_seconds(-60) }))), JwtFault::Expired),
-            (key.sign(&claims(&json!({ "iat": iat, "nbf": in_seconds(60) }))), JwtFault::NotYetValid),
-            (key.sign(&claims(&json!({ "iat": iat, "aud": "other" }))), JwtFault::Audience),
-            (key.sign(&claims(&json!({ "iat": iat, "sub": "a b" }))), JwtFault::Subject),
-            (key.sign(&claims(&json!({ "iat": in_seconds(-3600) }))), JwtFault::Lifetime),
-            (key.sign(&claims(&json!({}))), JwtFault::Lifetime),
+            (forger.sign(&claims(&json!({ "iat": iat }))), JwtError::Signature),
+            (key.sign(&claims(&json!({ "iat": iat, "exp": in_seconds(-60) }))), JwtError::Expired),
+            (key.sign(&claims(&json!({ "iat": iat, "nbf": in_seconds(60) }))), JwtError::NotYetValid),
+            (key.sign(&claims(&json!({ "iat": iat, "aud": "other" }))), JwtError::Audience),
+            (key.sign(&claims(&json!({ "iat": iat, "sub": "a b" }))), JwtError::Subject),
+            (key.sign(&claims(&json!({ "iat": in_seconds(-3600) }))), JwtError::Lifetime),
+            (key.sign(&claims(&json!({}))), JwtError::Lifetime),
         ] {
             assert_eq!(issuer.sees(&token).await, refused(fault));
         }
         let unknown = issuer.sees(&unknown_key.sign(&claims(&json!({ "iat": iat })))).await;
-        assert_eq!(unknown.0, Err(JwtFault::UnknownKey));
+        assert_eq!(unknown.0, Err(JwtError::UnknownKey));
         assert!(issuer.sees("a.b.c").await.0.is_err());
         assert_eq!(issuer.remembered(), 0);
     }
@@ -138,9 +138,9 @@ async fn remembered_token_is_refused_as_soon_as_its_key_is_withdrawn() {
     assert_eq!(issuer.sees(&token).await, recognized("jwt:portal"));
 
     issuer.keys.replace(&jwks(&[&next]));
-    assert_eq!(issuer.sees(&token).await.0, Err(JwtFault::UnknownKey));
+    assert_eq!(issuer.sees(&token).await.0, Err(JwtError::UnknownKey));
     issuer.keys.replace(&jwks(&[&other, &next]));
-    assert_eq!(issuer.sees(&token).await, refused(JwtFault::Signature), "another key with the same id");
+    assert_eq!(issuer.sees(&token).await, refused(JwtError::Signature), "another key with the same id");
     issuer.keys.replace(&jwks(&[&key, &next]));
     assert_eq!(issuer.sees(&token).await, checked("jwt:portal"));
     assert_eq!(issuer.remembered(), 1);
@@ -155,7 +155,7 @@ async fn remembered_token_is_refused_once_the_keys_are_too_old() {
     tokio::time::advance(Duration::from_secs(3599)).await;
     assert_eq!(issuer.sees(&token).await, recognized("jwt:portal"));
     tokio::time::advance(Duration::from_secs(2)).await;
-    assert_eq!(issuer.sees(&token).await.0, Err(JwtFault::KeysTooOld));
+    assert_eq!(issuer.sees(&token).await.0, Err(JwtError::KeysTooOld));
     issuer.keys.replace(&jwks(&[&key]));
     assert_eq!(issuer.sees(&token).await, recognized("jwt:portal"));
 }
@@ -185,7 +185,7 @@ async fn remembered_token_of_a_limited_lifetime_is_not_valid_before_it_was_issue
     let token = key.sign(&claims(&json!({ "iat": in_seconds(0) })));
     assert_eq!(issuer.sees(&token).await, checked("jwt:portal"));
     issuer.clock.shift_by_ms(-3_600_000);
-    assert_eq!(issuer.sees(&token).await, refused(JwtFault::NotYetValid));
+    assert_eq!(issuer.sees(&token).await, refused(JwtError::NotYetValid));
     issuer.clock.shift_by_ms(3_600_000);
     assert_eq!(issuer.sees(&token).await, recognized("jwt:portal"));
 }
@@ -205,7 +205,7 @@ async fn tokens_of_several_issuers_are_remembered_separately() {
     }
     assert_eq!(VERIFIED.get(), 2);
     two.verifiers.issuers[0].keys.replace(&jwks(&[&SigningKey::new("k1", Algorithm::ES256)]));
-    assert_eq!(name(&of_corp).await, Err(JwtFault::Signature));
+    assert_eq!(name(&of_corp).await, Err(JwtError::Signature));
     assert_eq!(name(&of_k8s).await.as_deref(), Ok("jwt:k8s:portal"));
     assert_eq!(VERIFIED.get(), 3, "keys of one issuer do not affect another");
 }

@@ -89,7 +89,7 @@ async fn flood_during_a_blocked_write() -> bool {
     let (audit, mut pipe, filled) = started_then_full(&metrics, &path).await;
     let standing = standing(&audit);
     let now = SystemTime::UNIX_EPOCH;
-    let mut flood: Vec<String> = (0..FLOOD).map(|_| record::of_call(&refused_call(), DENIED, now)).collect();
+    let mut flood: Vec<String> = (0..FLOOD).map(|_| record::for_call(&refused_call(), DENIED, now)).collect();
     let started = audit.0.as_ref().expect("it is on");
     // No call waits for this line, so it blocks the thread until the pipe is read.
     let first = call();

@@ -12,9 +12,9 @@ use crate::{
             record,
             signal::Wakes,
             sink::Ready,
-            writer::Shared,
+            writer::WriterState,
         },
-        telemetry::metrics::{AuditClass, AuditFault, AuditSink, Metrics, RecordResult},
+        telemetry::metrics::{AuditClass, AuditError, AuditSink, Metrics, RecordResult},
     },
 };
 
@@ -72,7 +72,7 @@ impl Thread {
     fn judge_written(&mut self, written: Written, started: Instant, now: Instant) {
         self.retry_at = None;
         if !self.judge.written(started, now) {
-            self.metrics.audit_fault(AuditFault::WriteSlow);
+            self.metrics.audit_fault(AuditError::WriteSlow);
             self.shared.availability.set_unavailable(&"writing audit records takes too long");
         } else if written == Written::Synced && self.judge.is_available() && self.backlog.has_no_allowed() {
             self.shared.availability.set_available(started);
@@ -81,7 +81,7 @@ impl Thread {
     }
 
     fn judge_failed(&mut self, error: &io::Error, now: Instant) {
-        self.metrics.audit_fault(AuditFault::WriteFailed);
+        self.metrics.audit_fault(AuditError::WriteFailed);
         self.judge.failed(now);
         self.retry_at = Some(now + RETRY);
         self.probe = None;
@@ -107,7 +107,7 @@ impl Thread {
     /// Adds a probe, unless a pending line of an allowed call replaces it.
     fn write_probe(&mut self, cause: ProbeCause) {
         if self.backlog.has_no_allowed() && !self.is_last_turn {
-            let text = record::of_probe(cause, self.clock.now());
+            let text = record::for_probe(cause, self.clock.now());
             self.backlog.push(Line::notice(text, AuditClass::Allowed, self.judge.is_in_outage()));
         }
     }
@@ -123,7 +123,7 @@ impl Thread {
                 break;
             }
             let continues = error.kind() == io::ErrorKind::WouldBlock;
-            self.metrics.audit_fault(AuditFault::WriteRepeated);
+            self.metrics.audit_fault(AuditError::WriteRepeated);
             self.shared.availability.doubt();
             self.pulse.beat();
             thread::sleep(pause);
@@ -156,7 +156,7 @@ impl Thread {
         bytes.shrink_to(KEPT_BYTES);
         self.bytes = bytes;
         if written > 0 && self.backlog.ends_partial_line() {
-            self.metrics.audit_fault(AuditFault::HalfLine);
+            self.metrics.audit_fault(AuditError::HalfLine);
             tracing::warn!("audit sink ended in partial line");
         }
         let has_name = self.output.check_written();
@@ -206,7 +206,7 @@ impl Thread {
             let count = self.shared.places.take_lost(class);
             if count > 0 {
                 tracing::warn!(class = class.as_str(), count, "audit records lost");
-                let text = record::of_lost(class, count, self.clock.now());
+                let text = record::for_lost(class, count, self.clock.now());
                 self.backlog.push(Line::notice(text, class, true));
             }
         }
@@ -214,7 +214,13 @@ impl Thread {
 }
 
 /// Ends a line that was written. Returns the line to write instead if this one is not valid.
-fn end(line: Line, shared: &Shared, metrics: &Metrics, sink: AuditSink, wakes: &mut Wakes) -> Option<Line> {
+fn end(
+    line: Line,
+    shared: &WriterState,
+    metrics: &Metrics,
+    sink: AuditSink,
+    wakes: &mut Wakes,
+) -> Option<Line> {
     let (class, has_place) = (line.class(), line.has_place());
     let result = match line.finish(wakes) {
         Fate::Awaited => None,

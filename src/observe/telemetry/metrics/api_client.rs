@@ -15,11 +15,11 @@ use super::{
 };
 use crate::{
     base::clock::{self, Instant},
-    domain::call::{Certainty, Operation},
+    domain::call::{Certainty, Method},
     observe::telemetry::label::{Label, labels},
 };
 
-impl Label for Operation {
+impl Label for Method {
     const VALUES: &'static [Self] = &[Self::IssueOtt, Self::LoginWithOtt];
 
     fn as_str(self) -> &'static str {
@@ -121,10 +121,10 @@ pub struct ApiClientMetrics(Arc<Resolved>);
 struct Resolved {
     name: String,
     requests: IntCounterVec,
-    request_cells: Per<Operation, Per<Certainty, [OnceLock<IntCounter>; STATUS_LABELS]>>,
-    seconds: Per<Operation, Histogram>,
-    retries: Per<Operation, IntCounter>,
-    breaker: Per<Operation, Gauge>,
+    request_cells: Per<Method, Per<Certainty, [OnceLock<IntCounter>; STATUS_LABELS]>>,
+    seconds: Per<Method, Histogram>,
+    retries: Per<Method, IntCounter>,
+    breaker: Per<Method, Gauge>,
     token_remaining: Gauge,
     token_valid_until: Mutex<Option<Instant>>,
     token_refreshes: Per<TokenRefresh, IntCounter>,
@@ -184,15 +184,9 @@ impl ApiClientFamilies {
             name: name.to_owned(),
             requests: self.requests.clone(),
             request_cells: Per::new(|_| Per::new(|_| array::from_fn(|_| OnceLock::new()))),
-            seconds: Per::new(|operation: Operation| {
-                self.seconds.with_label_values(&[name, operation.name()])
-            }),
-            retries: Per::new(|operation: Operation| {
-                self.retries.with_label_values(&[name, operation.name()])
-            }),
-            breaker: Per::new(|operation: Operation| {
-                self.breaker.with_label_values(&[name, operation.name()])
-            }),
+            seconds: Per::new(|method: Method| self.seconds.with_label_values(&[name, method.name()])),
+            retries: Per::new(|method: Method| self.retries.with_label_values(&[name, method.name()])),
+            breaker: Per::new(|method: Method| self.breaker.with_label_values(&[name, method.name()])),
             token_remaining: self.token_remaining.with_label_values(&[name]),
             token_valid_until: Mutex::new(None),
             token_refreshes: Per::new(|result: TokenRefresh| {
@@ -207,37 +201,26 @@ impl ApiClientFamilies {
 
 impl ApiClientMetrics {
     /// Counts a finished attempt at the platform, and its duration.
-    pub fn request(
-        &self,
-        operation: Operation,
-        certainty: Certainty,
-        http_status: Option<u16>,
-        took: Duration,
-    ) {
+    pub fn request(&self, method: Method, certainty: Certainty, http_status: Option<u16>, took: Duration) {
         let status = status_index(http_status);
-        self.0.request_cells.get(operation).get(certainty)[status]
+        self.0.request_cells.get(method).get(certainty)[status]
             .get_or_init(|| {
                 let status =
                     STATUSES.get(status).map_or_else(|| CLASSES[status - STATUSES.len()], |(_, label)| label);
-                self.0.requests.with_label_values(&[
-                    &self.0.name,
-                    operation.name(),
-                    certainty.as_str(),
-                    status,
-                ])
+                self.0.requests.with_label_values(&[&self.0.name, method.name(), certainty.as_str(), status])
             })
             .inc();
-        self.0.seconds.get(operation).observe(took.as_secs_f64());
+        self.0.seconds.get(method).observe(took.as_secs_f64());
     }
 
     /// Counts an attempt that repeats a failed one.
-    pub fn retry(&self, operation: Operation) {
-        self.0.retries.get(operation).inc();
+    pub fn retry(&self, method: Method) {
+        self.0.retries.get(method).inc();
     }
 
     /// Sets the state of an endpoint's circuit breaker.
-    pub fn breaker(&self, operation: Operation, state: BreakerState) {
-        self.0.breaker.get(operation).set(match state {
+    pub fn breaker(&self, method: Method, state: BreakerState) {
+        self.0.breaker.get(method).set(match state {
             BreakerState::Closed => 0.0,
             BreakerState::HalfOpen => 1.0,
             BreakerState::Open => 2.0,

@@ -51,7 +51,7 @@ labels! {
 
 labels! {
     /// A failure of the sink, as a label.
-    pub enum AuditFault {
+    pub enum AuditError {
         /// A write failed and was repeated while calls waited.
         WriteRepeated = "write_repeated",
         /// A write failed after all repetitions. The sink is unavailable.
@@ -86,7 +86,7 @@ pub(super) struct AuditFamilies {
     records: LazyCounters<AuditSink, RecordResult>,
     lost: Per<AuditClass, IntCounter>,
     pending: Per<AuditClass, Gauge>,
-    faults: Per<AuditFault, IntCounter>,
+    faults: Per<AuditError, IntCounter>,
     write_seconds: Histogram,
     up: Gauge,
     followed: Mutex<Vec<Arc<AuditPending>>>,
@@ -130,7 +130,7 @@ impl AuditFamilies {
         self.lost.get(class).inc_by(records);
     }
 
-    pub(super) fn count_fault(&self, fault: AuditFault) {
+    pub(super) fn count_fault(&self, fault: AuditError) {
         self.faults.get(fault).inc();
     }
 
@@ -175,7 +175,7 @@ impl Metrics {
     }
 
     /// Counts a failure of the audit sink.
-    pub fn audit_fault(&self, fault: AuditFault) {
+    pub fn audit_fault(&self, fault: AuditError) {
         self.0.audit.count_fault(fault);
     }
 

@@ -9,7 +9,7 @@ use prometheus::{IntCounter, IntCounterVec, IntGauge};
 use tonic::Code;
 
 use super::{
-    Method, Metrics,
+    MethodLabel, Metrics,
     family::{ByCode, Families, Per},
 };
 use crate::observe::telemetry::label::labels;
@@ -118,7 +118,7 @@ impl CallerCounters {
     ) -> Self {
         let calls = ByCode::of_caller(calls.clone(), caller);
         // Other codes are added on their first use, because there may be many callers.
-        for method in [Method::IssueOtt, Method::LoginWithOtt] {
+        for method in [MethodLabel::IssueOtt, MethodLabel::LoginWithOtt] {
             calls.counter(method, Code::Ok);
         }
         Self {
@@ -142,7 +142,7 @@ impl Metrics {
     }
 
     /// Counts a call of a caller that was answered.
-    pub fn caller_call(&self, caller: &str, method: Method, code: Code) {
+    pub fn caller_call(&self, caller: &str, method: MethodLabel, code: Code) {
         self.with_caller(caller, |counters| counters.calls.counter(method, code).inc());
     }
 

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     base::memory::ResponseMemory,
     domain::{
-        call::{BodyLimit, InFlightLimit, Operation},
+        call::{BodyLimit, InFlightLimit, Method},
         reason::Reason,
     },
     observe::telemetry::{
@@ -26,7 +26,7 @@ use crate::{
 
 labels! {
     /// The method of a call, as a label.
-    pub enum Method {
+    pub enum MethodLabel {
         /// `IssueOtt`.
         IssueOtt = "IssueOtt",
         /// `LoginWithOtt`.
@@ -36,7 +36,7 @@ labels! {
     }
 }
 
-impl Method {
+impl MethodLabel {
     /// Returns the values of `grpc_type`, `grpc_service` and `grpc_method`.
     pub(super) const fn labels(self) -> [&'static str; 3] {
         let service = match self {
@@ -47,11 +47,11 @@ impl Method {
     }
 }
 
-impl From<Option<Operation>> for Method {
-    fn from(operation: Option<Operation>) -> Self {
-        match operation {
-            Some(Operation::IssueOtt) => Self::IssueOtt,
-            Some(Operation::LoginWithOtt) => Self::LoginWithOtt,
+impl From<Option<Method>> for MethodLabel {
+    fn from(method: Option<Method>) -> Self {
+        match method {
+            Some(Method::IssueOtt) => Self::IssueOtt,
+            Some(Method::LoginWithOtt) => Self::LoginWithOtt,
             None => Self::Unknown,
         }
     }
@@ -97,10 +97,10 @@ labels! {
 
 /// The families of this module.
 pub(super) struct CallFamilies {
-    started: Per<Method, IntCounter>,
+    started: Per<MethodLabel, IntCounter>,
     handled: ByCode,
-    handling_seconds: Per<Method, Histogram>,
-    errors: Per<Method, Per<Reason, IntCounter>>,
+    handling_seconds: Per<MethodLabel, Histogram>,
+    errors: Per<MethodLabel, Per<Reason, IntCounter>>,
     calls_in_flight: Gauge,
     in_flight: Mutex<Vec<InFlightLimit>>,
     response_memory_bytes: Gauge,
@@ -121,7 +121,7 @@ impl CallFamilies {
             "Calls that ended, with any outcome.",
             &[kind, service, method, "grpc_code"],
         ));
-        for method in Method::ALL {
+        for method in MethodLabel::ALL {
             for code in names::ALL_CODES {
                 handled.counter(method, code);
             }
@@ -194,18 +194,18 @@ fn sum(counts: impl Iterator<Item = usize>) -> f64 {
 
 impl Metrics {
     /// Counts a call that arrived.
-    pub fn call_started(&self, method: Method) {
+    pub fn call_started(&self, method: MethodLabel) {
         self.0.calls.started.get(method).inc();
     }
 
     /// Counts a call that was answered or cancelled, and the time since it arrived.
-    pub fn call_handled(&self, method: Method, code: Code, took: Duration) {
+    pub fn call_handled(&self, method: MethodLabel, code: Code, took: Duration) {
         self.0.calls.handled.counter(method, code).inc();
         self.0.calls.handling_seconds.get(method).observe(took.as_secs_f64());
     }
 
     /// Counts a call that failed for this reason.
-    pub fn error(&self, method: Method, reason: Reason) {
+    pub fn error(&self, method: MethodLabel, reason: Reason) {
         self.0.calls.errors.get(method).get(reason).inc();
     }
 

@@ -29,7 +29,7 @@ use prometheus::{
 };
 use tonic::Code;
 
-use super::Method;
+use super::MethodLabel;
 use crate::observe::telemetry::{label::Label, names};
 
 /// Upper bounds of histogram buckets in seconds, from a fast call to the maximum deadline.
@@ -173,7 +173,7 @@ impl<A: Label, B: Label> LazyCounters<A, B> {
 pub(super) struct ByCode {
     family: IntCounterVec,
     first_label: Option<String>,
-    cells: Per<Method, [OnceLock<IntCounter>; names::CODES]>,
+    cells: Per<MethodLabel, [OnceLock<IntCounter>; names::CODES]>,
 }
 
 impl ByCode {
@@ -187,7 +187,7 @@ impl ByCode {
         Self { family, first_label: Some(caller.to_owned()), cells: no_cells() }
     }
 
-    pub(super) fn counter(&self, method: Method, code: Code) -> &IntCounter {
+    pub(super) fn counter(&self, method: MethodLabel, code: Code) -> &IntCounter {
         self.cells.get(method)[code as usize].get_or_init(|| {
             let code = names::metric_code(code);
             match &self.first_label {
@@ -201,11 +201,11 @@ impl ByCode {
     }
 }
 
-fn no_cells() -> Per<Method, [OnceLock<IntCounter>; names::CODES]> {
+fn no_cells() -> Per<MethodLabel, [OnceLock<IntCounter>; names::CODES]> {
     Per::new(|_| std::array::from_fn(|_| OnceLock::new()))
 }
 
 /// Resolves a member for each method, by [`METHOD_LABELS`].
-pub(super) fn per_method<B: MetricVecBuilder>(family: &MetricVec<B>) -> Per<Method, B::M> {
-    Per::new(|method: Method| family.with_label_values(&method.labels()))
+pub(super) fn per_method<B: MetricVecBuilder>(family: &MetricVec<B>) -> Per<MethodLabel, B::M> {
+    Per::new(|method: MethodLabel| family.with_label_values(&method.labels()))
 }

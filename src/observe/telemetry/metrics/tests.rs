@@ -18,7 +18,7 @@ use super::{callers::MAX_CALLERS, family::LazyCounters, *};
 use crate::{
     base::{clock, files::Outcomes, validity::Validity},
     domain::{
-        call::{Certainty, Holder, InFlightLimit, Operation},
+        call::{Certainty, Holder, InFlightLimit, Method},
         reason::Reason,
     },
     observe::telemetry::duties::Duty,
@@ -30,12 +30,12 @@ const MILLISECOND: Duration = Duration::from_millis(1);
 fn busy() -> Metrics {
     let metrics = Metrics::new();
     metrics.set_callers(["spiffe://mesh/shop", "anonymous"]);
-    for method in Method::ALL {
+    for method in MethodLabel::ALL {
         metrics.call_started(method);
         metrics.call_handled(method, Code::NotFound, MILLISECOND);
         metrics.caller_call("spiffe://mesh/shop", method, Code::NotFound);
     }
-    metrics.error(Method::IssueOtt, Reason::UserNotFound);
+    metrics.error(MethodLabel::IssueOtt, Reason::UserNotFound);
     metrics.without_deadline("anonymous");
     metrics.quota_exceeded("anonymous");
     metrics.connection_refused(ConnectionRefusal::PeerLimit);
@@ -56,10 +56,10 @@ fn busy() -> Metrics {
     metrics.event_loop_lag(MILLISECOND);
     metrics.set_log_lines(2, 3);
     let client = metrics.api_client("eu2");
-    client.request(Operation::IssueOtt, Certainty::Done, Some(200), MILLISECOND);
+    client.request(Method::IssueOtt, Certainty::Done, Some(200), MILLISECOND);
     metrics.undelivered_session("eu2", Logout::Failed);
-    client.retry(Operation::IssueOtt);
-    client.breaker(Operation::IssueOtt, BreakerState::Open);
+    client.retry(Method::IssueOtt);
+    client.breaker(Method::IssueOtt, BreakerState::Open);
     client.token_refresh(TokenRefresh::Fetched);
     client.clock_skew(-1.5);
     metrics.outgoing().addresses_confirmed("eu2.example");
@@ -112,14 +112,14 @@ fn undelivered_sessions_are_exported_from_the_start() {
 fn callers_that_no_rule_names_are_counted_together() {
     let metrics = busy();
     for number in 0..5000 {
-        metrics.caller_call(&format!("jwt:{number}"), Method::IssueOtt, Code::Ok);
+        metrics.caller_call(&format!("jwt:{number}"), MethodLabel::IssueOtt, Code::Ok);
     }
     let line = r#"ott_gateway_caller_calls_total{caller="other",code="OK",method="IssueOtt"} 5000"#;
     assert!(has(&metrics, line));
     assert!(!metrics.render().contains("jwt:"));
     metrics.set_callers(["jwt:1", "spiffe://mesh/shop"]);
-    metrics.caller_call("jwt:1", Method::IssueOtt, Code::Ok);
-    metrics.caller_call("spiffe://mesh/shop", Method::IssueOtt, Code::NotFound);
+    metrics.caller_call("jwt:1", MethodLabel::IssueOtt, Code::Ok);
+    metrics.caller_call("spiffe://mesh/shop", MethodLabel::IssueOtt, Code::NotFound);
     assert!(has(&metrics, r#"ott_gateway_caller_calls_total{caller="jwt:1",code="OK",method="IssueOtt"} 1"#));
     let stays =
         r#"ott_gateway_caller_calls_total{caller="spiffe://mesh/shop",code="NotFound",method="IssueOtt"} 2"#;
@@ -141,7 +141,7 @@ fn number_of_labels_for_http_statuses_is_bounded() {
     let metrics = Metrics::new();
     let client = metrics.api_client("eu2");
     for status in (0..=u16::MAX).map(Some).chain([None]) {
-        client.request(Operation::LoginWithOtt, Certainty::Unknown, status, MILLISECOND);
+        client.request(Method::LoginWithOtt, Certainty::Unknown, status, MILLISECOND);
     }
     let shown = metrics.render();
     let statuses: Vec<&str> =

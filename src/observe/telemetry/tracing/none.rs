@@ -7,7 +7,7 @@ use http::HeaderMap;
 use super::{Attempt, CallEnd, CollectorTls, Settings, TracingError};
 use crate::{
     domain::call::RequestId,
-    observe::telemetry::metrics::{Method, Metrics},
+    observe::telemetry::metrics::{MethodLabel, Metrics},
 };
 
 /// Creates no spans.
@@ -36,7 +36,7 @@ impl Tracer {
 
     /// Does nothing.
     #[must_use]
-    pub fn call(&self, _: Method, _: RequestId, _: &HeaderMap) -> CallSpan {
+    pub fn call(&self, _: MethodLabel, _: RequestId, _: &HeaderMap) -> CallSpan {
         CallSpan(())
     }
 

@@ -37,7 +37,7 @@ use crate::{
     base::clock::WallClock,
     domain::call::RequestId,
     observe::telemetry::{
-        metrics::{Method, Metrics, SpanLoss, TraceMetrics},
+        metrics::{MethodLabel, Metrics, SpanLoss, TraceMetrics},
         names,
     },
 };
@@ -66,7 +66,7 @@ pub struct CallSpan(Option<Arc<Call>>);
 
 struct Call {
     started: Arc<Started>,
-    method: Method,
+    method: MethodLabel,
     request_id: RequestId,
     arrived: SystemTime,
     /// The caller's span, if it sent one, without its `tracestate`.
@@ -127,7 +127,7 @@ impl Tracer {
 
     /// Begins the span of a call that has just arrived with these headers.
     #[must_use]
-    pub fn call(&self, method: Method, request_id: RequestId, headers: &HeaderMap) -> CallSpan {
+    pub fn call(&self, method: MethodLabel, request_id: RequestId, headers: &HeaderMap) -> CallSpan {
         let Some(started) = &self.0 else { return CallSpan::default() };
         let parent = started.propagate.then(|| context::parent(headers)).flatten();
         CallSpan(Some(Arc::new(Call {
@@ -168,9 +168,11 @@ impl Call {
     fn context(&self, identified: Option<&HeaderMap>) -> &Context {
         self.context.get_or_init(|| {
             let (name, rpc_method) = match self.method {
-                Method::IssueOtt => ("ott.v1.OttService/IssueOtt", "ott.v1.OttService/IssueOtt"),
-                Method::LoginWithOtt => ("ott.v1.OttService/LoginWithOtt", "ott.v1.OttService/LoginWithOtt"),
-                Method::Unknown => ("grpc", "_OTHER"),
+                MethodLabel::IssueOtt => ("ott.v1.OttService/IssueOtt", "ott.v1.OttService/IssueOtt"),
+                MethodLabel::LoginWithOtt => {
+                    ("ott.v1.OttService/LoginWithOtt", "ott.v1.OttService/LoginWithOtt")
+                }
+                MethodLabel::Unknown => ("grpc", "_OTHER"),
             };
             let parent = match (&self.parent, identified) {
                 (Some(parent), Some(headers)) => {
@@ -230,19 +232,19 @@ impl CallSpan {
         let (started, context) = (&call.started, call.context(None));
         let url = attempt.url;
         let mut attributes = vec![
-            KeyValue::new("http.request.method", attempt.method),
+            KeyValue::new("http.request.method", attempt.http_method),
             KeyValue::new("url.full", url.to_string()),
             KeyValue::new("url.template", url.path().to_owned()),
             KeyValue::new("server.address", url.host_str().unwrap_or_default().to_owned()),
             KeyValue::new("server.port", url.port_or_known_default().map_or(0, i64::from)),
-            KeyValue::new("ott_gateway.operation", attempt.operation.name()),
+            KeyValue::new("ott_gateway.operation", attempt.method.name()),
         ];
         if attempt.resends > 0 {
             attributes.push(KeyValue::new("http.request.resend_count", i64::from(attempt.resends)));
         }
         let span = started
             .tracer
-            .span_builder(format!("{} {}", attempt.method, url.path()))
+            .span_builder(format!("{} {}", attempt.http_method, url.path()))
             .with_kind(SpanKind::Client)
             .with_attributes(attributes)
             .start_with_context(&started.tracer, context);

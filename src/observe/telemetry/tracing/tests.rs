@@ -28,7 +28,7 @@ use super::*;
 use crate::{
     base::clock,
     domain::call::RequestId,
-    observe::telemetry::metrics::{Method, Metrics},
+    observe::telemetry::metrics::{MethodLabel, Metrics},
 };
 
 /// Maximum time that a test waits for an event. Only a failing test waits this long.
@@ -111,7 +111,7 @@ fn headers(parents: &[&'static str]) -> HeaderMap {
 
 fn begin(span: &CallSpan) -> AttemptSpan {
     let url = Url::parse("https://eu2-cloud.example/api/2/idp/ott").expect("a URL");
-    span.attempt(&Attempt { operation: Operation::IssueOtt, method: "POST", url: &url, resends: 1 })
+    span.attempt(&Attempt { method: Method::IssueOtt, http_method: "POST", url: &url, resends: 1 })
 }
 
 fn end(code: Code, reason: Option<&'static str>) -> CallEnd<'static> {
@@ -149,7 +149,7 @@ async fn call_and_its_attempts_are_exported_as_one_trace() {
     let (address, mut received) = receiver().await;
     let tracer = tracer(address, 0.0);
     let request_id = RequestId::new();
-    let call = tracer.call(Method::IssueOtt, request_id, &headers(&[PARENT]));
+    let call = tracer.call(MethodLabel::IssueOtt, request_id, &headers(&[PARENT]));
     assert_eq!(call.trace_id(), None, "it is not decided yet");
     call.follow_caller(&headers(&[PARENT]));
     assert_eq!(call.trace_id().as_deref(), Some("0af7651916cd43dd8448eb211c80319c"));
@@ -212,12 +212,12 @@ async fn decision_of_an_identified_caller_is_used_and_otherwise_our_own() {
         (&["00-nonsense"][..], 1.0, true),
     ] {
         let tracer = tracer(address, sample_ratio);
-        let call = tracer.call(Method::Unknown, RequestId::new(), &headers(parents));
+        let call = tracer.call(MethodLabel::Unknown, RequestId::new(), &headers(parents));
         call.follow_caller(&headers(parents));
         call.finish(end(Code::Unimplemented, None));
         // An unfinished call ends when its last clone is dropped.
         tracer
-            .call(Method::LoginWithOtt, RequestId::new(), &headers(parents))
+            .call(MethodLabel::LoginWithOtt, RequestId::new(), &headers(parents))
             .follow_caller(&headers(parents));
         tracer.stop(PATIENCE).await;
         let spans = spans(&mut received);
@@ -235,13 +235,13 @@ async fn unidentified_caller_does_not_control_sampling() {
         [(PARENT, 0.0, false), (UNSAMPLED, 1.0, true), (chosen, 1e-12, false), (chosen, 1.0, true)]
     {
         let tracer = tracer(address, sample_ratio);
-        let call = tracer.call(Method::IssueOtt, RequestId::new(), &headers(&[parent]));
+        let call = tracer.call(MethodLabel::IssueOtt, RequestId::new(), &headers(&[parent]));
         begin(&call).answered(200);
         // Too late: an attempt has already decided.
         call.follow_caller(&HeaderMap::new());
         call.finish(end(Code::Unauthenticated, None));
         assert_eq!(call.trace_id().is_some(), traced, "{parent} {sample_ratio}");
-        drop(tracer.call(Method::LoginWithOtt, RequestId::new(), &headers(&[parent])));
+        drop(tracer.call(MethodLabel::LoginWithOtt, RequestId::new(), &headers(&[parent])));
         tracer.stop(PATIENCE).await;
         let spans = spans(&mut received);
         assert_eq!(spans.len(), if traced { 3 } else { 0 }, "{parent} {sample_ratio}");
@@ -259,7 +259,7 @@ async fn every_span_is_received_or_counted_as_lost() {
     let metrics = Metrics::new();
     let tracer = tracer_with(address, 1.0, &metrics);
     for _ in 0..CALLS {
-        let call = tracer.call(Method::IssueOtt, RequestId::new(), &HeaderMap::new());
+        let call = tracer.call(MethodLabel::IssueOtt, RequestId::new(), &HeaderMap::new());
         call.follow_caller(&HeaderMap::new());
         call.finish(end(Code::Ok, None));
     }
@@ -279,7 +279,7 @@ async fn unexported_spans_are_counted() {
     let metrics = Metrics::new();
     let tracer = tracer_with(address, 1.0, &metrics);
     for _ in 0..7 {
-        let call = tracer.call(Method::IssueOtt, RequestId::new(), &HeaderMap::new());
+        let call = tracer.call(MethodLabel::IssueOtt, RequestId::new(), &HeaderMap::new());
         call.finish(end(Code::Ok, None));
     }
     tracer.stop(PATIENCE).await;
@@ -297,7 +297,7 @@ async fn unavailable_collector_does_not_delay_calls() {
         let tracer = Tracer::start(&settings, None, &Metrics::new()).expect("it starts");
         let started = clock::now();
         for _ in 0..20_000 {
-            let call = tracer.call(Method::IssueOtt, RequestId::new(), &HeaderMap::new());
+            let call = tracer.call(MethodLabel::IssueOtt, RequestId::new(), &HeaderMap::new());
             call.follow_caller(&HeaderMap::new());
             call.finish(end(Code::Ok, None));
         }
@@ -309,7 +309,7 @@ async fn unavailable_collector_does_not_delay_calls() {
 #[tokio::test]
 async fn disabled_traces_inject_no_headers() {
     let tracer = Tracer::off();
-    let call = tracer.call(Method::IssueOtt, RequestId::new(), &headers(&[PARENT]));
+    let call = tracer.call(MethodLabel::IssueOtt, RequestId::new(), &headers(&[PARENT]));
     let mut upstream = HeaderMap::new();
     begin(&call).inject(&mut upstream);
     assert!(upstream.is_empty() && call.trace_id().is_none());

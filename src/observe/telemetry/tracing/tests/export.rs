@@ -90,7 +90,7 @@ fn at_once(address: SocketAddr) -> Settings {
 }
 
 fn one_span(tracer: &Tracer) {
-    let call = tracer.call(Method::IssueOtt, RequestId::new(), &HeaderMap::new());
+    let call = tracer.call(MethodLabel::IssueOtt, RequestId::new(), &HeaderMap::new());
     call.follow_caller(&HeaderMap::new());
     call.finish(end(Code::Ok, None));
 }
@@ -209,10 +209,10 @@ async fn tracestate_is_kept_only_of_identified_callers_and_up_to_512_bytes() {
     let members: Vec<String> = (0..26).map(|number| format!("k{number}={}", "v".repeat(500 / 26))).collect();
     with_state.insert("tracestate", HeaderValue::from_str(&members.join(",")).expect("a value"));
     let tracer = tracer(address, 1.0);
-    let unidentified = tracer.call(Method::IssueOtt, RequestId::new(), &with_state);
+    let unidentified = tracer.call(MethodLabel::IssueOtt, RequestId::new(), &with_state);
     begin(&unidentified).answered(200);
     unidentified.finish(end(Code::Ok, None));
-    let known = tracer.call(Method::IssueOtt, RequestId::new(), &with_state);
+    let known = tracer.call(MethodLabel::IssueOtt, RequestId::new(), &with_state);
     known.follow_caller(&with_state);
     let attempt = begin(&known);
     let mut upstream = HeaderMap::new();
@@ -236,7 +236,7 @@ async fn attributes_with_text_of_others_are_truncated() {
     let (address, mut received) = receiver().await;
     let tracer = tracer(address, 1.0);
     let long = "ä".repeat(100_000);
-    let call = tracer.call(Method::IssueOtt, RequestId::new(), &HeaderMap::new());
+    let call = tracer.call(MethodLabel::IssueOtt, RequestId::new(), &HeaderMap::new());
     begin(&call).failed("unreachable", &long);
     call.finish(CallEnd { cause: Some(&long), ..end(Code::Unavailable, None) });
     tracer.stop(PATIENCE).await;

@@ -16,7 +16,7 @@ use crate::base::{files, text::Excerpt};
 
 /// Maximum size of a displayed key, place or problem, in bytes.
 const MAX_SHOWN_BYTES: usize = 1024;
-/// Maximum number of findings that [`Faults`] displays; `check-config` prints all.
+/// Maximum number of findings that [`Errors`] displays; `check-config` prints all.
 const MAX_SHOWN_FAULTS: usize = 10;
 
 /// The place of a value.
@@ -193,9 +193,9 @@ pub(crate) fn nearest<'a, I: Iterator<Item = &'a str>>(name: &str, known: I) -> 
 /// Displayed one per line. If there are more than ten, the number and the first ten are displayed,
 /// for the log.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub struct Faults(Vec<Finding>);
+pub struct Errors(Vec<Finding>);
 
-impl fmt::Display for Faults {
+impl fmt::Display for Errors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let all = self.0.len();
         if all > MAX_SHOWN_FAULTS {
@@ -209,7 +209,7 @@ impl fmt::Display for Faults {
     }
 }
 
-impl Faults {
+impl Errors {
     /// Returns whether all errors are problems of this machine, which a change of the configuration
     /// does not fix.
     #[must_use]
@@ -223,7 +223,7 @@ impl Faults {
     }
 }
 
-impl<'a> IntoIterator for &'a Faults {
+impl<'a> IntoIterator for &'a Errors {
     type Item = &'a Finding;
     type IntoIter = std::slice::Iter<'a, Finding>;
 
@@ -274,7 +274,7 @@ impl Findings {
     }
 
     /// Returns the errors, or the result and the warnings.
-    pub(super) fn conclude<T>(self, read: Option<T>) -> Result<(T, Vec<Finding>), Faults> {
+    pub(super) fn conclude<T>(self, read: Option<T>) -> Result<(T, Vec<Finding>), Errors> {
         let sorted = |findings: RefCell<Vec<Finding>>| {
             let mut findings = findings.into_inner();
             findings.sort_by(|one, other| one.place.cmp(&other.place));
@@ -283,7 +283,7 @@ impl Findings {
         let faults = sorted(self.faults);
         match read {
             Some(read) if faults.is_empty() => Ok((read, sorted(self.warnings))),
-            _ => Err(Faults(faults)),
+            _ => Err(Errors(faults)),
         }
     }
 }

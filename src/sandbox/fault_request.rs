@@ -9,7 +9,7 @@ use std::fmt;
 
 use super::accounts::{Accounts, Subject};
 use super::faults::Fault;
-use super::reasons::{Method, Way};
+use super::reasons::{Method, Origin};
 use crate::domain::reason::{FailureCode, Reason};
 
 /// Prefix of logins for which issuing fails.
@@ -23,7 +23,7 @@ const MAX_RULE_BYTES: usize = 250;
 
 /// Fault that a login requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Demand {
+pub(super) enum FaultRequest {
     /// Issuing a token fails.
     Issue(Kind),
     /// Spending the token fails.
@@ -41,7 +41,7 @@ pub(super) enum Kind {
 
 /// A login that requests an unknown fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct UnknownDemand {
+pub(super) struct UnknownFaultRequest {
     method: Method,
     problem: Problem,
 }
@@ -62,14 +62,14 @@ enum Problem {
     Code(Reason),
 }
 
-impl Demand {
+impl FaultRequest {
     /// Parses a login; `None` if it requests no fault. The login of an account never does.
-    pub(super) fn of(login: &str, accounts: &Accounts) -> Option<Result<Self, UnknownDemand>> {
+    pub(super) fn of(login: &str, accounts: &Accounts) -> Option<Result<Self, UnknownFaultRequest>> {
         let is_account = || accounts.user(&Subject::Login(login.to_owned())).is_some();
         Self::read(login).filter(|_| !is_account())
     }
 
-    fn read(login: &str) -> Option<Result<Self, UnknownDemand>> {
+    fn read(login: &str) -> Option<Result<Self, UnknownFaultRequest>> {
         let login = login.to_ascii_lowercase();
         let (method, rest) = if let Some(rest) = login.strip_prefix(ISSUE) {
             (Method::Issue, rest)
@@ -77,14 +77,14 @@ impl Demand {
             (Method::Login, rest)
         } else {
             let is_similar = login.strip_suffix(DOMAIN).is_some_and(|rest| rest.contains('+'));
-            let unknown = UnknownDemand { method: Method::Issue, problem: Problem::Prefix };
+            let unknown = UnknownFaultRequest { method: Method::Issue, problem: Problem::Prefix };
             return is_similar.then_some(Err(unknown));
         };
         let kind = rest.strip_suffix(DOMAIN).ok_or(Problem::Domain).and_then(|kind| kind_of(method, kind));
         Some(match (method, kind) {
             (Method::Issue, Ok(kind)) => Ok(Self::Issue(kind)),
             (Method::Login, Ok(kind)) => Ok(Self::Login(kind)),
-            (method, Err(problem)) => Err(UnknownDemand { method, problem }),
+            (method, Err(problem)) => Err(UnknownFaultRequest { method, problem }),
         })
     }
 }
@@ -99,24 +99,27 @@ fn kind_of(method: Method, text: &str) -> Result<Kind, Problem> {
     let (name, code) = text.split_once('-').map_or((text, None), |(name, code)| (name, Some(code)));
     let mut reasons = Reason::ALL.iter().copied();
     let reason = reasons.find(|reason| reason.as_str().eq_ignore_ascii_case(name)).ok_or(Problem::Kind)?;
-    let ways = method.ways(reason);
-    if ways.is_empty() {
+    let origins = method.origins(reason);
+    if origins.is_empty() {
         return Err(Problem::Method(reason));
     }
-    let is_meant = |way: &&Way| code.is_none_or(|code| way.code().name().eq_ignore_ascii_case(code));
-    match ways.iter().find(is_meant) {
-        Some(Way::Platform(_, fault)) => Ok(Kind::Platform(*fault)),
-        Some(Way::Gateway(code)) => Ok(Kind::Gateway(reason, *code)),
+    let is_meant = |origin: &&Origin| code.is_none_or(|code| origin.code().name().eq_ignore_ascii_case(code));
+    match origins.iter().find(is_meant) {
+        Some(Origin::Platform(_, fault)) => Ok(Kind::Platform(*fault)),
+        Some(Origin::Gateway(code)) => Ok(Kind::Gateway(reason, *code)),
         None => Err(Problem::Code(reason)),
     }
 }
 
 /// Returns the names of the reasons of a method.
 fn reasons(method: Method) -> impl Iterator<Item = &'static str> {
-    Reason::ALL.iter().filter(move |reason| !method.ways(**reason).is_empty()).map(|reason| reason.as_str())
+    Reason::ALL
+        .iter()
+        .filter(move |reason| !method.origins(**reason).is_empty())
+        .map(|reason| reason.as_str())
 }
 
-impl UnknownDemand {
+impl UnknownFaultRequest {
     /// Returns the problem, all faults and all reasons of the method, as texts of at most 250 bytes.
     ///
     /// The texts have to fit into the 4 KiB of a status, where each is contained twice.
@@ -138,7 +141,7 @@ impl UnknownDemand {
     }
 }
 
-impl fmt::Display for UnknownDemand {
+impl fmt::Display for UnknownFaultRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let prefix = match self.method {
             Method::Issue => ISSUE,
@@ -166,9 +169,9 @@ impl fmt::Display for UnknownDemand {
             }
             Problem::Code(reason) => {
                 write!(f, "{} returns {} with ", self.method.name(), reason.as_str())?;
-                for (index, way) in self.method.ways(reason).iter().enumerate() {
+                for (index, origin) in self.method.origins(reason).iter().enumerate() {
                     let separator = if index == 0 { "" } else { " or " };
-                    write!(f, "{separator}{}", way.code().name())?;
+                    write!(f, "{separator}{}", origin.code().name())?;
                 }
                 f.write_str(" only")
             }
@@ -187,14 +190,18 @@ mod tests {
     use crate::sandbox::accounts::file::parse;
 
     fn rule(login: &str) -> String {
-        Demand::read(login).expect("a request for a fault").expect_err("an unknown one").rules().join("\n")
+        FaultRequest::read(login)
+            .expect("a request for a fault")
+            .expect_err("an unknown one")
+            .rules()
+            .join("\n")
     }
 
     #[test]
     fn a_kind_is_a_fault_or_a_reason_in_any_case() {
         let unavailable = Kind::Platform(Fault::Status(StatusCode::SERVICE_UNAVAILABLE, 503));
         for login in ["fault+503@sandbox", "Fault+Platform_Unavailable@Sandbox"] {
-            assert_eq!(Demand::read(login), Some(Ok(Demand::Issue(unavailable))), "{login}");
+            assert_eq!(FaultRequest::read(login), Some(Ok(FaultRequest::Issue(unavailable))), "{login}");
         }
         for (login, kind) in [
             ("Login-Fault+Cut@Sandbox", Kind::Platform(Fault::Cut)),
@@ -209,10 +216,10 @@ mod tests {
             ),
             ("login-fault+OTT_IN_USE@sandbox", Kind::Gateway(Reason::OttInUse, FailureCode::Aborted)),
         ] {
-            assert_eq!(Demand::read(login), Some(Ok(Demand::Login(kind))), "{login}");
+            assert_eq!(FaultRequest::read(login), Some(Ok(FaultRequest::Login(kind))), "{login}");
         }
         for login in ["johncustomer@mysite.com", "fault@sandbox", "503@sandbox", "a+b@mysite.com", ""] {
-            assert_eq!(Demand::read(login), None, "{login}");
+            assert_eq!(FaultRequest::read(login), None, "{login}");
         }
     }
 
@@ -254,9 +261,9 @@ mod tests {
         let accounts = r#"{"tenants": [{"id": "t", "name": "T"}],
             "users": [{"id": "u", "login": "fault+own@sandbox", "tenant_id": "t"}]}"#;
         let accounts = parse(Path::new("accounts.json"), accounts).expect("accounts");
-        assert_eq!(Demand::of("Fault+Own@sandbox", &accounts), None);
-        assert!(matches!(Demand::of("fault+other@sandbox", &accounts), Some(Err(_))));
-        assert!(matches!(Demand::of("fault+503@sandbox", &accounts), Some(Ok(_))));
+        assert_eq!(FaultRequest::of("Fault+Own@sandbox", &accounts), None);
+        assert!(matches!(FaultRequest::of("fault+other@sandbox", &accounts), Some(Err(_))));
+        assert!(matches!(FaultRequest::of("fault+503@sandbox", &accounts), Some(Ok(_))));
     }
 
     #[test]
@@ -264,8 +271,10 @@ mod tests {
         for login in
             ["fault+x@sandbox", "login-fault+x@sandbox", "fault+x", "login-fault+USER_NOT_FOUND@sandbox"]
         {
-            let rules =
-                Demand::read(login).expect("a request for a fault").expect_err("an unknown one").rules();
+            let rules = FaultRequest::read(login)
+                .expect("a request for a fault")
+                .expect_err("an unknown one")
+                .rules();
             assert!(rules.iter().all(|rule| rule.len() <= 256), "{rules:#?}");
             assert!(rules.len() <= 8, "{rules:#?}");
         }
@@ -276,7 +285,7 @@ mod tests {
         fn every_login_with_a_prefix_is_a_fault_or_an_error(kind in ".{0,40}", ends in any::<bool>()) {
             let end = if ends { DOMAIN } else { "" };
             for prefix in [ISSUE, LOGIN] {
-                let demand = Demand::read(&format!("{prefix}{kind}{end}"));
+                let demand = FaultRequest::read(&format!("{prefix}{kind}{end}"));
                 prop_assert!(demand.is_some());
                 if let Some(Err(unknown)) = demand {
                     prop_assert!(unknown.rules().iter().all(|rule| rule.len() <= 256));
