@@ -38,7 +38,7 @@ pub use quota::{Limit, MAX_BURST};
 pub use rate::{InvalidRate, Rate};
 use rule_set::RuleSet;
 use rules::Rule;
-pub use rules::{Explanation, InvalidRules, RuleSettings, Rules};
+pub use rules::{Explanation, InvalidRules, Question, RuleSettings, Rules};
 
 /// Minimum interval between warnings of one kind.
 const WARNING_INTERVAL: Duration = Duration::from_secs(10);
@@ -259,7 +259,7 @@ impl Access {
     /// Admits a caller to a method. Called before the message is read; takes nothing from any
     /// quota.
     pub fn admits(&self, policy: Arc<Policy>, caller: &Caller, method: Method) -> Result<Admission, Denied> {
-        let admitting = policy.rules.admitting(caller.name(), method);
+        let admitting = policy.rules.admitting(caller.principal(), method);
         let rules = admitting.map_err(|mismatch| self.denied(mismatch))?;
         Ok(Admission { policy, caller: caller.clone(), method, rules })
     }
@@ -268,7 +268,7 @@ impl Access {
     /// it. For requests that are not methods of the rules. `None` if the rule does not set it.
     #[must_use]
     pub fn max_in_flight(&self, policy: &Policy, caller: &Caller) -> Option<usize> {
-        policy.rules.first_for(caller.name())?.max_in_flight()
+        policy.rules.first_for(caller.principal())?.max_in_flight()
     }
 
     /// Checks that any rule allows an admitted caller an API client of this name, regardless of the
@@ -317,7 +317,11 @@ impl Access {
     /// Checks that any rule names the caller, regardless of what the rule allows. Sufficient for
     /// access to reflection.
     pub fn mentions(&self, policy: &Policy, caller: &Caller) -> Result<(), Denied> {
-        if policy.rules.mentions(caller.name()) { Ok(()) } else { Err(self.denied(AccessDenial::Caller)) }
+        if policy.rules.mentions(caller.principal()) {
+            Ok(())
+        } else {
+            Err(self.denied(AccessDenial::Caller))
+        }
     }
 
     /// Returns the rules that allow the call. An admission for one method is not valid for the

@@ -28,6 +28,7 @@ use jwt::{JwtVerifiers, TokenDigest};
 
 mod bearer;
 mod certificate;
+mod claims;
 mod forwarded;
 mod jwks;
 mod jwt;
@@ -36,6 +37,10 @@ mod name;
 mod recognition;
 
 pub use bearer::{BearerTokenHash, BearerTokens, TokenHashes};
+pub use claims::{
+    ClaimPath, ClaimRequirement, ClaimValue, Claims, InvalidClaimPath, MAX_CLAIM_PATH_BYTES,
+    MAX_CLAIM_PATH_DEPTH,
+};
 pub use forwarded::{ForwardedError, ForwardedFrom, ForwardedHeader, ForwardedSettings};
 pub use jwks::{JwksFileError, JwksRefresh, JwksSource, JwksUrl, KeyFetchError};
 pub use jwt::{JwtError, JwtSettings};
@@ -43,11 +48,21 @@ pub use key_set::{JwksError, check_jwks};
 pub use name::{ANONYMOUS, CALLER_PREFIXES, NameError, is_caller_name, is_issuer_name};
 pub use recognition::Recognition;
 
-/// A caller: its name and the proof of it.
+/// A caller: its name, the proof of it, and what else the proof claims.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
     name: Arc<str>,
     proof: Proof,
+    claims: Claims,
+}
+
+/// What access rules check of a caller.
+#[derive(Clone, Copy, Debug)]
+pub struct Principal<'a> {
+    /// The caller's name.
+    pub name: &'a str,
+    /// The claims of its JWT; empty if it is proven otherwise.
+    pub claims: &'a Claims,
 }
 
 /// The proof of a caller's name.
@@ -85,19 +100,24 @@ impl Proof {
 }
 
 impl Caller {
+    /// Returns a caller without claims.
+    const fn new(name: Arc<str>, proof: Proof) -> Self {
+        Self { name, proof, claims: Claims::none() }
+    }
+
     /// Returns the caller without any proof.
     #[must_use]
     pub fn anonymous() -> Self {
         // One per thread, so that workers do not share a reference count.
         thread_local!(static NAME: Arc<str> = Arc::from(ANONYMOUS));
         let name = NAME.try_with(Arc::clone).unwrap_or_else(|_| Arc::from(ANONYMOUS));
-        Self { name, proof: Proof::None }
+        Self::new(name, Proof::None)
     }
 
     /// Creates a caller without identification, for tests of later stages.
     #[cfg(test)]
     pub(crate) fn for_test(name: &str, proof: Proof) -> Self {
-        Self { name: Arc::from(name), proof }
+        Self::new(Arc::from(name), proof)
     }
 
     /// Returns the caller's name, whose prefix shows its proof: `spiffe://…`, `dns:NAME`,
@@ -111,6 +131,12 @@ impl Caller {
     #[must_use]
     pub const fn proof(&self) -> &Proof {
         &self.proof
+    }
+
+    /// Returns what access rules check of the caller.
+    #[must_use]
+    pub fn principal(&self) -> Principal<'_> {
+        Principal { name: &self.name, claims: &self.claims }
     }
 }
 
@@ -137,7 +163,7 @@ impl Peer {
     pub fn tls(address: SocketAddr, chain: &[CertificateDer<'_>]) -> Self {
         let certificate = chain.first().map(|leaf| {
             let name = certificate::caller_name(leaf)?;
-            Ok(Caller { name: Arc::from(name), proof: Proof::Certificate })
+            Ok(Caller::new(Arc::from(name), Proof::Certificate))
         });
         Self::new(address, certificate.transpose())
     }

@@ -14,7 +14,7 @@ use super::{
     rule_set::RuleSet,
 };
 use crate::{
-    caller::ANONYMOUS,
+    caller::{ANONYMOUS, ClaimRequirement, Principal},
     domain::{
         call::Method,
         ott::{Subject, Users},
@@ -32,9 +32,14 @@ const DEFAULT_USER_BURST: NonZeroU32 = at_least_one(10);
 /// one character.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuleSettings {
+    /// `name`: for people; unique among the rules.
+    pub name: Option<Arc<str>>,
     /// `callers`: globs on callers' names, at least one. `["*"]` is every identified caller.
     /// `anonymous` must be named literally; no glob matches it.
     pub callers: Vec<String>,
+    /// `claims`: required claims of the caller's JWT, each of another path. If there are any, the
+    /// rule is only for callers that are identified by a JWT.
+    pub claims: Vec<ClaimRequirement>,
     /// `methods`: by their names in the contract. `None` means all.
     pub methods: Option<Vec<Method>>,
     /// `api_clients`: globs on the names of API clients. `None` means all.
@@ -60,7 +65,9 @@ impl RuleSettings {
     #[must_use]
     pub const fn new(callers: Vec<String>, users: Users) -> Self {
         Self {
+            name: None,
             callers,
+            claims: Vec::new(),
             methods: None,
             api_clients: None,
             users,
@@ -123,6 +130,8 @@ pub struct Rules {
     index: RuleIndex,
     /// The callers that any rule names literally.
     literal_callers: HashSet<Box<str>>,
+    /// The positions of the rules that require claims.
+    with_claims: Vec<usize>,
 }
 
 #[derive(Debug)]
@@ -134,13 +143,16 @@ pub(super) struct Rule {
 
 /// The parts of a call that rules check.
 #[derive(Clone, Copy, Debug)]
-struct Question<'a> {
-    caller: &'a str,
-    method: Method,
-    api_client: &'a str,
-    /// Only for issuing, because the user of a login is known once the platform has named the
-    /// account.
-    user: Option<&'a Subject>,
+pub struct Question<'a> {
+    /// The caller.
+    pub caller: Principal<'a>,
+    /// The method.
+    pub method: Method,
+    /// The name of the API client.
+    pub api_client: &'a str,
+    /// The user of an issued token. `None` for a login, because its user is only known once the
+    /// platform has named the account.
+    pub user: Option<&'a Subject>,
 }
 
 /// The rule that decides a call, and the verdict of each rule. `Display` is meant for people.
@@ -160,37 +172,34 @@ impl Rules {
         let literal_callers =
             callers.filter(|name| is_literal(name)).map(|name| name.as_str().into()).collect();
         let index = RuleIndex::new(&settings);
+        let positions = settings.iter().enumerate().filter(|(_, rule)| !rule.claims.is_empty());
+        let with_claims = positions.map(|(position, _)| position).collect();
         let in_order = (1..)
             .zip(settings)
             .map(|(number, settings)| Rule::try_new(number, settings))
             .collect::<Result<_, _>>()?;
-        Ok(Self { in_order, index, literal_callers })
+        Ok(Self { in_order, index, literal_callers, with_claims })
     }
 
-    /// Explains which rule decides a call, without taking from any quota. `user` is the user of an
-    /// issued token, and `None` for a login, which does not name its user.
+    /// Explains which rule decides a call, without taking from any quota.
     #[must_use]
-    pub fn explain(
-        &self,
-        caller: &str,
-        method: Method,
-        api_client: &str,
-        user: Option<&Subject>,
-    ) -> Explanation {
-        let question = Question { caller, method, api_client, user };
-        let (of_caller, of_method) = (self.index.for_caller(caller), self.index.for_method(method));
+    pub fn explain(&self, question: Question<'_>) -> Explanation {
+        let Question { caller, method, api_client, user } = question;
+        let (of_caller, of_method) = (self.index.for_caller(caller.name), self.index.for_method(method));
         let of_api_client = self.index.for_api_client(api_client);
         let of_user = user.map(|user| self.index.for_user(user));
         // The first part of the call that a rule does not apply to.
         let mismatch = |rule| {
             if !of_caller.contains(rule) {
-                Some(AccessDenial::Caller)
+                Some(Mismatch::Part(AccessDenial::Caller))
+            } else if !self.are_claims_met(rule, caller) {
+                Some(Mismatch::Claims)
             } else if !of_method.contains(rule) {
-                Some(AccessDenial::Method)
+                Some(Mismatch::Part(AccessDenial::Method))
             } else if !of_api_client.contains(rule) {
-                Some(AccessDenial::ApiClient)
+                Some(Mismatch::Part(AccessDenial::ApiClient))
             } else if of_user.as_ref().is_some_and(|of_user| !of_user.contains(rule)) {
-                Some(AccessDenial::User)
+                Some(Mismatch::Part(AccessDenial::User))
             } else {
                 None
             }
@@ -200,7 +209,7 @@ impl Rules {
         for (position, rule) in self.in_order.iter().enumerate() {
             let number = position + 1;
             let verdict = match mismatch(position) {
-                Some(denial) => sentence(denial, question),
+                Some(mismatch) => sentence(mismatch, &rule.settings, question),
                 None if deciding.is_some() => "would allow it too, but an earlier rule decides".to_owned(),
                 None => {
                     deciding = Some(number);
@@ -227,8 +236,8 @@ impl Rules {
 
     /// Returns the rules that allow a caller a method, for some user and some API client, or the
     /// first part that no rule allows.
-    pub(super) fn admitting(&self, caller: &str, method: Method) -> Result<RuleSet, AccessDenial> {
-        let of_caller = narrowed(self.index.for_caller(caller), None, AccessDenial::Caller)?;
+    pub(super) fn admitting(&self, caller: Principal<'_>, method: Method) -> Result<RuleSet, AccessDenial> {
+        let of_caller = narrowed(self.for_caller(caller), None, AccessDenial::Caller)?;
         narrowed(of_caller, Some(self.index.for_method(method)), AccessDenial::Method)
     }
 
@@ -269,14 +278,35 @@ impl Rules {
         Some((position + 1, self.in_order.get(position)?))
     }
 
-    /// Returns the first rule that names this caller.
-    pub(super) fn first_for(&self, caller: &str) -> Option<&Rule> {
-        self.first(&self.index.for_caller(caller))
+    /// Returns the first rule that names this caller and whose claims it has.
+    pub(super) fn first_for(&self, caller: Principal<'_>) -> Option<&Rule> {
+        self.first(&self.for_caller(caller))
+    }
+
+    /// Returns the rules that name this caller and whose claims it has.
+    fn for_caller(&self, caller: Principal<'_>) -> RuleSet {
+        let mut rules = self.index.for_caller(caller.name);
+        for &rule in &self.with_claims {
+            if rules.contains(rule) && !self.are_claims_met(rule, caller) {
+                rules.remove(rule);
+            }
+        }
+        rules
+    }
+
+    /// Returns whether the caller has the claims that the rule at this position requires.
+    fn are_claims_met(&self, rule: usize, caller: Principal<'_>) -> bool {
+        self.in_order.get(rule).is_some_and(|rule| caller.claims.meet(&rule.settings.claims))
     }
 
     /// Returns an empty set, which allows nothing.
     pub(super) fn none() -> Self {
-        Self { in_order: Vec::new(), index: RuleIndex::new(&[]), literal_callers: HashSet::new() }
+        Self {
+            in_order: Vec::new(),
+            index: RuleIndex::new(&[]),
+            literal_callers: HashSet::new(),
+            with_claims: Vec::new(),
+        }
     }
 
     /// Returns the callers that any rule names literally.
@@ -292,9 +322,9 @@ impl Rules {
         }
     }
 
-    /// Returns whether any rule names this caller.
-    pub(super) fn mentions(&self, caller: &str) -> bool {
-        self.index.for_caller(caller).first().is_some()
+    /// Returns whether any rule names this caller and requires no claims that it does not have.
+    pub(super) fn mentions(&self, caller: Principal<'_>) -> bool {
+        self.for_caller(caller).first().is_some()
     }
 
     /// Takes over the quota state of earlier rules that are unchanged, so that a reload does not
@@ -350,6 +380,7 @@ impl Rule {
     fn has_same_scope(&self, other: &Self) -> bool {
         let (ours, theirs) = (&self.settings, &other.settings);
         ours.callers == theirs.callers
+            && ours.claims == theirs.claims
             && ours.methods == theirs.methods
             && ours.api_clients == theirs.api_clients
             && ours.users == theirs.users
@@ -368,13 +399,29 @@ fn narrowed(
     if rules.first().is_some() { Ok(rules) } else { Err(denial) }
 }
 
+/// The first part of a call that a rule does not apply to.
+#[derive(Clone, Copy)]
+enum Mismatch {
+    Part(AccessDenial),
+    Claims,
+}
+
 /// Returns the reason that a rule does not allow a call, for people.
-fn sentence(denial: AccessDenial, question: Question<'_>) -> String {
+fn sentence(mismatch: Mismatch, rule: &RuleSettings, question: Question<'_>) -> String {
+    let denial = match mismatch {
+        Mismatch::Part(denial) => denial,
+        Mismatch::Claims => {
+            let is_missing = |required: &&ClaimRequirement| question.caller.claims.find(required).is_none();
+            let missing = rule.claims.iter().find(is_missing);
+            let path = missing.map_or("", |required| required.path.as_str());
+            return format!("is not for a caller without an accepted value of the claim {path:?}");
+        }
+    };
     match denial {
-        AccessDenial::Caller if question.caller == ANONYMOUS => {
+        AccessDenial::Caller if question.caller.name == ANONYMOUS => {
             "is not for anonymous callers: it does not name `anonymous`, and no glob matches it".to_owned()
         }
-        AccessDenial::Caller => format!("is for other callers than {:?}", question.caller),
+        AccessDenial::Caller => format!("is for other callers than {:?}", question.caller.name),
         AccessDenial::Method => format!("is not for {}", question.method.name()),
         AccessDenial::ApiClient => format!("is for other API clients than {:?}", question.api_client),
         AccessDenial::User => match question.user {

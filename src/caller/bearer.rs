@@ -50,7 +50,7 @@ impl BearerTokens {
             if known.iter().any(|(_, other)| *other == hash) {
                 return Err(InvalidSettings::SharedToken { name: name.to_string() });
             }
-            known.push((Caller { name: Arc::from(format!("token:{name}")), proof: Proof::Token }, hash));
+            known.push((Caller::new(Arc::from(format!("token:{name}")), Proof::Token), hash));
         }
         Ok(Self(known))
     }

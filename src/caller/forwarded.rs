@@ -119,7 +119,7 @@ impl ForwardedSettings {
                 ForwardedHeader::Xfcc => from_xfcc(value),
                 ForwardedHeader::L5dClientId => from_l5d_client_id(value),
             }?;
-            Ok(Caller { name: Arc::from(name), proof: Proof::Forwarded })
+            Ok(Caller::new(Arc::from(name), Proof::Forwarded))
         };
         let caller = peer.asserted.caller(value.as_bytes(), memory, parse);
         caller.map(Some).map_err(CallerError::InvalidForwarded)

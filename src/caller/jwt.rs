@@ -302,7 +302,7 @@ impl JwtVerifier {
             return Err(JwtError::Subject);
         }
         let name = Arc::from(format!("{}{}", self.prefix, claims.sub));
-        let caller = Caller { name, proof: self.proof.clone() };
+        let caller = Caller::new(name, self.proof.clone());
         if let Some(keys) = generation {
             let validity = claims.validity(self.max_lifetime.is_some());
             let token = VerifiedToken { digest, caller: caller.clone(), keys, validity };

@@ -1,5 +1,7 @@
 //! `[access]` and `[[access.rules]]`: the methods and users that each caller may use, and quotas.
 
+use std::sync::Arc;
+
 use wildmatch::WildMatch;
 
 use super::{
@@ -10,7 +12,7 @@ use super::{
 };
 use crate::{
     access::{Quotas, RuleSettings, Settings, is_possible_caller},
-    caller::ANONYMOUS,
+    caller::{ANONYMOUS, ClaimPath, ClaimRequirement, ClaimValue},
     domain::{
         call::Method,
         ott::{SubjectKind, SubjectPattern, Users},
@@ -22,6 +24,15 @@ use crate::{
 
 /// Keys that list the users of a rule.
 pub(super) const USER_KEYS: [&str; 4] = ["users", "logins", "external_ids", "user_ids"];
+
+/// Maximum number of claims that a rule can require.
+const MAX_CLAIMS: usize = 16;
+/// Maximum number of accepted values of a claim.
+const MAX_CLAIM_VALUES: usize = 256;
+/// Maximum length of an accepted value of a claim, in bytes.
+const MAX_CLAIM_TEXT_BYTES: usize = 1024;
+/// Maximum length of the name of a rule, in bytes.
+const MAX_RULE_NAME_BYTES: usize = 64;
 
 const METHODS: [Method; 2] = [Method::IssueOtt, Method::LoginWithOtt];
 
@@ -70,10 +81,14 @@ fn read_rule(mut section: Section<'_>, known: &KnownNames<'_>) -> RuleSettings {
                 ),
             );
     }
+    let name = section.optional("name", rule_name);
+    let claims = section.optional_table("claims").map(read_claims).unwrap_or_default();
     let bursts = || value::count(1..=1_000_000);
     let callers = section.list("callers", |value| caller_glob(value, known)).unwrap_or_default();
     let default = RuleSettings::new(callers, read_users(&mut section));
     let rule = RuleSettings {
+        name,
+        claims,
         methods: section.list("methods", method),
         api_clients: section.list("api_clients", |value| api_client_glob(value, known)),
         rate: section.optional("rate", value::rate).unwrap_or(default.rate),
@@ -93,6 +108,60 @@ fn read_rule(mut section: Section<'_>, known: &KnownNames<'_>) -> RuleSettings {
     }
     section.finish();
     rule
+}
+
+/// Reads the table of the claims that a rule requires.
+fn read_claims(section: Section<'_>) -> Vec<ClaimRequirement> {
+    let paths: Vec<&str> = section.keys().collect();
+    if paths.is_empty() {
+        section.own_fault(Problem::rule("must not be empty; remove the key if there is nothing to require"));
+    }
+    if paths.len() > MAX_CLAIMS {
+        section.own_fault(Problem::rule(format!("must have at most {MAX_CLAIMS} claims")));
+    }
+    let mut required = Vec::with_capacity(paths.len());
+    for text in &paths {
+        let path =
+            ClaimPath::new(text).map_err(|error| section.fault(text, Problem::rule(error.to_string())));
+        let values = section.one_or_more(text, claim_value);
+        if values.as_ref().is_some_and(|values| values.len() > MAX_CLAIM_VALUES) {
+            section.fault(text, Problem::rule(format!("must have at most {MAX_CLAIM_VALUES} values")));
+        }
+        if let (Ok(path), Some(values)) = (path, values) {
+            required.push(ClaimRequirement { path, values });
+        }
+    }
+    section.finish_part(&paths);
+    required
+}
+
+/// Parses an accepted value of a claim.
+fn claim_value(value: &Value) -> Result<ClaimValue, Problem> {
+    match value {
+        Value::Integer(number) => Ok(ClaimValue::Integer(*number)),
+        Value::Boolean(boolean) => Ok(ClaimValue::Boolean(*boolean)),
+        Value::Text(text) if (1..=MAX_CLAIM_TEXT_BYTES).contains(&text.len()) => {
+            Ok(ClaimValue::Text(Arc::from(text.as_str())))
+        }
+        Value::Text(_) => Err(Problem::rule(format!("must have 1 to {MAX_CLAIM_TEXT_BYTES} bytes"))),
+        other => Err(Problem::WrongType {
+            expected: "a string, an integer or a boolean",
+            found: other.type_name(),
+        }),
+    }
+}
+
+/// Parses the name of a rule.
+fn rule_name(value: &Value) -> Result<Arc<str>, Problem> {
+    let name = value::text(value)?;
+    let is_valid = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    if (1..=MAX_RULE_NAME_BYTES).contains(&name.len()) && name.bytes().all(is_valid) {
+        Ok(Arc::from(name))
+    } else {
+        Err(Problem::rule(format!(
+            "must be 1 to {MAX_RULE_NAME_BYTES} letters, digits, \"-\", \"_\" and \".\""
+        )))
+    }
 }
 
 fn read_users(section: &mut Section<'_>) -> Users {
@@ -143,6 +212,7 @@ fn check_order(rule: &RuleSettings, section: &Section<'_>) {
     let Some((users_line, users_key)) = users.min() else { return };
     let default = RuleSettings::new(Vec::new(), Users::All);
     let narrowing = [
+        ("claims", !rule.claims.is_empty()),
         (
             "methods",
             rule.methods.as_ref().is_some_and(|named| !METHODS.iter().all(|one| named.contains(one))),

@@ -6,8 +6,8 @@
 use std::{collections::BTreeMap, fs, num::NonZeroU32, path::Path, process::Command};
 
 use ott_gateway::{
-    access::{Quotas, Rate, RuleSettings, Rules, Settings as Access},
-    caller::TokenHashes,
+    access::{Question, Quotas, Rate, RuleSettings, Rules, Settings as Access},
+    caller::{Claims, Principal, TokenHashes},
     config::{Config, Reloadable},
     domain::{
         call::Method,
@@ -22,7 +22,13 @@ use crate::docs::{Place, blocks, completed};
 fn decisions(access: &Access, probes: &[Probe]) -> Vec<Option<usize>> {
     let rules = Rules::try_new(access.rules.clone()).expect("usable rules");
     let decide = |probe: &Probe| {
-        rules.explain(&probe.caller, probe.method, &probe.api_client, probe.user.as_ref()).deciding_rule()
+        let question = Question {
+            caller: Principal { name: &probe.caller, claims: &Claims::none() },
+            method: probe.method,
+            api_client: &probe.api_client,
+            user: probe.user.as_ref(),
+        };
+        rules.explain(question).deciding_rule()
     };
     probes.iter().map(decide).collect()
 }

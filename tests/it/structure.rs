@@ -34,6 +34,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "config",
             "server",
             "access",
+            "caller",
             "credential",
             "http_client",
             "observe::audit",

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::caller::Claims;
 use crate::domain::ott::{
     SubjectKind::{self, ExternalId, Login, UserId},
     SubjectPattern,
@@ -22,6 +23,22 @@ fn login(text: &str) -> Subject {
     subject(Login, text)
 }
 
+/// Returns a caller without claims.
+fn principal(name: &str) -> Principal<'_> {
+    static NONE: Claims = Claims::none();
+    Principal { name, claims: &NONE }
+}
+
+fn explain(
+    rules: &Rules,
+    caller: &str,
+    method: Method,
+    api_client: &str,
+    user: Option<&Subject>,
+) -> Explanation {
+    rules.explain(Question { caller: principal(caller), method, api_client, user })
+}
+
 /// Returns the position of the rule that decides a call.
 fn decide(
     rules: &Rules,
@@ -30,7 +47,7 @@ fn decide(
     api_client: &str,
     user: Option<&Subject>,
 ) -> Result<usize, AccessDenial> {
-    let admitting = rules.admitting(caller, method)?;
+    let admitting = rules.admitting(principal(caller), method)?;
     let allowing = rules.allowing(&admitting, api_client, user)?;
     Ok(allowing.first().expect("at least one rule"))
 }
@@ -183,7 +200,7 @@ fn explanation_names_the_deciding_rule() {
     ])
     .unwrap();
     let explain =
-        |caller: &str, user: &str| rules.explain(caller, Method::IssueOtt, "eu2", Some(&login(user)));
+        |caller: &str, user: &str| explain(&rules, caller, Method::IssueOtt, "eu2", Some(&login(user)));
 
     let allowed = explain("spiffe://td/portal", "john@mysite.com");
     assert_eq!(allowed.deciding_rule(), Some(2));
@@ -322,7 +339,7 @@ proptest! {
         let rules = Rules::try_new(settings.clone()).unwrap();
 
         prop_assert_eq!(decide(&rules, &caller, method, &api_client, user.as_ref()), expected);
-        let explanation = rules.explain(&caller, method, &api_client, user.as_ref());
+        let explanation = explain(&rules, &caller, method, &api_client, user.as_ref());
         prop_assert_eq!(explanation.deciding_rule(), expected.ok().map(|position| position + 1));
         for (line, rule) in explanation.to_string().lines().zip(&settings) {
             let denies = plain_mismatch(rule, &call).is_some();
@@ -330,8 +347,8 @@ proptest! {
         }
         let named = settings.iter().position(|rule| plainly_names(rule, &caller));
         prop_assert_eq!(rules.index.for_caller(&caller).first(), named);
-        prop_assert_eq!(rules.mentions(&caller), named.is_some());
-        prop_assert!(expected.is_err() || rules.admitting(&caller, method).is_ok(), "allowed calls are also admitted");
+        prop_assert_eq!(rules.mentions(principal(&caller)), named.is_some());
+        prop_assert!(expected.is_err() || rules.admitting(principal(&caller), method).is_ok(), "allowed calls are also admitted");
     }
 
     /// Users of a login are checked once the account is known, against all rules that allow the
@@ -349,7 +366,7 @@ proptest! {
             let call = PlainCall { caller: &caller, method, api_client: &api_client, user };
             settings.iter().filter(|rule| plain_mismatch(rule, &call).is_none()).cloned().collect::<Vec<_>>()
         };
-        let Ok(allowing) = rules.admitting(&caller, method)
+        let Ok(allowing) = rules.admitting(principal(&caller), method)
             .and_then(|admitting| rules.allowing(&admitting, &api_client, None))
         else {
             prop_assert!(allows(None).is_empty());

@@ -4,8 +4,9 @@
 //! the rules.
 
 use crate::{
-    access::{Explanation, Rules},
+    access::{self, Explanation, Rules},
     app::is_caller_name,
+    caller::{Claims, Principal},
     config::{Config, nearest},
     domain::{
         call::Method,
@@ -106,7 +107,12 @@ impl Question {
             (None, Some(default)) => default.to_string(),
             (None, None) => return Ok(Answer::NoApiClient),
         };
-        let explanation = rules.explain(&self.caller, self.method, &api_client, self.user.as_ref());
+        let explanation = rules.explain(access::Question {
+            caller: Principal { name: &self.caller, claims: &Claims::none() },
+            method: self.method,
+            api_client: &api_client,
+            user: self.user.as_ref(),
+        });
         Ok(Answer::Decided { api_client, is_default: self.api_client.is_none(), explanation })
     }
 }

@@ -449,7 +449,12 @@ async fn child_whose_standard_output_is_closed() {
 #[test]
 fn closed_standard_output_refuses_calls() {
     let mut child = Command::new(std::env::current_exe().expect("this program"))
-        .args(["--exact", "audit::tests::child_whose_standard_output_is_closed", "--ignored", "--nocapture"])
+        .args([
+            "--exact",
+            "observe::audit::tests::child_whose_standard_output_is_closed",
+            "--ignored",
+            "--nocapture",
+        ])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -493,7 +498,12 @@ fn line_torn_by_a_full_disk_is_finished() {
     let mut child = Command::new("sh")
         .args(["-c", "trap '' XFSZ; ulimit -S -f 8; exec \"$0\" \"$@\""])
         .arg(program)
-        .args(["--exact", "audit::tests::child_whose_files_may_not_grow", "--ignored", "--nocapture"])
+        .args([
+            "--exact",
+            "observe::audit::tests::child_whose_files_may_not_grow",
+            "--ignored",
+            "--nocapture",
+        ])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

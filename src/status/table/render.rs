@@ -20,7 +20,7 @@ gRPC code.
 
 - `google.rpc.ErrorInfo`: `domain` is `ott-gateway`, `reason` is one of the table below (the values of
   `ott.v1.ErrorReason`), and `metadata` contains these keys, where they apply:
-  `method` (`IssueOtt`, `LoginWithOtt`), `outcome` (below), `attempts` (number of attempts at the platform),
+  `operation` (`IssueOtt`, `LoginWithOtt`), `outcome` (below), `attempts` (number of attempts at the platform),
   `apiClient`, and `httpStatus`, `apiCode`, `apiDomain` and `apiMessage` of the platform's last response. A text of the
   platform is omitted if it contains a part of a secret of the call (eight or more characters of a token, the client secret or a
   cookie, in any usual encoding).

@@ -89,7 +89,7 @@ fn text_line_has_no_escapes_off_a_terminal() {
 
 #[test]
 fn directives_select_lines_and_invalid_ones_are_reported() {
-    let memory = logged(Format::Json, "ott_gateway::telemetry=debug", |_| {
+    let memory = logged(Format::Json, "ott_gateway::observe::telemetry=debug", |_| {
         tracing::debug!("asked for");
         tracing::debug!(target: "ott_gateway::server", "not enabled");
         tracing::info!(target: "ott_gateway::server", "the rest is at info");
@@ -277,7 +277,7 @@ fn logging_never_waits_for_the_reader() {
     }
 }
 
-const PANICKING: &str = "telemetry::logging::tests::panicking_process";
+const PANICKING: &str = "observe::telemetry::logging::tests::panicking_process";
 
 #[test]
 #[ignore = "run by the next test, in a separate process"]
