@@ -10,6 +10,36 @@
 //! much as logging them in. A call that the rules deny or whose message is not valid uses none,
 //! because it does not reach the platform. A call that exceeds its user's quota has used one call
 //! of its caller's quota.
+//!
+//! How a call gets its permit:
+//!
+//! ```
+//! use ott_gateway::{
+//!     access::{Access, Policy, RuleSettings, Rules},
+//!     caller::Caller,
+//!     domain::{
+//!         call::Method,
+//!         ott::{Subject, SubjectKind, Users},
+//!     },
+//!     observe::telemetry::metrics::Metrics,
+//! };
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let mut rule = RuleSettings::new(vec!["anonymous".to_owned()], Users::All);
+//! rule.methods = Some(vec![Method::IssueOtt]);
+//! let policy = Policy { rules: Rules::try_new(vec![rule])?, ..Policy::closed() };
+//! let access = Access::new(policy, Metrics::new());
+//!
+//! let (policy, caller) = (access.policy().into_shared(), Caller::anonymous());
+//! assert!(access.admits(policy.clone(), &caller, Method::LoginWithOtt).is_err());
+//!
+//! let admission = access.admits(policy, &caller, Method::IssueOtt)?;
+//! let user = Subject::new(SubjectKind::Login, "anna@customer.example".to_owned())?;
+//! let permit = access.permit_issue(admission, "eu2".into(), user)?;
+//! assert_eq!(&**permit.api_client(), "eu2");
+//! # Ok(())
+//! # }
+//! ```
 
 use std::{fmt, ops::Deref, sync::Arc, time::Duration};
 

@@ -11,6 +11,31 @@
 //! A proof that is present and checked must be valid; the caller does not fall back to a weaker
 //! one. A caller with a credential that the configuration does not check is refused unless another
 //! proof identifies it. It never becomes `anonymous`: only callers without any credential do.
+//!
+//! ```
+//! use aws_lc_rs::digest::{SHA256, digest};
+//! use http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
+//! use ott_gateway::caller::{BearerTokenHash, BearerTokens, Identification, Peer, TokenHashes};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let hash = BearerTokenHash(digest(&SHA256, b"long-random-text").as_ref().try_into()?);
+//! let tokens = BearerTokens::try_new(&TokenHashes::from([("ci".into(), vec![hash])]))?;
+//! let (identification, peer) = (Identification::none(), Peer::plaintext("192.0.2.7:4711".parse()?));
+//!
+//! let mut headers = HeaderMap::new();
+//! let caller = identification.identify(&headers, &peer, &tokens).await?;
+//! assert_eq!(&**caller.name(), "anonymous");
+//!
+//! headers.insert(AUTHORIZATION, HeaderValue::from_static("Bearer long-random-text"));
+//! let caller = identification.identify(&headers, &peer, &tokens).await?;
+//! assert_eq!(&**caller.name(), "token:ci");
+//!
+//! headers.insert(AUTHORIZATION, HeaderValue::from_static("Bearer other-text"));
+//! assert!(identification.identify(&headers, &peer, &tokens).await.is_err());
+//! # Ok(())
+//! # }
+//! ```
 
 use std::{borrow::Cow, net::SocketAddr, path::PathBuf, sync::Arc};
 

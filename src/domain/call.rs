@@ -3,6 +3,31 @@
 //! The state is created when the call arrives and is passed along with it, so that any code that
 //! answers the call (a handler, the deadline, a drain) reports the same outcome. It makes no
 //! decisions. The audit record is written from it.
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! use ott_gateway::{
+//!     base::clock,
+//!     domain::{
+//!         call::{Call, Certainty, Deadline},
+//!         reason::{FailureCode, Reason},
+//!     },
+//! };
+//!
+//! let call = Call::new(clock::now(), Deadline::after(Duration::from_secs(10)));
+//! let record = call.clone();
+//! call.attempt_begins();
+//! call.sending();
+//! assert_eq!(record.certainty(), Certainty::Unknown);
+//! call.attempt_ended(Certainty::Refused);
+//! assert_eq!(record.certainty(), Certainty::Refused);
+//!
+//! // The first failure is the one that the caller receives, and that everything else reports.
+//! call.set_failure(FailureCode::Unauthenticated, Reason::OttRejected);
+//! call.set_failure(FailureCode::Unavailable, Reason::Draining);
+//! assert_eq!(record.failure(), Some((FailureCode::Unauthenticated, Reason::OttRejected)));
+//! ```
 
 use std::{
     borrow::Cow,
