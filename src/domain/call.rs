@@ -41,6 +41,7 @@ use std::{
 
 use bytes::Bytes;
 use http::HeaderValue;
+use serde_json::value::RawValue;
 use tokio::sync::Notify;
 
 use crate::{
@@ -133,6 +134,7 @@ struct Record {
     api_client: OnceLock<Arc<str>>,
     peer: OnceLock<SocketAddr>,
     caller: OnceLock<(Arc<str>, Cow<'static, str>)>,
+    deciding_claims: Mutex<Option<Arc<RawValue>>>,
     subject: OnceLock<Subject>,
     fingerprint: OnceLock<String>,
     failure: OnceLock<(FailureCode, Reason)>,
@@ -173,6 +175,7 @@ impl Call {
             api_client: OnceLock::new(),
             peer: OnceLock::new(),
             caller: OnceLock::new(),
+            deciding_claims: Mutex::new(None),
             subject: OnceLock::new(),
             fingerprint: OnceLock::new(),
             failure: OnceLock::new(),
@@ -258,6 +261,19 @@ impl Call {
     #[must_use]
     pub fn caller(&self) -> Option<(&Arc<str>, &str)> {
         self.0.caller.get().map(|(name, proof)| (name, proof.as_ref()))
+    }
+
+    /// Sets the claims by which a rule allowed the call, as a JSON object of printable characters.
+    /// Replaces earlier ones: the rule that decides on a login is only final once the account is
+    /// known.
+    pub fn set_deciding_claims(&self, claims: Option<Box<RawValue>>) {
+        *self.0.deciding_claims.lock().unwrap_or_else(PoisonError::into_inner) = claims.map(Arc::from);
+    }
+
+    /// Returns the claims by which a rule allowed the call, if it requires any.
+    #[must_use]
+    pub fn deciding_claims(&self) -> Option<Arc<RawValue>> {
+        self.0.deciding_claims.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Sets the user that the call is about. Only the first write takes effect.
