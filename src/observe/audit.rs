@@ -52,6 +52,7 @@ mod opened;
 mod places;
 mod probe;
 mod process_records;
+pub mod reader;
 mod readiness;
 mod record;
 mod signal;
