@@ -56,6 +56,7 @@ use crate::{
 };
 
 mod claim_index;
+mod fingerprint;
 mod glob_index;
 mod pattern;
 mod quota;

@@ -16,6 +16,7 @@ mod policy;
 mod ports;
 pub mod process;
 mod reload;
+mod rules_change;
 mod signals;
 mod start_error;
 #[cfg(test)]
@@ -24,7 +25,7 @@ mod tests;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::service::Routes;
 
 pub use self::{
@@ -52,11 +53,11 @@ use crate::{
         memory::ResponseMemory,
     },
     caller::JwksRefresh,
-    config::{self, Config},
+    config::{self, Config, Document},
     credential::{self, Credential},
     http_client::HttpSettings,
     observe::{
-        audit::{self, Audit, AuditUnavailable},
+        audit::{self, Audit, AuditUnavailable, Fingerprints, StopCause},
         health::{CredentialCondition, Health, HealthService, Watches},
         telemetry::{duties::Duty, logging::Logging, metrics::Metrics, threads::Heartbeat, tracing::Tracer},
     },
@@ -114,6 +115,18 @@ struct StartedClient {
     condition: CredentialCondition,
 }
 
+/// The parts that start before the audit log.
+struct Foundation {
+    metrics: Metrics,
+    stop: CancellationToken,
+    /// Stops the parts that have started if a later part cannot start.
+    on_failure: DropGuard,
+    supervisor: Supervisor,
+    bound: Ports,
+    responses: ResponseMemory,
+    heartbeat: Heartbeat,
+}
+
 impl App {
     /// Starts a gateway. It accepts calls when this returns.
     pub fn start(config: Config) -> impl Future<Output = Result<Self, StartError>> {
@@ -131,18 +144,44 @@ impl App {
 
     async fn start_with(config: Config, faults: InjectedFaults) -> Result<Self, StartError> {
         let metrics = Metrics::new();
-        let health = Health::new();
         let stop = CancellationToken::new();
         let supervisor = Supervisor::new(metrics.duties().clone(), stop.clone());
-        // Stops the parts that have started if a later part cannot start.
         let on_failure = stop.clone().drop_guard();
         let (bound, responses) = Ports::bind(&config, &metrics)?;
         let heartbeat = metrics.threads().register("control");
         duties::start_thread_watch(&supervisor, metrics.threads(), &heartbeat);
 
         let hmac_key = hmac_key::read(&config.audit)?;
-        let clock = WallClock::system();
-        let audit = Audit::start(&config.audit, hmac_key.as_ref(), bound.max_in_flight, &metrics, clock)?;
+        let fingerprints = Fingerprints {
+            configuration: config.effective.as_ref().map(Document::fingerprint),
+            rules: Some(config.access.fingerprint()),
+        };
+        let audit = Audit::start(
+            &config.audit,
+            hmac_key.as_ref(),
+            bound.max_in_flight,
+            &fingerprints,
+            &metrics,
+            WallClock::system(),
+        )?;
+        let foundation = Foundation { metrics, stop, on_failure, supervisor, bound, responses, heartbeat };
+        let started = Box::pin(Self::start_audited(config, faults, foundation, audit.clone())).await;
+        if started.is_err() {
+            // The failure to start is reported in any case.
+            let _ = audit.stop(&StopCause::StartFailed, audit::FLUSH_LIMIT).await;
+        }
+        started
+    }
+
+    /// Starts everything that may need the audit log.
+    async fn start_audited(
+        config: Config,
+        faults: InjectedFaults,
+        foundation: Foundation,
+        audit: Audit,
+    ) -> Result<Self, StartError> {
+        let Foundation { metrics, stop, on_failure, supervisor, bound, responses, heartbeat } = foundation;
+        let health = Health::new();
         metrics.set_callers(config.access.literal_callers());
         let access = Access::new(policy(&config.access, &config.callers.tokens)?, metrics.clone());
         faults.follow_resets(&access);
@@ -192,7 +231,7 @@ impl App {
         };
         // After the threads, because nothing here can fail.
         start_upkeep(&supervisor, &metrics, key_refreshes, outgoing, credentials);
-        let (follower, reload) = Reload::new(config, access, metrics.clone());
+        let (follower, reload) = Reload::new(config, access, audit.clone(), metrics.clone());
         supervisor.start(Duty::AccessRules, None, follower, |follower| follower.run().boxed());
 
         report_serving(&server, admin.as_ref(), health_server.as_ref());
@@ -258,8 +297,9 @@ impl App {
     }
 
     /// Stops the gateway in steps (ARCHITECTURE.md, "The drain"), within 30 s regardless of its
-    /// peers. Fails if audit records could not be written by then; they are lost.
-    pub async fn stop(self) -> Result<(), AuditUnavailable> {
+    /// peers. The last audit record contains the cause. Fails if audit records could not be written
+    /// by then; they are lost.
+    pub async fn stop(self, cause: StopCause) -> Result<(), AuditUnavailable> {
         let health_server = async {
             if let Some(server) = self.health_server {
                 server.drain().await;
@@ -269,7 +309,7 @@ impl App {
         tokio::join!(self.server.drain(), health_server);
         let flush_limit = flushed_by.saturating_duration_since(clock::now());
         let flush_limit = flush_limit.clamp(MIN_FLUSH, audit::FLUSH_LIMIT);
-        let (records, ()) = tokio::join!(self.audit.flush(flush_limit), self.tracer.stop(MIN_FLUSH));
+        let (records, ()) = tokio::join!(self.audit.stop(&cause, flush_limit), self.tracer.stop(MIN_FLUSH));
         if records.is_err() {
             tracing::error!("cannot write last audit records");
         }

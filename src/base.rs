@@ -5,6 +5,7 @@
 pub mod backoff;
 pub mod clock;
 pub mod files;
+pub mod fingerprint;
 pub mod memory;
 pub mod pki;
 pub mod secret;

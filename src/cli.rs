@@ -3,6 +3,7 @@
 //! Each command is a module with its arguments and a `run` function. Commands print through `output`
 //! and fail with a [`Failure`]. `app` runs the gateway itself.
 
+mod audit;
 mod check_config;
 mod client;
 mod completions;
@@ -50,7 +51,7 @@ Run it in production:
   ott-gateway check-config --config gateway.toml --online
   ott-gateway serve --config gateway.toml
 
-Exit codes: 0 success, 1 failure, 2 invalid usage or configuration.";
+Exit codes: 0 success, 1 failure, 2 invalid usage or configuration, 3 an incomplete audit log.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -58,6 +59,7 @@ enum Command {
     #[cfg(feature = "sandbox")]
     Sandbox(sandbox::Arguments),
     CheckConfig(check_config::Arguments),
+    Audit(audit::Arguments),
     ExampleConfig(example_config::Arguments),
     Issue(issue::Arguments),
     Login(login::Arguments),
@@ -90,6 +92,7 @@ pub fn run() -> ExitCode {
         #[cfg(feature = "sandbox")]
         Command::Sandbox(arguments) => sandbox::run(&arguments, &mut output),
         Command::CheckConfig(arguments) => check_config::run(&arguments, &mut output),
+        Command::Audit(arguments) => audit::run(&arguments, &mut output),
         Command::ExampleConfig(_) => {
             example_config::run(&mut output);
             Ok(())

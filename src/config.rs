@@ -93,6 +93,9 @@ pub struct Config {
     pub warnings: Vec<Finding>,
     /// Hash of the file's contents, to compare with a later version.
     pub document: Document,
+    /// Hash of the file with the environment variables that override it, without secrets. `None` if
+    /// there is no file. For audit records.
+    pub effective: Option<Document>,
 }
 
 impl Config {
@@ -182,6 +185,7 @@ impl Config {
             environment: in_effect,
             warnings: Vec::new(),
             document: Document::default(),
+            effective: file.map(|_| Document::without_secrets(tree)),
         };
         config.note_system_authorities(environment, findings);
         config.environment.sort_by_key(|variable| variable.name);

@@ -18,7 +18,7 @@ use aws_lc_rs::digest::{Digest, SHA256, digest};
 use tokio_util::task::AbortOnDropHandle;
 
 use self::difference::Difference;
-use super::policy::policy;
+use super::{policy::policy, rules_change::rules_change};
 use crate::{
     access::Access,
     base::{
@@ -26,7 +26,10 @@ use crate::{
         files::{self, FollowedFile, Follower, Outcomes, Parser, PollError, Trigger},
     },
     config::{Config, Document, Finding, Process, Reloadable},
-    observe::telemetry::metrics::{Metrics, ReloadMetrics, Reloaded},
+    observe::{
+        audit::Audit,
+        telemetry::metrics::{Metrics, ReloadMetrics, Reloaded},
+    },
     supervision::Exit,
 };
 
@@ -46,6 +49,7 @@ struct ConfigFile {
     /// The configuration at the start; everything but the reloadable part is still in use.
     started_with: Arc<Config>,
     access: Access,
+    audit: Audit,
     metrics: Metrics,
     reloads: ReloadMetrics,
     check: Option<AbortOnDropHandle<()>>,
@@ -89,7 +93,7 @@ impl LastParsed {
 
 impl Reload {
     /// Also returns a trigger to read the file at once.
-    pub(super) fn new(config: Config, access: Access, metrics: Metrics) -> (Self, Trigger) {
+    pub(super) fn new(config: Config, access: Access, audit: Audit, metrics: Metrics) -> (Self, Trigger) {
         let reloads = metrics.reloads(Reloaded::Rules, "");
         let Some(path) = config.file.clone() else {
             reloads.loaded();
@@ -98,7 +102,7 @@ impl Reload {
         let reloadable = config.reloadable();
         let in_force = Arc::new(Contents { reloadable, document: config.document, warnings: Vec::new() });
         let started_with = Arc::new(config);
-        let file = ConfigFile { path, started_with, access, metrics, reloads, check: None };
+        let file = ConfigFile { path, started_with, access, audit, metrics, reloads, check: None };
         let follower = Follower::new(file, Some(in_force), WallClock::system());
         let trigger = follower.trigger();
         (Self(Some(follower)), trigger)
@@ -146,8 +150,12 @@ impl FollowedFile for ConfigFile {
         let Contents { reloadable: new, warnings, .. } = &**new;
         let policy = policy(&new.access, &new.tokens).map_err(|error| error.to_string())?;
         self.metrics.set_callers(new.access.literal_callers());
-        self.access.replace(policy);
         let old = old.map_or(new, |old| &old.reloadable);
+        // Before the new rules decide a call, so that its record comes later.
+        if let Some(change) = rules_change(&old.access, &new.access) {
+            self.audit.rules_changed(&change);
+        }
+        self.access.replace(policy);
         let rules = Difference::between_rules(&old.access.rules, &new.access.rules);
         let tokens = Difference::between_tokens(&old.tokens, &new.tokens);
         tracing::info!(

@@ -9,6 +9,7 @@ use tokio::{
 };
 
 use super::App;
+use crate::observe::audit::StopCause;
 
 /// Maximum time for writing the audit records of calls in flight after a second signal.
 const LAST_RECORDS: Duration = Duration::from_millis(1500);
@@ -56,6 +57,17 @@ enum Cause {
     Signal(&'static str),
     ThreadLost(Arc<str>),
     AuditClosed,
+}
+
+impl Cause {
+    /// Returns the cause for the last audit record.
+    fn recorded(&self) -> StopCause {
+        match self {
+            Self::Signal(name) => StopCause::Signal(name),
+            Self::ThreadLost(thread) => StopCause::ThreadLost(Arc::clone(thread)),
+            Self::AuditClosed => StopCause::AuditClosed,
+        }
+    }
 }
 
 /// Blocks all signals that would terminate or suspend the process without a purpose, and unblocks
@@ -155,7 +167,7 @@ impl Signals {
             Cause::AuditClosed => {}
         }
         let calls = app.call_cut_off();
-        let mut draining = pin!(app.stop());
+        let mut draining = pin!(app.stop(cause.recorded()));
         tokio::select! {
             records = &mut draining => {
                 return match cause {

@@ -52,6 +52,25 @@ async fn refused_credential_takes_a_replica_out_of_service() {
     }
 }
 
+#[tokio::test]
+async fn failure_to_start_is_the_last_record() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("audit.jsonl");
+    let secret = ClientSecret::parse(b"secret").unwrap();
+    let (platform, listen) = ("http://127.0.0.1:9".parse().unwrap(), ([127, 0, 0, 1], 0).into());
+    let mut config = Config::sandbox(&platform, listen, secret, &Process).unwrap();
+    config.audit = audit::Settings::new(audit::Sink::File(path.clone()));
+    // Never the result of reading a file, which is checked.
+    config.access.rules.clear();
+    Box::pin(App::start(config)).await.unwrap_err();
+    let text = std::fs::read_to_string(&path).unwrap();
+    let lines: Vec<serde_json::Value> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 2, "{text}");
+    assert_eq!(lines[0]["event"], "started");
+    assert_eq!((&lines[1]["event"], &lines[1]["cause"]), (&"stopped".into(), &"start_failed".into()));
+}
+
 /// Child process of the next test, because signal handlers cannot be removed.
 #[tokio::test]
 #[ignore = "run by another test, in a separate process"]

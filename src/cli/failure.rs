@@ -77,6 +77,9 @@ pub enum Failure {
     /// The gateway returned an error.
     #[error("{}", .0.message())]
     Status(Box<tonic::Status>),
+    /// Audit records are missing, torn or doubled.
+    #[error("{0}")]
+    Incomplete(String),
     /// Any other failure.
     #[error("{0}")]
     Failed(String),
@@ -92,10 +95,12 @@ impl Failure {
         }
     }
 
-    /// Returns 2 for invalid usage or configuration, and 1 for any other failure.
+    /// Returns 2 for invalid usage or configuration, 3 for an incomplete audit log, and 1 for any
+    /// other failure.
     pub(super) fn exit_code(&self) -> ExitCode {
         match self {
             Self::Usage(_) | Self::Configuration(_) | Self::File { .. } => ExitCode::from(2),
+            Self::Incomplete(_) => ExitCode::from(3),
             Self::UnreadConfiguration(_)
             | Self::PortInUse { .. }
             | Self::Listen { .. }

@@ -25,6 +25,7 @@ use crate::{
     base::secret::client_secret::ClientSecret,
     config::{Config, Process, SandboxPlatform},
     credential::ClientId,
+    observe::audit::StopCause,
     sandbox::{self, Accounts, FaultPlan, Sandbox},
     server::Transport,
 };
@@ -168,7 +169,7 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Fail
             file.write(&ready(&app, has_tls, &platform, &addresses))?;
         }
         let done = if arguments.once {
-            let records = app.stop().await;
+            let records = app.stop(StopCause::Finished).await;
             walked.and_then(|()| records.map_err(|_| records_lost()))
         } else {
             // The walk may fail on purpose: by --fault, or by an account that cannot log in.

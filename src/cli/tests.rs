@@ -194,7 +194,9 @@ fn command_definitions_are_valid() {
 
 #[test]
 fn every_command_has_examples_and_described_arguments() {
-    for command in CommandLine::command().get_subcommands() {
+    let commands = CommandLine::command();
+    let nested = commands.get_subcommands().flat_map(clap::Command::get_subcommands);
+    for command in commands.get_subcommands().chain(nested) {
         let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
         assert!(after.contains("Example"), "{}", command.get_name());
         for argument in command.get_arguments() {

@@ -2,7 +2,6 @@
 
 use std::{fmt, ops::Range, path::Path, sync::Arc};
 
-use aws_lc_rs::digest::{self, SHA256};
 use toml::{
     Spanned,
     de::{DeTable, DeValue},
@@ -12,7 +11,10 @@ use super::{
     finding::{Findings, Place, Problem, absolute},
     tree::{Node, Table, Value},
 };
-use crate::base::files::{self, Contents, Exposure};
+use crate::base::{
+    files::{self, Contents, Exposure},
+    fingerprint::{self, Fingerprint},
+};
 
 /// Hash of a configuration file's contents. Equal if the same keys have the same values, regardless
 /// of comments, whitespace and the order of keys. The contents are not kept, because they could
@@ -29,47 +31,70 @@ impl Document {
     }
 
     pub(super) fn of(table: &Table) -> Self {
-        let mut hash = digest::Context::new(&SHA256);
-        add_table(&mut hash, table);
-        let mut document = Self::default();
-        document.0.copy_from_slice(hash.finish().as_ref());
-        document
+        let mut hash = Fingerprint::default();
+        add_table(&mut hash, table, &mut |_| None);
+        Self(hash.finish())
+    }
+
+    /// Returns the hash of a configuration without what could be a secret or help to guess one: the
+    /// hashes of bearer tokens, and the names and passwords in URLs.
+    pub(super) fn without_secrets(tree: &Table) -> Self {
+        let mut without_tokens = tree.clone();
+        if let Some(Value::Table(callers)) = without_tokens.get_mut("callers").map(|node| &mut node.value)
+            && let Some(Value::Table(tokens)) = callers.get_mut("tokens").map(|node| &mut node.value)
+        {
+            for node in tokens.values_mut() {
+                node.value = Value::Text(String::new());
+            }
+        }
+        let mut hash = Fingerprint::default();
+        add_table(&mut hash, &without_tokens, &mut without_credentials);
+        Self(hash.finish())
+    }
+
+    /// Returns the fingerprint: 32 hexadecimal digits.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        fingerprint::text(&self.0)
     }
 }
 
-fn add_table(hash: &mut digest::Context, table: &Table) {
+/// Returns the text without the name and password of a URL, or `None` if it has none.
+fn without_credentials(text: &str) -> Option<String> {
+    let (scheme, rest) = text.split_once("://")?;
+    let (_, rest) = rest.rsplit_once('@')?;
+    Some(format!("{scheme}://{rest}"))
+}
+
+/// Adds a table. `shorten` returns what replaces a text, if anything.
+fn add_table(hash: &mut Fingerprint, table: &Table, shorten: &mut impl FnMut(&str) -> Option<String>) {
     for (key, node) in table {
-        add(hash, "key", key.as_bytes());
-        add_value(hash, &node.value);
+        hash.add("key", key.as_bytes());
+        add_value(hash, &node.value, shorten);
     }
-    add(hash, "end", &[]);
+    hash.add("end", &[]);
 }
 
-fn add_value(hash: &mut digest::Context, value: &Value) {
+fn add_value(hash: &mut Fingerprint, value: &Value, shorten: &mut impl FnMut(&str) -> Option<String>) {
     match value {
-        Value::Text(text) | Value::Variable(text) => add(hash, "text", text.as_bytes()),
-        Value::Integer(integer) => add(hash, "integer", &integer.to_be_bytes()),
-        Value::Float(float) => add(hash, "float", &float.to_bits().to_be_bytes()),
-        Value::Boolean(boolean) => add(hash, "boolean", &[u8::from(*boolean)]),
-        Value::Datetime => add(hash, "date", &[]),
+        Value::Text(text) | Value::Variable(text) => {
+            let shortened = shorten(text);
+            hash.add("text", shortened.as_deref().unwrap_or(text).as_bytes());
+        }
+        Value::Integer(integer) => hash.add("integer", &integer.to_be_bytes()),
+        Value::Float(float) => hash.add("float", &float.to_bits().to_be_bytes()),
+        Value::Boolean(boolean) => hash.add("boolean", &[u8::from(*boolean)]),
+        Value::Datetime => hash.add("date", &[]),
         Value::List(items) => {
-            add(hash, "list", &items.len().to_be_bytes());
+            hash.begin_list("list", items.len());
             for item in items {
-                add_value(hash, &item.value);
+                add_value(hash, &item.value, shorten);
             }
         }
         Value::Table(table) => {
-            add(hash, "table", &[]);
-            add_table(hash, table);
+            hash.add("table", &[]);
+            add_table(hash, table, shorten);
         }
-    }
-}
-
-/// Adds lengths too, so that different documents never hash the same bytes.
-fn add(hash: &mut digest::Context, kind: &str, content: &[u8]) {
-    for part in [kind.as_bytes(), content] {
-        hash.update(&part.len().to_be_bytes());
-        hash.update(part);
     }
 }
 
@@ -223,5 +248,31 @@ mod tests {
             assert_ne!(one, document(other), "{other}");
         }
         assert!(!format!("{one:?}").contains(char::is_numeric), "{one:?}");
+    }
+
+    #[test]
+    fn fingerprint_depends_on_every_value_but_secrets() {
+        let fingerprint_of = |text: &str| {
+            let tree = parse_bytes(Path::new(""), text.as_bytes(), &Findings::default());
+            Document::without_secrets(&tree.expect("valid TOML")).fingerprint()
+        };
+        let text =
+            "[callers.tokens]\na = \"sha256:00\"\n[api_clients.eu2]\nproxy_url = \"http://u:pass@p:1\"\n";
+        let one = fingerprint_of(text);
+        assert_eq!(one.len(), 32);
+        for same in [
+            "sha256:01".to_owned(),
+            // Reduces the search for a weak token to a comparison.
+            "[\"sha256:00\", \"sha256:01\"]".to_owned(),
+        ] {
+            let value = if same.starts_with('[') { same } else { format!("\"{same}\"") };
+            assert_eq!(one, fingerprint_of(&text.replace("\"sha256:00\"", &value)), "{value}");
+        }
+        for (part, other) in [("u:pass@", "u:other@"), ("u:pass@", "v:pass@"), ("\n[api", "\n# x\n[api")] {
+            assert_eq!(one, fingerprint_of(&text.replace(part, other)), "{other}");
+        }
+        for (part, other) in [("p:1", "p:2"), ("http:", "https:"), ("a = ", "b = "), ("eu2", "us1")] {
+            assert_ne!(one, fingerprint_of(&text.replace(part, other)), "{other}");
+        }
     }
 }

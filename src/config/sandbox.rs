@@ -76,6 +76,7 @@ impl Config {
                 environment: Vec::new(),
                 warnings: Vec::new(),
                 document: Document::default(),
+                effective: None,
             }
         });
         findings.conclude(config).map(|(config, warnings)| Self { warnings, ..config })

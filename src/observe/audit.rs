@@ -47,9 +47,12 @@ pub(crate) mod for_test;
 mod handover;
 mod judge;
 mod line;
+mod numbering;
 mod opened;
 mod places;
 mod probe;
+mod process_records;
+pub mod reader;
 mod readiness;
 mod record;
 mod signal;
@@ -62,11 +65,18 @@ use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::{sync::oneshot, time::timeout};
 
-pub use self::{fingerprint::HmacKey, readiness::Readiness, record::RefusedCalls, sink::Sink};
+pub use self::{
+    fingerprint::HmacKey,
+    process_records::{Fingerprints, RulesChange, RulesSummary, StopCause},
+    readiness::Readiness,
+    record::RefusedCalls,
+    sink::Sink,
+};
 use self::{
     fingerprint::{Fingerprinter, unkeyed_hash},
     judge::MAX_WRITE,
     line::Line,
+    numbering::{Number, Numbering},
     sink::CHECK_INTERVAL,
     started::Started,
     writer::Writer,
@@ -144,8 +154,8 @@ pub enum AuditError {
     /// The writer's thread cannot be started.
     #[error("cannot start the thread that writes audit records: {0}")]
     Thread(io::Error),
-    /// The system provides no randomness for a key.
-    #[error("cannot generate a key for token fingerprints: the system provides no randomness")]
+    /// The system provides no randomness for a key, or for the identity of the process.
+    #[error("cannot generate the key and the identity of the audit log: the system provides no randomness")]
     Randomness,
 }
 
@@ -163,15 +173,17 @@ impl Audit {
 
     /// Opens the sink and starts the writer thread. The thread ends with the last clone. `hmac_key`
     /// is the content of the configured file. All records of `max_in_flight` calls are kept while
-    /// the sink is unavailable.
+    /// the sink is unavailable. The first record, `started`, contains the fingerprints; it also
+    /// proves that the sink works, and calls wait for it.
     pub fn start(
         settings: &Settings,
         hmac_key: Option<&HmacKey>,
         max_in_flight: usize,
+        fingerprints: &Fingerprints,
         metrics: &Metrics,
         clock: WallClock,
     ) -> Result<Self, AuditError> {
-        Self::start_checking(CHECK_INTERVAL, settings, hmac_key, max_in_flight, metrics, clock)
+        Self::start_checking(CHECK_INTERVAL, settings, hmac_key, max_in_flight, fingerprints, metrics, clock)
     }
 
     /// Starts the audit log. `interval` is that between checks whether the path leads to the open
@@ -181,6 +193,7 @@ impl Audit {
         settings: &Settings,
         hmac_key: Option<&HmacKey>,
         max_in_flight: usize,
+        fingerprints: &Fingerprints,
         metrics: &Metrics,
         clock: WallClock,
     ) -> Result<Self, AuditError> {
@@ -197,7 +210,11 @@ impl Audit {
             Some(key) => Fingerprinter::new(key),
             None => Fingerprinter::with_random_key().ok_or(AuditError::Randomness)?,
         };
-        let writer = Writer::start(output, sink, max_in_flight, metrics.clone(), clock.clone())
+        let numbering = Numbering::with_random_identity().ok_or(AuditError::Randomness)?;
+        let first = record::of_start(fingerprints, numbering.next(), clock.now());
+        let (writer, messages) = Writer::new(max_in_flight, numbering, metrics);
+        writer
+            .start(messages, output, first, sink, metrics.clone(), clock.clone())
             .map_err(AuditError::Thread)?;
         metrics.audit_sink(sink);
         Ok(Self(Some(Arc::new(Started {
@@ -269,9 +286,9 @@ impl Audit {
     /// If too many are queued, it is dropped and counted.
     pub async fn record(&self, call: &Call, ending: Ending) -> Result<(), AuditUnavailable> {
         let Some(started) = &self.0 else { return Ok(()) };
-        let text = || record::for_call(call, ending, started.clock.now());
+        let text = |number: Number<'_>| record::for_call(call, ending, number, started.clock.now());
         let result = match class_of(call) {
-            AuditClass::Allowed => started.write(text()).await,
+            AuditClass::Allowed => started.write(text(started.writer.next_number())).await,
             AuditClass::Refused => {
                 started.submit_refused(1, text);
                 if ending.reason() != Some(Reason::AuditUnavailable) {
@@ -289,7 +306,7 @@ impl Audit {
     /// Writes one record for refused calls that have no record of their own. Does not wait.
     pub fn refused_calls(&self, calls: &RefusedCalls) {
         if let Some(started) = &self.0 {
-            let text = || record::of_refused_calls(calls, started.clock.now());
+            let text = |number: Number<'_>| record::of_refused_calls(calls, number, started.clock.now());
             started.submit_refused(calls.count(), text);
         }
     }
@@ -298,7 +315,7 @@ impl Audit {
     /// marked as late. Does not wait; the line is written as soon as the sink allows.
     pub fn correct_record(&self, call: &Call, ending: Ending) {
         if let Some(started) = &self.0 {
-            let text = record::for_call(call, ending, started.clock.now());
+            let text = record::for_call(call, ending, started.writer.next_number(), started.clock.now());
             // A line that is not accepted makes the sink unavailable, which reports it.
             let _ = started.submit(Line::late(text, class_of(call)));
         }
@@ -309,7 +326,13 @@ impl Audit {
     /// as soon as the sink allows.
     pub fn undelivered_session(&self, call: &Call, logout: Logout, status: Option<u16>) {
         if let Some(started) = &self.0 {
-            let text = record::of_undelivered_session(call, logout, status, started.clock.now());
+            let text = record::of_undelivered_session(
+                call,
+                logout,
+                status,
+                started.writer.next_number(),
+                started.clock.now(),
+            );
             let _ = started.submit(Line::unawaited(text, AuditClass::Allowed));
         }
     }

@@ -282,7 +282,7 @@ mod tests {
         base::clock::WallClock,
         domain::call::{Deadline, Method},
         observe::audit::{
-            Settings, Sink,
+            Fingerprints, Settings, Sink,
             for_test::{fill, pipe, read_available},
         },
         server::refused_calls::BucketSettings,
@@ -320,7 +320,9 @@ mod tests {
         let filled = fill(&mut pipe);
         let metrics = Metrics::new();
         let settings = Settings { sink: Sink::File(path), hmac_key: None, fsync: false };
-        let audit = Audit::start(&settings, None, 16, &metrics, WallClock::system()).unwrap();
+        let audit =
+            Audit::start(&settings, None, 16, &Fingerprints::default(), &metrics, WallClock::system())
+                .unwrap();
         let refused = refused_calls(&audit, &metrics);
         let span = CallSpan::default();
         let completion = Completion::of(call(), span, Audited::Yes, audit.clone(), refused, metrics.clone());

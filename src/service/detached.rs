@@ -236,7 +236,10 @@ mod tests {
     use crate::{
         base::clock::{self, WallClock},
         domain::call::{Deadline, Holder, InFlightLimit, Method},
-        observe::audit::for_test::{fill, pipe, read_available},
+        observe::audit::{
+            Fingerprints,
+            for_test::{fill, pipe, read_available},
+        },
     };
 
     /// An audit log, and a call that is recorded in it.
@@ -278,7 +281,8 @@ mod tests {
                 fsync: false,
             };
             let audit =
-                Audit::start(&settings, None, 16, &metrics, WallClock::system()).expect("the sink opens");
+                Audit::start(&settings, None, 16, &Fingerprints::default(), &metrics, WallClock::system())
+                    .expect("the sink opens");
             let call = Call::new(clock::now(), Deadline::after(Duration::from_secs(10)));
             call.set_method(Method::LoginWithOtt);
             Self { folder, audit, metrics, call }

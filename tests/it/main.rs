@@ -17,6 +17,7 @@ mod access;
 mod accounts;
 mod api_clients;
 mod audit;
+mod audit_check;
 mod audit_durability;
 mod audit_flood;
 mod audit_sinks;

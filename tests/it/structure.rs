@@ -115,6 +115,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("base::secret", &["base::files"]),
     ("base::files", &["base::clock"]),
     ("base::pki", &["base::validity"]),
+    ("base::fingerprint", &[]),
     ("base::memory", &[]),
     ("base::text", &[]),
     ("base::validity", &[]),

@@ -44,7 +44,7 @@ impl Followed {
         let metrics = Metrics::new();
         let policy = policy(&config.access, &config.callers.tokens).unwrap();
         let access = Access::new(policy, metrics.clone());
-        let (mut reload, trigger) = Reload::new(config, access.clone(), metrics.clone());
+        let (mut reload, trigger) = Reload::new(config, access.clone(), Audit::off(), metrics.clone());
         let task = AbortOnDropHandle::new(tokio::spawn(async move { drop(reload.run().await) }));
         Self { folder, access, metrics, trigger, _task: task }
     }

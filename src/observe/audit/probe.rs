@@ -1,4 +1,5 @@
-//! Lines that only show whether the sink is available.
+//! Lines that only show whether the sink is available. The first write of a process needs none: it
+//! contains the record `started`.
 
 use std::time::Duration;
 
@@ -10,8 +11,6 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// Why a probe is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ProbeCause {
-    /// The gateway has started: the sink may be slow from the start.
-    Start,
     /// Another file was opened, which may be on another device.
     NewFile,
     /// A call follows after a pause, in which the sink may have become slow.
@@ -24,7 +23,6 @@ impl ProbeCause {
     /// The name in audit records.
     pub(super) const fn as_str(self) -> &'static str {
         match self {
-            Self::Start => "start",
             Self::NewFile => "new_file",
             Self::Pause => "pause",
             Self::Outage => "outage",

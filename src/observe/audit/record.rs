@@ -4,10 +4,14 @@
 //! one.
 
 mod object;
+mod process;
 mod refused_calls;
 
 pub use self::refused_calls::RefusedCalls;
-pub(super) use self::refused_calls::of_refused_calls;
+pub(super) use self::{
+    process::{of_rules_change, of_start, of_stop},
+    refused_calls::of_refused_calls,
+};
 
 use std::{net::IpAddr, time::SystemTime};
 
@@ -15,7 +19,7 @@ use serde::Serialize;
 use serde_json::ser::Serializer;
 
 use self::object::{Object, name};
-use super::probe::ProbeCause;
+use super::{numbering::Number, places::Lost, probe::ProbeCause};
 use crate::{
     base::{clock, text::PrintableJson},
     domain::{
@@ -30,7 +34,7 @@ use crate::{
 
 /// Length of the record of a call without the names in it, in bytes. A longer record costs another
 /// allocation.
-const CALL_BYTES: usize = 480;
+const CALL_BYTES: usize = 544;
 
 #[derive(Serialize)]
 struct User<'a> {
@@ -40,11 +44,21 @@ struct User<'a> {
     unvalidated: bool,
 }
 
+/// Any record but that of a call.
+#[derive(Serialize)]
+struct Record<'a, T> {
+    event: &'static str,
+    time: String,
+    process: &'a str,
+    sequence: u64,
+    #[serde(flatten)]
+    body: &'a T,
+    gateway_version: &'static str,
+}
+
 /// A session that the platform opened and no caller received.
 #[derive(Serialize)]
 struct UndeliveredSession<'a> {
-    event: &'static str,
-    time: String,
     request_id: String,
     peer: Option<IpAddr>,
     caller: Option<&'a str>,
@@ -54,30 +68,24 @@ struct UndeliveredSession<'a> {
     outcome: &'static str,
     platform_status: Option<u16>,
     ott_fingerprint: Option<&'a str>,
-    gateway_version: &'static str,
 }
 
 #[derive(Serialize)]
 struct ProbeRecord {
-    event: &'static str,
-    time: String,
     cause: &'static str,
-    gateway_version: &'static str,
 }
 
 /// Report of records that could not be kept until the sink was available again.
 #[derive(Serialize)]
 struct LostRecord {
-    event: &'static str,
-    time: String,
     class: &'static str,
     count: u64,
-    gateway_version: &'static str,
+    records: u64,
 }
 
 /// Returns the record of a call that ends at `now`, without the closing brace: the writer may
 /// append the `late` member.
-pub(super) fn for_call(call: &Call, ending: Ending, now: SystemTime) -> String {
+pub(super) fn for_call(call: &Call, ending: Ending, number: Number<'_>, now: SystemTime) -> String {
     let (caller, caller_proof) = call.caller().unzip();
     let api_client = call.api_client();
     let user = user_of(call);
@@ -100,6 +108,7 @@ pub(super) fn for_call(call: &Call, ending: Ending, now: SystemTime) -> String {
     let length = named.iter().flatten().map(|name| name.len()).sum::<usize>();
     let mut line = Object::of_event("call", CALL_BYTES + length);
     line.time(name!("time"), now);
+    line.number_of_record(number);
     line.string(name!("request_id"), call.request_id().as_str());
     line.address(name!("peer"), peer(call));
     line.optional(name!("caller"), caller.map(AsRef::as_ref));
@@ -148,13 +157,12 @@ pub(super) fn of_undelivered_session(
     call: &Call,
     logout: Logout,
     status: Option<u16>,
+    number: Number<'_>,
     now: SystemTime,
 ) -> String {
     let (caller, caller_proof) = call.caller().unzip();
     let api_client = call.api_client();
-    open_object(&UndeliveredSession {
-        event: "undelivered_session",
-        time: rfc_3339(now),
+    let body = UndeliveredSession {
         request_id: call.request_id().to_string(),
         peer: peer(call),
         caller: caller.map(AsRef::as_ref),
@@ -164,31 +172,33 @@ pub(super) fn of_undelivered_session(
         outcome: logout.as_str(),
         platform_status: status,
         ott_fingerprint: call.fingerprint(),
-        gateway_version: env!("CARGO_PKG_VERSION"),
-    })
+    };
+    line("undelivered_session", number, now, &body)
 }
 
 fn peer(call: &Call) -> Option<IpAddr> {
     call.peer().map(|address| address.ip().to_canonical())
 }
 
-/// Returns the line that reports `count` lost records of this class, without the closing brace.
-pub(super) fn for_lost(class: AuditClass, count: u64, now: SystemTime) -> String {
-    open_object(&LostRecord {
-        event: "records_lost",
-        time: rfc_3339(now),
-        class: class.as_str(),
-        count,
-        gateway_version: env!("CARGO_PKG_VERSION"),
-    })
+/// Returns the line that reports lost records of this class, without the closing brace.
+pub(super) fn for_lost(class: AuditClass, lost: Lost, number: Number<'_>, now: SystemTime) -> String {
+    let body = LostRecord { class: class.as_str(), count: lost.calls, records: lost.records };
+    line("records_lost", number, now, &body)
 }
 
 /// Returns the line that probes whether the sink is available, without the closing brace.
-pub(super) fn for_probe(cause: ProbeCause, now: SystemTime) -> String {
-    open_object(&ProbeRecord {
-        event: "sink_probe",
+pub(super) fn for_probe(cause: ProbeCause, number: Number<'_>, now: SystemTime) -> String {
+    line("sink_probe", number, now, &ProbeRecord { cause: cause.as_str() })
+}
+
+/// Returns a line with this body, without the closing brace.
+fn line(event: &'static str, number: Number<'_>, now: SystemTime, body: &impl Serialize) -> String {
+    open_object(&Record {
+        event,
         time: rfc_3339(now),
-        cause: cause.as_str(),
+        process: number.process,
+        sequence: number.sequence,
+        body,
         gateway_version: env!("CARGO_PKG_VERSION"),
     })
 }
@@ -225,12 +235,17 @@ mod tests {
             ott::{Subject, SubjectKind},
             reason::FailureCode,
         },
-        observe::telemetry::metrics::CountedBy,
+        observe::{
+            audit::{Fingerprints, RulesChange, RulesSummary, StopCause},
+            telemetry::metrics::CountedBy,
+        },
     };
 
     fn parsed(text: &str) -> Value {
         serde_json::from_str(&format!("{text}}}")).expect("one JSON object")
     }
+
+    const NUMBER: Number<'_> = Number { process: "00000000000000ff", sequence: 17 };
 
     fn call() -> Call {
         Call::new(clock::now(), Deadline::after(Duration::from_secs(1)))
@@ -239,8 +254,6 @@ mod tests {
     /// Record of a call, for `serde_json`.
     #[derive(Serialize)]
     struct CallRecord<'a> {
-        event: &'static str,
-        time: String,
         request_id: String,
         peer: Option<IpAddr>,
         caller: Option<&'a str>,
@@ -257,11 +270,10 @@ mod tests {
         platform_status: Option<u16>,
         duration_ms: f64,
         ott_fingerprint: Option<&'a str>,
-        gateway_version: &'static str,
     }
 
     /// Returns the record of the same call as `serde_json` writes it.
-    fn reference(call: &Call, ending: Ending, now: SystemTime) -> String {
+    fn reference(call: &Call, ending: Ending, number: Number<'_>, now: SystemTime) -> String {
         let (caller, caller_proof) = call.caller().unzip();
         let claims = call.deciding_claims();
         let api_client = call.api_client();
@@ -274,9 +286,7 @@ mod tests {
             (true, Some(_)) => Some("user,api_client"),
         };
         let microseconds = clock::now().saturating_duration_since(call.arrived()).as_micros();
-        open_object(&CallRecord {
-            event: "call",
-            time: rfc_3339(now),
+        let body = CallRecord {
             request_id: call.request_id().to_string(),
             peer: peer(call),
             caller: caller.map(AsRef::as_ref),
@@ -293,8 +303,8 @@ mod tests {
             platform_status: call.http_status(),
             duration_ms: f64::from(u32::try_from(microseconds).unwrap_or(u32::MAX)) / 1000.0,
             ott_fingerprint: call.fingerprint(),
-            gateway_version: env!("CARGO_PKG_VERSION"),
-        })
+        };
+        line("call", number, now, &body)
     }
 
     proptest! {
@@ -314,6 +324,7 @@ mod tests {
             ],
             status in any::<Option<u16>>(),
             microseconds in 0..5_000_000_000_u64,
+            sequence in any::<u64>(),
         ) {
             let mut runtime = tokio::runtime::Builder::new_current_thread();
             runtime.start_paused(true).enable_time().build().expect("a runtime").block_on(async {
@@ -351,7 +362,11 @@ mod tests {
                 }
                 tokio::time::advance(Duration::from_micros(microseconds)).await;
                 let now = WallClock::following_monotonic().now();
-                prop_assert_eq!(for_call(&call, ending, now), reference(&call, ending, now));
+                let number = Number { process: "00000000000000ff", sequence };
+                prop_assert_eq!(
+                    for_call(&call, ending, number, now),
+                    reference(&call, ending, number, now)
+                );
                 Ok(())
             })?;
         }
@@ -374,12 +389,14 @@ mod tests {
         call.set_http_status(200);
         call.attempt_ended(Certainty::Done);
         tokio::time::advance(Duration::from_micros(12_345)).await;
-        let record = for_call(&call, Ending::Succeeded, clock.now());
+        let record = for_call(&call, Ending::Succeeded, NUMBER, clock.now());
         assert_eq!(
             parsed(&record),
             json!({
                 "event": "call",
                 "time": "2026-01-01T00:00:00.012345Z",
+                "process": "00000000000000ff",
+                "sequence": 17,
                 "request_id": call.request_id().to_string(),
                 "peer": "192.0.2.7",
                 "caller": "jwt:shop",
@@ -404,9 +421,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn record_of_an_empty_call_has_the_same_fields() {
         let ending = Ending::Failed(FailureCode::Unauthenticated, Reason::CallerUnauthenticated);
-        let record = parsed(&for_call(&call(), ending, WallClock::system().now()));
+        let record = parsed(&for_call(&call(), ending, NUMBER, WallClock::system().now()));
         let fields: Vec<&String> = record.as_object().expect("an object").keys().collect();
-        assert_eq!(fields.len(), 19, "{fields:?}");
+        assert_eq!(fields.len(), 21, "{fields:?}");
         assert_eq!([&record["caller"], &record["claims"]], [&Value::Null; 2]);
         assert_eq!(record["outcome"], "not_sent");
     }
@@ -419,7 +436,7 @@ mod tests {
                 user: user.map(|user| ("login", UnvalidatedText::new(user))),
                 api_client: api_client.map(UnvalidatedText::new),
             });
-            let record = for_call(&call, Ending::Succeeded, WallClock::system().now());
+            let record = for_call(&call, Ending::Succeeded, NUMBER, WallClock::system().now());
             assert!(!record.chars().any(is_unprintable), "{record:?}");
             let record = parsed(&record);
             ["user", "api_client", "unvalidated"].map(|name| record[name].clone())
@@ -436,7 +453,7 @@ mod tests {
         let hostile = "a\nb\r\u{0}\u{7f}\u{85}\u{9b}31m\u{2028}\u{2029}\u{202e}\u{feff}\"},{\"x\\é\u{1f600}";
         let call = call();
         call.set_caller(hostile.into(), "jwt");
-        let record = for_call(&call, Ending::Succeeded, WallClock::system().now());
+        let record = for_call(&call, Ending::Succeeded, NUMBER, WallClock::system().now());
         assert!(!record.chars().any(is_unprintable), "{record:?}");
         assert!(record.contains('é') && record.contains('\u{1f600}'), "readable text stays readable");
         assert_eq!(parsed(&record)["caller"], hostile, "the text is preserved");
@@ -446,7 +463,7 @@ mod tests {
     async fn reason_of_a_cancelled_call_depends_on_whether_anything_was_sent() {
         let call = call();
         let reason = |call: &Call| {
-            parsed(&for_call(call, Ending::Cancelled, WallClock::system().now()))["reason"].clone()
+            parsed(&for_call(call, Ending::Cancelled, NUMBER, WallClock::system().now()))["reason"].clone()
         };
         assert_eq!(reason(&call), "cancelled_before_send");
         call.sending();
@@ -463,12 +480,14 @@ mod tests {
         call.set_fingerprint("2026-01:00ff".to_owned());
         call.set_http_status(200);
         let now = WallClock::following_monotonic().now();
-        let line = of_undelivered_session(&call, Logout::Failed, Some(503), now);
+        let line = of_undelivered_session(&call, Logout::Failed, Some(503), NUMBER, now);
         assert_eq!(
             parsed(&line),
             json!({
                 "event": "undelivered_session",
                 "time": "2026-01-01T00:00:00.000000Z",
+                "process": "00000000000000ff",
+                "sequence": 17,
                 "request_id": call.request_id().to_string(),
                 "peer": "192.0.2.7",
                 "caller": "spiffe://mesh/shop",
@@ -501,12 +520,23 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn documentation_lists_exactly_the_fields_of_each_line() {
         let now = WallClock::system().now();
+        let change = RulesChange {
+            old_rules: String::new(),
+            new_rules: String::new(),
+            summary: RulesSummary { rules_before: 1, rules_after: 2 },
+        };
         let lines = [
-            ("## The record of a call", for_call(&call(), Ending::Succeeded, now)),
-            ("## Undelivered sessions", of_undelivered_session(&call(), Logout::Succeeded, Some(204), now)),
-            ("## Lost records", for_lost(AuditClass::Refused, 12, now)),
-            ("## Probes", for_probe(ProbeCause::Start, now)),
-            ("## Refused calls", of_refused_calls(&RefusedCalls::new(CountedBy::Peer, now), now)),
+            ("## The record of a call", for_call(&call(), Ending::Succeeded, NUMBER, now)),
+            (
+                "## Undelivered sessions",
+                of_undelivered_session(&call(), Logout::Succeeded, Some(204), NUMBER, now),
+            ),
+            ("## Lost records", for_lost(AuditClass::Refused, Lost { calls: 12, records: 3 }, NUMBER, now)),
+            ("## Probes", for_probe(ProbeCause::Pause, NUMBER, now)),
+            ("## The first record of a process", of_start(&Fingerprints::default(), NUMBER, now)),
+            ("## The last record of a process", of_stop(&StopCause::AuditClosed, NUMBER, now)),
+            ("## Changes of the rules", of_rules_change(&change, NUMBER, now)),
+            ("## Refused calls", of_refused_calls(&RefusedCalls::new(CountedBy::Peer, now), NUMBER, now)),
         ];
         for (section, line) in lines {
             let mut fields: Vec<String> =

@@ -8,6 +8,7 @@ use super::{
     fingerprint::Fingerprinter,
     handover::{Handover, Handovers, Lines},
     line::Line,
+    numbering::Number,
     writer::{NotAccepted, Writer},
 };
 use crate::{
@@ -58,15 +59,16 @@ impl Started {
     }
 
     /// Hands over the record of this many refused calls. `text` is called only if there is a place;
-    /// otherwise `calls` records count as lost.
-    pub(super) fn submit_refused(&self, calls: u64, text: impl FnOnce() -> String) {
+    /// otherwise `calls` records count as lost, and the number of the record stays unused.
+    pub(super) fn submit_refused(&self, calls: u64, text: impl FnOnce(Number<'_>) -> String) {
         let class = AuditClass::Refused;
+        let number = self.writer.next_number();
         if self.writer.take_place(class, calls).is_err() {
             return;
         }
         let line = if self.availability().is_unavailable() { Line::late } else { Line::unawaited };
         // Counted as lost if the thread has stopped. The call got nothing, so it need not fail.
-        let _ = self.hand_over(line(text(), class).for_calls(calls));
+        let _ = self.hand_over(line(text(number), class).for_calls(calls));
     }
 
     /// Writes the record of a call, and waits for it.

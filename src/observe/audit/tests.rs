@@ -3,6 +3,7 @@
 
 mod backlog;
 mod handover;
+mod numbers;
 mod probes;
 mod queue;
 mod unfinished;
@@ -51,8 +52,19 @@ fn started_with(metrics: &Metrics, path: &Path) -> Audit {
 fn started_off_worker(metrics: &Metrics, path: &Path) -> Audit {
     let settings = Settings { sink: Sink::File(path.to_owned()), hmac_key: None, fsync: false };
     // Each write detects a file that was moved just before.
-    Audit::start_checking(Duration::ZERO, &settings, None, MAX_IN_FLIGHT, metrics, WallClock::system())
-        .expect("the sink opens")
+    start_checking(&settings, metrics).expect("the sink opens")
+}
+
+fn start_checking(settings: &Settings, metrics: &Metrics) -> Result<Audit, AuditError> {
+    Audit::start_checking(
+        Duration::ZERO,
+        settings,
+        None,
+        MAX_IN_FLIGHT,
+        &Fingerprints::default(),
+        metrics,
+        WallClock::system(),
+    )
 }
 
 /// Starts an audit log in a pipe that is filled once the first write was judged. Also returns the
@@ -67,7 +79,7 @@ async fn started_then_full(metrics: &Metrics, path: &Path) -> (Audit, fs::File, 
 /// Fills the pipe once the first write was judged. Returns the number of bytes in it.
 async fn fill_once_proven(audit: &Audit, pipe: &mut fs::File) -> usize {
     recovery(audit).await;
-    assert_eq!(probes(&read_available(pipe)), [("start".to_owned(), false)]);
+    assert_eq!(started_records(&read_available(pipe)), [false]);
     fill(pipe)
 }
 
@@ -84,11 +96,17 @@ fn parsed_with_probes(text: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
 }
 
-/// Returns all lines but probes.
+/// Returns all lines but probes and the first line of a process.
 fn parsed(text: &str) -> Vec<Value> {
     let mut lines = parsed_with_probes(text);
-    lines.retain(|line| line["event"] != "sink_probe");
+    lines.retain(|line| line["event"] != "sink_probe" && line["event"] != "started");
     lines
+}
+
+/// Returns whether each first line of a process is marked as late.
+fn started_records(text: &str) -> Vec<bool> {
+    let lines = parsed_with_probes(text);
+    lines.iter().filter(|line| line["event"] == "started").map(|line| line["late"] == true).collect()
 }
 
 /// Returns the cause of each probe, and whether it is marked as late.
@@ -139,8 +157,7 @@ async fn recovery(audit: &Audit) {
 #[tokio::test]
 async fn disabled_audit_never_fails() {
     let settings = Settings { sink: Sink::Off, hmac_key: None, fsync: true };
-    let audit = Audit::start(&settings, None, MAX_IN_FLIGHT, &Metrics::new(), WallClock::system())
-        .expect("nothing to open");
+    let audit = start_checking(&settings, &Metrics::new()).expect("nothing to open");
     assert_eq!(audit.record(&call(), OK).await, Ok(()));
     assert_eq!(audit.flush(PATIENCE).await, Ok(()));
     assert!(!audit.is_unavailable());
@@ -152,8 +169,7 @@ async fn record_is_in_the_file_when_the_call_continues() {
     let path = folder.path().join("audit.jsonl");
     for fsync in [false, true] {
         let settings = Settings { sink: Sink::File(path.clone()), hmac_key: None, fsync };
-        let audit = Audit::start(&settings, None, MAX_IN_FLIGHT, &Metrics::new(), WallClock::system())
-            .expect("the sink opens");
+        let audit = start_checking(&settings, &Metrics::new()).expect("the sink opens");
         let call = call();
         audit.record(&call, OK).await.expect("it is written");
         let lines = lines_of(&path);
@@ -216,8 +232,7 @@ async fn unawaited_lines_are_written_once_and_late_only_if_the_sink_fails() {
     symlink(&good, &path).expect("a link");
     let metrics = Metrics::new();
     let settings = Settings { sink: Sink::File(path.clone()), hmac_key: None, fsync: true };
-    let audit =
-        Audit::start_checking(Duration::ZERO, &settings, None, MAX_IN_FLIGHT, &metrics, WallClock::system());
+    let audit = start_checking(&settings, &metrics);
     let audit = audit.expect("the sink opens");
     let (delivered, stranded) = (call(), call());
     audit.undelivered_session(&delivered, Logout::Succeeded, None);
@@ -372,8 +387,7 @@ async fn pipe_without_a_reader_cannot_be_the_sink() {
     let path = folder.path().join("pipe");
     mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("a pipe");
     let settings = Settings { sink: Sink::File(path), hmac_key: None, fsync: false };
-    let error = Audit::start(&settings, None, MAX_IN_FLIGHT, &Metrics::new(), WallClock::system())
-        .expect_err("there is no reader");
+    let error = start_checking(&settings, &Metrics::new()).expect_err("there is no reader");
     assert!(error.to_string().starts_with("cannot open the audit sink /"), "{error}");
 }
 
@@ -412,8 +426,15 @@ async fn issue_and_login_of_one_token_are_joined_across_replicas() {
         let sink = Sink::File(folder.path().join(name));
         let settings = Settings { sink, hmac_key: None, fsync: false };
         assert!(!format!("{key:?}").contains("canary"));
-        Audit::start(&settings, Some(&key), MAX_IN_FLIGHT, &Metrics::new(), WallClock::system())
-            .expect("the sink opens")
+        Audit::start(
+            &settings,
+            Some(&key),
+            MAX_IN_FLIGHT,
+            &Fingerprints::default(),
+            &Metrics::new(),
+            WallClock::system(),
+        )
+        .expect("the sink opens")
     };
     let ott = OneTimeToken::try_new("canary-token".to_owned()).expect("visible ASCII");
     let mut seen = Vec::new();
@@ -437,8 +458,7 @@ async fn issue_and_login_of_one_token_are_joined_across_replicas() {
 #[ignore = "run by another test, with a separate standard output"]
 async fn child_whose_standard_output_is_closed() {
     let settings = Settings { sink: Sink::Stdout, hmac_key: None, fsync: true };
-    let audit =
-        Audit::start(&settings, None, MAX_IN_FLIGHT, &Metrics::new(), WallClock::system()).expect("it opens");
+    let audit = start_checking(&settings, &Metrics::new()).expect("it opens");
     let first = audit.record(&call(), OK).await;
     writeln!(io::stderr(), "first: {first:?}").expect("it is read");
     io::stdin().read_to_end(&mut Vec::new()).expect("it ends");

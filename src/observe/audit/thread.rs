@@ -31,7 +31,7 @@ use super::{
 use crate::{
     base::clock::{self, Instant, WallClock},
     observe::telemetry::{
-        metrics::{AuditSink, Metrics},
+        metrics::{AuditClass, AuditSink, Metrics},
         threads::{Heartbeat, Pulse},
     },
 };
@@ -76,25 +76,29 @@ impl Drop for Alarm {
 }
 
 impl Thread {
+    /// `first` is the text of the first record.
     pub(super) fn new(
         output: Output,
+        first: String,
         shared: Arc<WriterState>,
         sink: AuditSink,
         metrics: Metrics,
         clock: WallClock,
     ) -> Self {
         let heartbeat = metrics.threads().register("audit");
+        let mut backlog = Backlog::default();
+        backlog.push(Line::notice(first, AuditClass::Allowed, false));
         Self {
             pulse: heartbeat.pulse(),
             heartbeat,
             output,
-            backlog: Backlog::default(),
+            backlog,
             judge: Judge::default(),
             flushes: Vec::new(),
             bytes: Vec::new(),
             wakes: Wakes::default(),
             retry_at: None,
-            probe: Some(Probe::due(ProbeCause::Start, clock::now())),
+            probe: None,
             report_at: None,
             is_last_turn: false,
             shared,

@@ -15,7 +15,12 @@ use std::{
 use tokio::sync::oneshot;
 
 use super::{
-    AuditUnavailable, availability::Availability, handover::Lines, places::Places, sink::Output,
+    AuditUnavailable,
+    availability::Availability,
+    handover::Lines,
+    numbering::{Number, Numbering},
+    places::Places,
+    sink::Output,
     thread::Thread,
 };
 use crate::{
@@ -36,6 +41,7 @@ pub(super) struct Writer {
 pub(super) struct WriterState {
     pub(super) availability: Arc<Availability>,
     pub(super) places: Places,
+    pub(super) numbering: Numbering,
     /// The file must be opened again.
     pub(super) reopen: AtomicBool,
     /// A call waits for a write.
@@ -69,25 +75,31 @@ pub(super) enum NotAccepted {
 }
 
 impl Writer {
-    /// Starts the thread. It has places for all lines of `max_in_flight` allowed calls.
+    /// Starts the thread, which writes the record `first` before all others.
     pub(super) fn start(
+        &self,
+        messages: Receiver<Message>,
         output: Output,
+        first: String,
         sink: AuditSink,
-        max_in_flight: usize,
         metrics: Metrics,
         clock: WallClock,
-    ) -> io::Result<Self> {
-        let (writer, messages) = Self::new(max_in_flight, &metrics);
-        Thread::new(output, Arc::clone(&writer.shared), sink, metrics, clock).start(messages)?;
-        Ok(writer)
+    ) -> io::Result<()> {
+        Thread::new(output, first, Arc::clone(&self.shared), sink, metrics, clock).start(messages)
     }
 
-    /// Creates a handle, and the receiver of its messages.
-    pub(super) fn new(max_in_flight: usize, metrics: &Metrics) -> (Self, Receiver<Message>) {
+    /// Creates a handle, and the receiver of its messages. It has places for all lines of
+    /// `max_in_flight` allowed calls.
+    pub(super) fn new(
+        max_in_flight: usize,
+        numbering: Numbering,
+        metrics: &Metrics,
+    ) -> (Self, Receiver<Message>) {
         let (inbox, messages) = channel();
         let shared = Arc::new(WriterState {
             availability: Arc::new(Availability::new(metrics.clone())),
             places: Places::new(max_in_flight, metrics.clone()),
+            numbering,
             reopen: AtomicBool::new(false),
             probe: AtomicBool::new(false),
             wakes: AtomicBool::new(false),
@@ -108,6 +120,11 @@ impl Writer {
     fn probe(&self) {
         self.shared.probe.store(true, Ordering::Release);
         self.wake();
+    }
+
+    /// Returns the number of the next record.
+    pub(super) fn next_number(&self) -> Number<'_> {
+        self.shared.numbering.next()
     }
 
     /// Takes a place for a line that records this many calls. If there is none, the line counts as

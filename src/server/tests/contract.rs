@@ -12,7 +12,7 @@ use super::{
 use crate::{
     base::clock::WallClock,
     caller::{self, BearerTokens},
-    observe::audit::Sink,
+    observe::audit::{Fingerprints, Sink},
     proto::ott::v1::{
         IssueOttRequest, IssueOttResponse, LoginWithOttRequest, LoginWithOttResponse,
         ott_service_server::{OttService, OttServiceServer},
@@ -82,7 +82,8 @@ impl Audited {
             fsync: false,
             hmac_key: None,
         };
-        let audit = Audit::start(&audit, None, 16, &metrics, WallClock::system()).unwrap();
+        let audit =
+            Audit::start(&audit, None, 16, &Fingerprints::default(), &metrics, WallClock::system()).unwrap();
         let draining = CancellationToken::new();
         let dependencies = Dependencies {
             identification,
@@ -105,8 +106,8 @@ impl Audited {
     async fn records(&self) -> Vec<(String, String)> {
         self.audit.flush(SOON).await.unwrap();
         let lines = fs::read_to_string(self.folder.path().join("audit.jsonl")).unwrap();
-        // Probes of the sink have their own lines.
-        let lines = lines.lines().filter(|line| !line.contains("sink_probe"));
+        // The process and probes of the sink have their own lines.
+        let lines = lines.lines().filter(|line| !line.contains("sink_probe") && !line.contains("started"));
         lines
             .map(|line| {
                 let record: serde_json::Value = serde_json::from_str(line).unwrap();
@@ -235,7 +236,7 @@ async fn caller_of_a_connection_is_the_one_that_its_certificate_names() {
     let lines = fs::read_to_string(audited.folder.path().join("audit.jsonl")).unwrap();
     let callers: Vec<bool> = ["dns:portal", "dns:reports"]
         .iter()
-        .zip(lines.lines().filter(|line| !line.contains("sink_probe")))
+        .zip(lines.lines().filter(|line| !line.contains("sink_probe") && !line.contains("started")))
         .map(|(name, line)| line.contains(name))
         .collect();
     assert_eq!(callers, [true, true], "{lines}");

@@ -14,8 +14,8 @@ use crate::{
     base::clock::HeldClock,
     observe::{
         audit::{
-            AuditUnavailable, availability::Standing, judge::MAX_WRITE, line::Fate, signal::Wakes,
-            started::RECORD_LIMIT, writer::Message,
+            AuditUnavailable, availability::Standing, judge::MAX_WRITE, line::Fate, numbering::Numbering,
+            signal::Wakes, started::RECORD_LIMIT, writer::Message,
         },
         telemetry::metrics::{AuditClass, Metrics},
     },
@@ -53,7 +53,7 @@ struct Fixture {
 impl Fixture {
     /// Polls the task once.
     fn new() -> Self {
-        let (writer, inbox) = Writer::new(1000, &Metrics::new());
+        let (writer, inbox) = Writer::new(1000, Numbering::for_test(), &Metrics::new());
         let (handover, driver) = Handover::new(writer);
         let mut fixture = Self { handover, driver, inbox, woken: Arc::default() };
         assert_eq!(fixture.poll(), Poll::Pending);
@@ -230,7 +230,7 @@ async fn dropped_hand_over_sends_its_lines_and_ends_its_task() {
 #[tokio::test]
 async fn calls_fail_at_once_when_the_thread_has_stopped() {
     let metrics = Metrics::new();
-    let (writer, inbox) = Writer::new(10, &metrics);
+    let (writer, inbox) = Writer::new(10, Numbering::for_test(), &metrics);
     let (handover, mut driver) = Handover::new(writer.clone());
     let mut poll = || driver.poll_unpin(&mut Context::from_waker(Waker::noop()));
     let submit = || {
@@ -270,7 +270,7 @@ struct Timed {
 impl Timed {
     fn new() -> Self {
         let clock = HeldClock::new();
-        let (writer, inbox) = Writer::new(1000, &Metrics::new());
+        let (writer, inbox) = Writer::new(1000, Numbering::for_test(), &Metrics::new());
         // The first write was in time.
         writer.availability().set_available(clock::now());
         writer.availability().end();
@@ -382,7 +382,7 @@ async fn all_calls_of_a_worker_share_one_timer() {
 
 #[tokio::test]
 async fn runtime_has_one_hand_over_at_a_time() {
-    let (writer, _inbox) = Writer::new(10, &Metrics::new());
+    let (writer, _inbox) = Writer::new(10, Numbering::for_test(), &Metrics::new());
     let handovers = Handovers::default();
     let own = handovers.of_this_runtime(&writer).expect("a runtime");
     assert!(Arc::ptr_eq(&own, &handovers.of_this_runtime(&writer).expect("a runtime")));

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::{ser::Serializer, value::RawValue};
 
 use super::timestamp;
-use crate::base::text::PrintableJson;
+use crate::{base::text::PrintableJson, observe::audit::numbering::Number};
 
 /// The name of a member, with the separator before it.
 macro_rules! name {
@@ -90,6 +90,13 @@ impl Object {
     /// Adds a time.
     pub(super) fn time(&mut self, name: &str, value: SystemTime) {
         self.add(name, format_args!("\"{}\"", timestamp(value)));
+    }
+
+    /// Adds the process and the number of the record.
+    pub(super) fn number_of_record(&mut self, number: Number<'_>) {
+        self.string(name!("process"), number.process);
+        self.0.push_str(name!("sequence"));
+        self.0.push_str(itoa::Buffer::new().format(number.sequence));
     }
 
     /// Adds a duration in milliseconds, with up to three decimal places.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::SystemTime};
 
 use serde::Serialize;
 
-use super::{User, open_object, reason, rfc_3339, user_of};
+use super::{Number, User, line, reason, rfc_3339, user_of};
 use crate::{
     domain::call::{Call, Ending},
     observe::telemetry::metrics::CountedBy,
@@ -28,8 +28,6 @@ pub struct RefusedCalls {
 
 #[derive(Serialize)]
 struct RefusedCallsRecord<'a> {
-    event: &'static str,
-    time: String,
     counted_by: &'static str,
     count: u64,
     reasons: &'a BTreeMap<&'static str, u64>,
@@ -38,7 +36,6 @@ struct RefusedCallsRecord<'a> {
     peers: Vec<String>,
     callers: Vec<&'a str>,
     users: Vec<User<'a>>,
-    gateway_version: &'static str,
 }
 
 impl RefusedCalls {
@@ -132,10 +129,12 @@ fn keep_example<T, K: ?Sized>(
 }
 
 /// Returns the record, without the closing brace.
-pub(in crate::observe::audit) fn of_refused_calls(calls: &RefusedCalls, now: SystemTime) -> String {
-    open_object(&RefusedCallsRecord {
-        event: "refused_calls",
-        time: rfc_3339(now),
+pub(in crate::observe::audit) fn of_refused_calls(
+    calls: &RefusedCalls,
+    number: Number<'_>,
+    now: SystemTime,
+) -> String {
+    let body = RefusedCallsRecord {
         counted_by: calls.counted_by.as_str(),
         count: calls.count,
         reasons: &calls.reasons,
@@ -148,8 +147,8 @@ pub(in crate::observe::audit) fn of_refused_calls(calls: &RefusedCalls, now: Sys
             .iter()
             .map(|(kind, value, unvalidated)| User { kind, value, unvalidated: *unvalidated })
             .collect(),
-        gateway_version: env!("CARGO_PKG_VERSION"),
-    })
+    };
+    line("refused_calls", number, now, &body)
 }
 
 #[cfg(test)]
@@ -171,6 +170,8 @@ mod tests {
     const UNAUTHENTICATED: Ending =
         Ending::Failed(FailureCode::Unauthenticated, Reason::CallerUnauthenticated);
 
+    const NUMBER: Number<'_> = Number { process: "00000000000000ff", sequence: 17 };
+
     fn call(number: u8) -> Call {
         let call = Call::new(clock::now(), Deadline::after(Duration::from_secs(1)));
         call.set_peer(format!("192.0.2.{number}:40000").parse().expect("an address"));
@@ -178,7 +179,7 @@ mod tests {
     }
 
     fn parsed(calls: &RefusedCalls) -> Value {
-        let record = of_refused_calls(calls, SystemTime::UNIX_EPOCH);
+        let record = of_refused_calls(calls, NUMBER, SystemTime::UNIX_EPOCH);
         serde_json::from_str(&format!("{record}}}")).expect("one JSON object")
     }
 
@@ -201,6 +202,8 @@ mod tests {
             json!({
                 "event": "refused_calls",
                 "time": "1970-01-01T00:00:00.000000Z",
+                "process": "00000000000000ff",
+                "sequence": 17,
                 "counted_by": "others",
                 "count": 3,
                 "reasons": { "CALLER_UNAUTHENTICATED": 2, "cancelled_before_send": 1 },
@@ -215,7 +218,10 @@ mod tests {
                 "gateway_version": env!("CARGO_PKG_VERSION"),
             })
         );
-        assert!(!of_refused_calls(&calls, clock.now()).contains('\u{202e}'), "deceptive text is escaped");
+        assert!(
+            !of_refused_calls(&calls, NUMBER, clock.now()).contains('\u{202e}'),
+            "deceptive text is escaped"
+        );
         assert_eq!(calls.reasons(), "CALLER_UNAUTHENTICATED=2 cancelled_before_send=1");
     }
 

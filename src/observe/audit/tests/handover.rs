@@ -149,8 +149,15 @@ async fn removed_file_is_detected_after_the_interval_and_replaced() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("audit.jsonl");
     let settings = Settings { sink: Sink::File(path.clone()), hmac_key: None, fsync: false };
-    let audit = Audit::start(&settings, None, MAX_IN_FLIGHT, &Metrics::new(), WallClock::system())
-        .expect("the sink opens");
+    let audit = Audit::start(
+        &settings,
+        None,
+        MAX_IN_FLIGHT,
+        &Fingerprints::default(),
+        &Metrics::new(),
+        WallClock::system(),
+    )
+    .expect("the sink opens");
     for is_removed in [true, false] {
         audit.record(&call(), OK).await.expect("it is written");
         if is_removed {

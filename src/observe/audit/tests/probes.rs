@@ -6,6 +6,10 @@ fn probes_in(path: &Path) -> Vec<(String, bool)> {
     probes(&fs::read_to_string(path).expect("the file is there"))
 }
 
+fn started_in(path: &Path) -> Vec<bool> {
+    started_records(&fs::read_to_string(path).expect("the file is there"))
+}
+
 fn probe(cause: &str, late: bool) -> (String, bool) {
     (cause.to_owned(), late)
 }
@@ -16,28 +20,20 @@ async fn expect_record(audit: &Audit) {
 }
 
 #[tokio::test]
-async fn calls_wait_for_a_probe_at_start_and_after_a_new_file_only() {
+async fn calls_wait_for_the_first_record_and_a_probe_after_a_new_file_only() {
     let folder = tempfile::tempdir().expect("a folder");
     let (path, moved) = (folder.path().join("audit.jsonl"), folder.path().join("audit.1"));
     for fsync in [false, true] {
         let settings = Settings { sink: Sink::File(path.clone()), hmac_key: None, fsync };
         let metrics = Metrics::new();
-        let audit = Audit::start_checking(
-            Duration::ZERO,
-            &settings,
-            None,
-            MAX_IN_FLIGHT,
-            &metrics,
-            WallClock::system(),
-        );
-        let audit = audit.expect("the sink opens");
+        let audit = start_checking(&settings, &metrics).expect("the sink opens");
         expect_record(&audit).await;
-        assert_eq!(probes_in(&path), [probe("start", false)]);
+        assert_eq!((started_in(&path), probes_in(&path)), (vec![false], vec![]));
         // The same file.
         audit.reopen();
         audit.flush(PATIENCE).await.expect("it flushes");
         audit.record(&call(), OK).await.expect("it is written");
-        assert_eq!(probes_in(&path).len(), 1);
+        assert_eq!((started_in(&path), probes_in(&path)), (vec![false], vec![]));
         // Another file, opened without a call.
         fs::rename(&path, &moved).expect("it renames");
         audit.reopen();
@@ -61,9 +57,9 @@ async fn first_calls_after_a_pause_wait_for_one_probe() {
     expect_record(&audit).await;
     audit.0.as_ref().expect("it is on").availability().forget_proof();
     tokio::join!(expect_record(&audit), expect_record(&audit), expect_record(&audit));
-    assert_eq!(probes_in(&path), [probe("start", false), probe("pause", false)]);
+    assert_eq!(probes_in(&path), [probe("pause", false)]);
     expect_record(&audit).await;
-    assert_eq!(probes_in(&path).len(), 2);
+    assert_eq!(probes_in(&path).len(), 1);
 }
 
 /// Its line is not synced, so it does not show how long a sync takes.
@@ -83,7 +79,7 @@ async fn record_of_a_refused_call_does_not_replace_a_probe() {
     };
     timeout(PATIENCE, is_written).await.expect("it is written without a flush");
     expect_record(&audit).await;
-    assert_eq!(probes_in(&path), [probe("start", false), probe("pause", false)]);
+    assert_eq!(probes_in(&path), [probe("pause", false)]);
 }
 
 #[tokio::test]
@@ -99,5 +95,5 @@ async fn failed_first_write_refuses_calls_before_anything_is_sent() {
     symlink(&good, &path).expect("a link");
     recovery(&audit).await;
     expect_record(&audit).await;
-    assert_eq!(probes_in(&good), [probe("start", true)]);
+    assert_eq!((started_in(&good), probes_in(&good)), (vec![true], vec![]));
 }

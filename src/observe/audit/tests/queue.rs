@@ -9,7 +9,7 @@ use super::*;
 use crate::{
     domain::reason::FailureCode,
     observe::{
-        audit::{RefusedCalls, places::REFUSED, writer::NotAccepted},
+        audit::{RefusedCalls, numbering::Numbering, places::REFUSED, writer::NotAccepted},
         telemetry::{metrics::CountedBy, threads::Condition},
     },
 };
@@ -89,7 +89,9 @@ async fn flood_during_a_blocked_write() -> bool {
     let (audit, mut pipe, filled) = started_then_full(&metrics, &path).await;
     let standing = standing(&audit);
     let now = SystemTime::UNIX_EPOCH;
-    let mut flood: Vec<String> = (0..FLOOD).map(|_| record::for_call(&refused_call(), DENIED, now)).collect();
+    let mut flood: Vec<String> = (0..FLOOD)
+        .map(|_| record::for_call(&refused_call(), DENIED, Numbering::for_test().next(), now))
+        .collect();
     let started = audit.0.as_ref().expect("it is on");
     // No call waits for this line, so it blocks the thread until the pipe is read.
     let first = call();
@@ -97,7 +99,7 @@ async fn flood_during_a_blocked_write() -> bool {
     audit.correct_record(&first, OK);
     until("the thread is blocked in its write", || is_blocked_on(&path)).await;
 
-    flood.drain(..).for_each(|text| started.submit_refused(1, || text));
+    flood.drain(..).for_each(|text| started.submit_refused(1, |_| text));
     assert_eq!(value(&metrics, r#"ott_gateway_audit_records_pending{class="refused"}"#), REFUSED as u64);
     let allowed: Vec<Call> = (0..ALLOWED).map(|_| call()).collect();
     let mut records: Vec<_> = allowed.iter().map(|call| Box::pin(audit.record(call, OK))).collect();

@@ -107,7 +107,7 @@ impl Thread {
     /// Adds a probe, unless a pending line of an allowed call replaces it.
     fn write_probe(&mut self, cause: ProbeCause) {
         if self.backlog.has_no_allowed() && !self.is_last_turn {
-            let text = record::for_probe(cause, self.clock.now());
+            let text = record::for_probe(cause, self.shared.numbering.next(), self.clock.now());
             self.backlog.push(Line::notice(text, AuditClass::Allowed, self.judge.is_in_outage()));
         }
     }
@@ -203,10 +203,10 @@ impl Thread {
         }
         self.report_at = None;
         for class in AuditClass::ALL {
-            let count = self.shared.places.take_lost(class);
-            if count > 0 {
-                tracing::warn!(class = class.as_str(), count, "audit records lost");
-                let text = record::for_lost(class, count, self.clock.now());
+            let lost = self.shared.places.take_lost(class);
+            if lost.calls > 0 {
+                tracing::warn!(class = class.as_str(), count = lost.calls, "audit records lost");
+                let text = record::for_lost(class, lost, self.shared.numbering.next(), self.clock.now());
                 self.backlog.push(Line::notice(text, class, true));
             }
         }

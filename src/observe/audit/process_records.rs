@@ -1,0 +1,103 @@
+//! Records that a process writes about itself: its start, its stop, and changes of its rules.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{Audit, AuditUnavailable, line::Line, record};
+use crate::{base::clock, observe::telemetry::metrics::AuditClass};
+
+/// Fingerprints of the settings that a process starts with, for its record `started`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fingerprints {
+    /// Of the configuration in effect, without secrets. `None` if it was not read from a file.
+    pub configuration: Option<String>,
+    /// Of the access rules in force.
+    pub rules: Option<String>,
+}
+
+/// Why a process stops.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StopCause {
+    /// The name of the signal that it received.
+    Signal(&'static str),
+    /// The name of the thread that has died.
+    ThreadLost(Arc<str>),
+    /// The reader of the records on standard output is gone.
+    AuditClosed,
+    /// A part of the gateway could not be started.
+    StartFailed,
+    /// Everything that it was started for is done.
+    Finished,
+}
+
+impl StopCause {
+    /// Returns the name in records.
+    pub(super) const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Signal(_) => "signal",
+            Self::ThreadLost(_) => "thread_lost",
+            Self::AuditClosed => "audit_closed",
+            Self::StartFailed => "start_failed",
+            Self::Finished => "finished",
+        }
+    }
+
+    /// Returns the name of the signal or thread.
+    pub(super) fn detail(&self) -> Option<&str> {
+        match self {
+            Self::Signal(name) => Some(name),
+            Self::ThreadLost(name) => Some(name),
+            Self::AuditClosed | Self::StartFailed | Self::Finished => None,
+        }
+    }
+}
+
+/// A change of the access rules by a reload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RulesChange {
+    /// Fingerprint of the rules that were in force.
+    pub old_rules: String,
+    /// Fingerprint of the rules that are in force now.
+    pub new_rules: String,
+    /// What the change does, in short.
+    pub summary: RulesSummary,
+}
+
+/// Summary of a change of the rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct RulesSummary {
+    /// Number of rules before the change.
+    pub rules_before: usize,
+    /// Number of rules after the change.
+    pub rules_after: usize,
+}
+
+impl Audit {
+    /// Writes the record of a change of the rules. Called before the new rules take effect: calls
+    /// that they decide have later numbers. Does not wait; the line is written as soon as the sink
+    /// allows.
+    pub fn rules_changed(&self, change: &RulesChange) {
+        if let Some(started) = &self.0 {
+            let text = record::of_rules_change(change, started.writer.next_number(), started.clock.now());
+            // A line that is not accepted makes the sink unavailable, which reports it.
+            let _ = started.submit(Line::unawaited(text, AuditClass::Allowed));
+        }
+    }
+
+    /// Writes all records so far and then the last record of the process, at most for `limit`
+    /// ([`FLUSH_LIMIT`](super::FLUSH_LIMIT) is enough for a sink that works). Nothing may be recorded
+    /// afterwards.
+    ///
+    /// # Errors
+    ///
+    /// Records could not be written in time. The last one is then missing, which shows that others
+    /// may be.
+    pub async fn stop(&self, cause: &StopCause, limit: Duration) -> Result<(), AuditUnavailable> {
+        let Some(started) = &self.0 else { return Ok(()) };
+        let until = clock::now() + limit;
+        self.flush(limit).await?;
+        // Numbered after the flush, in which the writer may add a line about lost records.
+        let text = record::of_stop(cause, started.writer.next_number(), started.clock.now());
+        started.submit(Line::unawaited(text, AuditClass::Allowed)).map_err(|_| AuditUnavailable)?;
+        self.flush(until.saturating_duration_since(clock::now())).await
+    }
+}

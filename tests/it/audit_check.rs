@@ -1,0 +1,194 @@
+//! `audit check` on the records of a real gateway.
+
+use std::{
+    fs,
+    io::Write,
+    path::Path,
+    process::{Command, Output, Stdio},
+};
+
+use flate2::{Compression, write::GzEncoder};
+use serde_json::Value;
+
+use crate::support::{
+    calling::{issue, login, result_of, until, wait_for_audit_file_check},
+    gateway::{Gateway, Setup},
+    upstream::Upstream,
+};
+
+/// Runs `audit check` with these arguments in a folder, with this standard input.
+fn check_with(folder: &Path, arguments: &[&str], input: &[u8]) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_ott-gateway"))
+        .args(["audit", "check"])
+        .args(arguments)
+        .current_dir(folder)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    // It may exit without reading.
+    let _ = stdin.write_all(input);
+    drop(stdin);
+    child.wait_with_output().unwrap()
+}
+
+/// Exit code and output, of which standard error comes last.
+fn check(folder: &Path, arguments: &[&str]) -> (i32, String) {
+    let done = check_with(folder, arguments, b"");
+    let text = [done.stdout, done.stderr].concat();
+    (done.status.code().unwrap(), String::from_utf8(text).unwrap())
+}
+
+async fn issue_and_log_in(gateway: &Gateway) {
+    let mut client = gateway.client().await;
+    let issued = client.issue_ott(issue("Anna@example.com")).await.unwrap().into_inner();
+    assert_eq!(result_of(&client.login_with_ott(login(&issued.ott)).await), "OK");
+}
+
+fn gzip(path: &Path) {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(&fs::read(path).unwrap()).unwrap();
+    fs::write(path.with_added_extension("gz"), encoder.finish().unwrap()).unwrap();
+    fs::remove_file(path).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn log_of_a_process_is_complete_after_a_reload_and_an_orderly_stop() {
+    let platform = Upstream::http().await;
+    let mut gateway = Setup::for_platform(platform.address()).start();
+    issue_and_log_in(&gateway).await;
+    let config = gateway.folder().join("config.toml");
+    // Comments and blanks are no change.
+    let text = fs::read_to_string(&config).unwrap();
+    let same = text.replace("[[access.rules]]", "# The same.\n[[access.rules]]\n");
+    fs::write(&config, format!("{same}# end\n")).unwrap();
+    gateway.signal("HUP");
+    fs::write(&config, same.replace("users = \"all\"", "logins = [\"*@example.com\"]")).unwrap();
+    gateway.signal("HUP");
+    until("the rules have changed", async || !gateway.audit_lines("rules_changed").is_empty()).await;
+    issue_and_log_in(&gateway).await;
+    gateway.signal("TERM");
+    assert!(gateway.ended().await.success());
+
+    let path = gateway.folder().join("audit.jsonl");
+    let log = fs::read_to_string(&path).unwrap();
+    let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let (first, last) = (&lines[0], lines.last().unwrap());
+    assert_eq!((&first["event"], &first["sequence"]), (&"started".into(), &1.into()));
+    assert_eq!((&last["event"], &last["sequence"]), (&"stopped".into(), &lines.len().into()));
+    assert_eq!((&last["cause"], &last["detail"]), (&"signal".into(), &"SIGTERM".into()));
+    let changes: Vec<&Value> = lines.iter().filter(|line| line["event"] == "rules_changed").collect();
+    assert_eq!(changes.len(), 1, "{log}");
+    assert_eq!(changes[0]["old_rules"], first["rules"]);
+    assert_ne!(changes[0]["new_rules"], first["rules"]);
+    assert_eq!(changes[0]["summary"]["rules_after"], 1);
+
+    let folder = gateway.folder();
+    let (code, output) = check(folder, &["audit.jsonl"]);
+    assert_eq!(code, 0, "{output}");
+    assert!(output.contains("stopped: signal SIGTERM") && output.ends_with(", complete\n"), "{output}");
+    assert!(output.contains("tokens: 2 issued, 2 spent, 2 of them issued in these files"), "{output}");
+    let (code, output) = check(folder, &["--user", "anna@EXAMPLE.com", "--since", "24h", "audit.jsonl"]);
+    assert_eq!(code, 0, "{output}");
+    assert_eq!(output.lines().filter(|line| line.contains("  LoginWithOtt  ")).count(), 2, "{output}");
+    assert_eq!(output.lines().filter(|line| line.starts_with("token ")).count(), 2, "{output}");
+
+    // Each line is needed.
+    for removed in [1, 2, 4, lines.len()] {
+        let others = log.lines().enumerate().filter(|(at, _)| at + 1 != removed).map(|(_, line)| line);
+        fs::write(&path, others.collect::<Vec<_>>().join("\n") + "\n").unwrap();
+        let (code, output) = check(folder, &["audit.jsonl"]);
+        assert_eq!(code, 3, "{removed}: {output}");
+        let sequence = &lines[removed - 1]["sequence"];
+        let expected = if removed == lines.len() {
+            "no record `stopped`".to_owned()
+        } else {
+            format!("missing records: 1 ({sequence})\n")
+        };
+        assert!(output.contains(&expected), "{removed}: {output}");
+    }
+
+    // A torn line, and a doubled one.
+    fs::write(&path, &log[..log.len() - 30]).unwrap();
+    let (code, output) = check(folder, &["audit.jsonl"]);
+    assert!(
+        code == 3 && output.contains(&format!("torn lines: 1 (audit.jsonl:{})", lines.len())),
+        "{output}"
+    );
+    fs::write(&path, format!("{log}{}\n", log.lines().nth(2).unwrap())).unwrap();
+    let (code, output) = check(folder, &["audit.jsonl"]);
+    let sequence = &lines[2]["sequence"];
+    assert!(code == 3 && output.contains(&format!("doubled lines: 1 ({sequence})\n")), "{output}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn log_of_a_killed_process_has_no_last_record() {
+    let platform = Upstream::http().await;
+    let mut gateway = Setup::for_platform(platform.address()).start();
+    issue_and_log_in(&gateway).await;
+    gateway.signal("KILL");
+    gateway.ended().await;
+    let (code, output) = check(gateway.folder(), &["audit.jsonl"]);
+    assert_eq!(code, 3);
+    assert!(output.contains("no record `stopped`"), "{output}");
+    assert!(
+        output.contains("error: the audit log is not complete: processes without a record `stopped`: 1\n")
+    );
+    let (code, output) = check(gateway.folder(), &["--partial", "audit.jsonl"]);
+    assert!(code == 0 && output.contains("complete, as far as the files go"), "{output}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rotated_and_compressed_files_are_read_in_any_order() {
+    let platform = Upstream::http().await;
+    let mut gateway = Setup::for_platform(platform.address()).start();
+    let folder = gateway.folder().to_owned();
+    let path = folder.join("audit.jsonl");
+    // By renaming.
+    issue_and_log_in(&gateway).await;
+    fs::rename(&path, folder.join("audit.1")).unwrap();
+    gateway.signal("HUP");
+    until("the file is reopened", async || path.exists()).await;
+    issue_and_log_in(&gateway).await;
+    // By copying and truncating, while nothing is written.
+    gateway.audit();
+    fs::copy(&path, folder.join("audit.2")).unwrap();
+    fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(0).unwrap();
+    wait_for_audit_file_check().await;
+    issue_and_log_in(&gateway).await;
+    gateway.signal("TERM");
+    assert!(gateway.ended().await.success());
+    gzip(&folder.join("audit.1"));
+
+    for order in [["audit.jsonl", "audit.2", "audit.1.gz"], ["audit.1.gz", "audit.jsonl", "audit.2"]] {
+        let (code, output) = check(&folder, &order);
+        assert_eq!(code, 0, "{output}");
+        assert!(output.contains("tokens: 3 issued, 3 spent, 3 of them issued in these files"), "{output}");
+    }
+    let first = fs::read(folder.join("audit.1.gz")).unwrap();
+    let done = check_with(&folder, &["-", "audit.2", "audit.jsonl"], &first);
+    assert!(done.status.success(), "{done:?}");
+    let (code, output) = check(&folder, &["audit.2", "audit.jsonl"]);
+    assert!(code == 3 && output.contains("no record `started`"), "{output}");
+    let (code, output) = check(&folder, &["audit.jsonl", "audit.1.gz"]);
+    assert!(code == 3 && output.contains("missing records: "), "{output}");
+
+    // A file that cannot be read is not a gap.
+    fs::write(folder.join("cut.gz"), &first[..first.len() / 2]).unwrap();
+    fs::write(folder.join("audit.zst"), [0x28, 0xb5, 0x2f, 0xfd, 0, 0]).unwrap();
+    for (arguments, words) in [
+        (&["missing.jsonl"][..], "cannot read missing.jsonl: "),
+        (&["cut.gz"], "cannot read cut.gz: "),
+        (&["audit.zst"], "zstd -dc"),
+        (&["."], "cannot read .: "),
+        (&["-", "-"], "standard input can only be read once"),
+        (&[], "<FILE>"),
+        (&["--since", "yesterday", "audit.jsonl"], "--since"),
+        (&["--user", "anna:x", "audit.jsonl"], "--user"),
+    ] {
+        let (code, output) = check(&folder, arguments);
+        assert!(code == 2 && output.contains(words), "{arguments:?} {code}: {output}");
+    }
+}
