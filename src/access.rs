@@ -55,6 +55,7 @@ use crate::{
     },
 };
 
+mod answer;
 mod claim_index;
 mod fingerprint;
 mod glob_index;
@@ -65,13 +66,14 @@ mod rule_index;
 mod rule_set;
 mod rules;
 
+pub use answer::{Answer, Candidate, Mismatch, RuleId, RuleInAnswer, Verdict};
 pub use pattern::is_possible_caller;
 use quota::{CallerKey, Decision, Memory};
 pub use quota::{Limit, MAX_BURST};
 pub use rate::{InvalidRate, Rate};
 use rule_set::RuleSet;
 use rules::Rule;
-pub use rules::{Explanation, InvalidRules, Question, RuleSettings, Rules};
+pub use rules::{InvalidRules, Question, RuleSettings, Rules};
 
 /// Minimum interval between warnings of one kind.
 const WARNING_INTERVAL: Duration = Duration::from_secs(10);
@@ -200,8 +202,8 @@ pub enum Refused {
         quota: ExceededQuota,
         /// The rate and burst of the quota.
         limit: Limit,
-        /// The number of the quota's rule, from 1. For operators.
-        rule: usize,
+        /// The quota's rule. For operators.
+        rule: RuleId,
         /// Time until such a call is within the quota.
         retry_after: Duration,
     },
@@ -389,7 +391,7 @@ impl Access {
     /// Takes from the quotas of the deciding rule, which is the first one.
     fn take(&self, allowing: &RuleSet, admission: &Admission, user: Option<&Subject>) -> Result<(), Refused> {
         let (memory, rules) = (&self.0.memory, &admission.policy.rules);
-        let Some((number, rule)) = rules.deciding(allowing) else {
+        let Some((position, rule)) = rules.deciding(allowing) else {
             return Err(self.denied(AccessDenial::Caller).into());
         };
         let now = memory.now();
@@ -403,8 +405,12 @@ impl Access {
         }
         let caller = CallerKey { name: admission.caller.name(), literal_names: rules.literal_callers() };
         let decision = rule.per_caller.take(caller, memory, now, make_room);
-        let exceeded =
-            |quota, limit, retry_after| Refused::QuotaExceeded { quota, limit, rule: number, retry_after };
+        let exceeded = |quota, limit, retry_after| Refused::QuotaExceeded {
+            quota,
+            limit,
+            rule: rules.id(position),
+            retry_after,
+        };
         self.obey(decision, ExceededQuota::Caller, admission)
             .map_err(|wait| exceeded(ExceededQuota::Caller, rule.per_caller.limit(), wait))?;
         if let Some(user) = user {

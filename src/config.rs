@@ -7,6 +7,7 @@
 //! and never with a value.
 
 mod access;
+mod access_tests;
 mod admin;
 mod api_clients;
 mod audit;
@@ -43,12 +44,14 @@ pub(crate) use self::finding::{absolute, nearest, unreadable};
 #[cfg(feature = "sandbox")]
 pub use self::for_sandbox::Platform as SandboxPlatform;
 use self::{
-    access::KnownNames,
+    access::{DefaultApiClient, KnownNames},
+    access_tests::{read_access_and_tests, with_failures},
     finding::Findings,
     section::Section,
     tree::{Table, Value, keys_at},
 };
 pub use self::{
+    access_tests::{AccessTest, AccessTestResult, Expected, TestFailure, TestOutcome},
     admin::Admin,
     api_clients::{ApiClient, ApiClients},
     callers::Callers,
@@ -98,6 +101,16 @@ pub struct Config {
     pub effective: Option<Document>,
 }
 
+/// A configuration and the results of its access tests.
+#[derive(Debug)]
+pub struct Checked {
+    /// The configuration, or every error but failed tests.
+    pub config: Result<Config, Errors>,
+    /// The results of `[[access.tests]]`, in the order of the file. Tests that are not valid are
+    /// errors of the configuration.
+    pub tests: Vec<AccessTestResult>,
+}
+
 impl Config {
     /// Reads the file, if any, and applies environment variables over it. Relative paths in the
     /// file are resolved against the file's folder.
@@ -106,19 +119,27 @@ impl Config {
     ///
     /// Returns every error found.
     pub fn load(file: Option<&Path>, environment: &dyn Environment) -> Result<Self, Errors> {
-        let findings = Findings::default();
+        let Checked { config, tests } = Self::check(file, environment);
+        with_failures(config, &tests)
+    }
+
+    /// Like [`load`](Self::load), but returns the results of access tests instead of reporting
+    /// failed ones as errors.
+    #[must_use]
+    pub fn check(file: Option<&Path>, environment: &dyn Environment) -> Checked {
+        let (findings, mut tests) = (Findings::default(), Vec::new());
         let tree = file.map_or_else(|| Some(Table::new()), |path| file::read(path, &findings));
         let config = tree.map(|mut tree| {
             let document = Document::of(&tree);
             let variables = environment::overlay(&mut tree, environment, &findings);
             near_miss::check(environment, &findings);
-            let config = Self::read(&tree, file, environment, &findings)?;
-            warnings::check(&tree, &config, &findings);
+            let config = Self::read(&tree, file, environment, &findings, &mut tests)?;
+            warnings::check(&tree, &config, &tests, &findings);
             Some(Self { variables, document, ..config })
         });
         findings.suggest_variables(near_miss::intended);
-        let (config, warnings) = findings.conclude(config.flatten())?;
-        Ok(Self { warnings, ..config })
+        let concluded = findings.conclude(config.flatten());
+        Checked { config: concluded.map(|(config, warnings)| Self { warnings, ..config }), tests }
     }
 
     /// Returns the part that takes effect without a restart.
@@ -152,6 +173,7 @@ impl Config {
         file: Option<&Path>,
         environment: &dyn Environment,
         findings: &Findings,
+        tests: &mut Vec<AccessTestResult>,
     ) -> Option<Self> {
         let mut root = Section::root(tree, Place::File(file.map(Arc::from)), findings);
         let server = Server::read(root.table("server"));
@@ -162,8 +184,13 @@ impl Config {
             api_clients: Some(keys_at(tree, &["api_clients"])),
             tokens: keys_at(tree, &["callers", "tokens"]),
             jwt_issuers: jwt_issuers(tree),
+            default_api_client: match &api_clients {
+                Some(clients) => DefaultApiClient::Known(clients.default.as_deref()),
+                None => DefaultApiClient::Unknown,
+            },
         };
-        let access = access::read_access(root.table("access"), &known);
+        let access;
+        (access, *tests) = read_access_and_tests(root.table("access"), &known);
         let audit = audit::read_audit(root.table("audit"));
         let (telemetry, mut in_effect) = Telemetry::read(root.table("telemetry"), environment);
         order::check(tree, findings);

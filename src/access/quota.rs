@@ -227,17 +227,5 @@ impl fmt::Display for Limit {
     }
 }
 
-impl fmt::Display for CallerQuota {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.limit.fmt(f)
-    }
-}
-
-impl fmt::Display for UserQuota {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.limit.fmt(f)
-    }
-}
-
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,6 @@
 
 use std::{
     collections::{BTreeSet, HashSet},
-    fmt,
     num::NonZeroU32,
     sync::Arc,
 };
@@ -22,7 +21,7 @@ use super::{
     rule_set::RuleSet,
 };
 use crate::{
-    caller::{ANONYMOUS, ClaimPath, ClaimRequirement, Claims, MAX_REQUESTED_CLAIMS, Principal},
+    caller::{ClaimPath, ClaimRequirement, Claims, MAX_REQUESTED_CLAIMS, Principal},
     domain::{
         call::Method,
         ott::{Subject, Users},
@@ -137,16 +136,16 @@ pub enum InvalidRules {
 /// A valid set of rules, with the state of their quotas.
 #[derive(Debug)]
 pub struct Rules {
-    in_order: Vec<Rule>,
-    index: RuleIndex,
+    pub(super) in_order: Vec<Rule>,
+    pub(super) index: RuleIndex,
     /// The callers that any rule names literally.
     literal_callers: HashSet<Box<str>>,
-    claims: ClaimIndex,
+    pub(super) claims: ClaimIndex,
 }
 
 #[derive(Debug)]
 pub(super) struct Rule {
-    settings: RuleSettings,
+    pub(super) settings: RuleSettings,
     pub(super) per_caller: Arc<CallerQuota>,
     pub(super) per_user: Arc<UserQuota>,
 }
@@ -160,16 +159,10 @@ pub struct Question<'a> {
     pub method: Method,
     /// The name of the API client.
     pub api_client: &'a str,
-    /// The user of an issued token. `None` for a login, because its user is only known once the
-    /// platform has named the account.
+    /// The user of an issued token. A call of `LoginWithOtt` is decided without a user, because it
+    /// is only known once the platform has named the account; with one, the question is whether the
+    /// caller receives the session of an account of this name.
     pub user: Option<&'a Subject>,
-}
-
-/// The rule that decides a call, and the verdict of each rule. `Display` is meant for people.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Explanation {
-    deciding: Option<usize>,
-    lines: Vec<String>,
 }
 
 impl Rules {
@@ -195,59 +188,11 @@ impl Rules {
         Ok(Self { in_order, index, literal_callers, claims })
     }
 
-    /// Explains which rule decides a call, without taking from any quota.
-    #[must_use]
-    pub fn explain(&self, question: Question<'_>) -> Explanation {
-        let Question { caller, method, api_client, user } = question;
-        let (of_caller, of_method) = (self.index.for_caller(caller.name), self.index.for_method(method));
-        let mut of_claims = of_caller.clone();
-        self.claims.narrow(&mut of_claims, caller.claims);
-        let of_api_client = self.index.for_api_client(api_client);
-        let of_user = user.map(|user| self.index.for_user(user));
-        // The first part of the call that a rule does not apply to.
-        let mismatch = |rule| {
-            if !of_caller.contains(rule) {
-                Some(AccessDenial::Caller)
-            } else if !of_claims.contains(rule) {
-                Some(AccessDenial::Claims)
-            } else if !of_method.contains(rule) {
-                Some(AccessDenial::Method)
-            } else if !of_api_client.contains(rule) {
-                Some(AccessDenial::ApiClient)
-            } else if of_user.as_ref().is_some_and(|of_user| !of_user.contains(rule)) {
-                Some(AccessDenial::User)
-            } else {
-                None
-            }
-        };
-        let mut deciding = None;
-        let mut lines = Vec::with_capacity(self.in_order.len() + 1);
-        for (position, rule) in self.in_order.iter().enumerate() {
-            let number = position + 1;
-            let verdict = match mismatch(position) {
-                Some(mismatch) => sentence(mismatch, &rule.settings, question),
-                None if deciding.is_some() => "would allow it too, but an earlier rule decides".to_owned(),
-                None => {
-                    deciding = Some(number);
-                    // Only logins have no user.
-                    let users = if user.is_none() && rule.settings.users != Users::All {
-                        " if the account in the platform's response is one of its users"
-                    } else {
-                        ""
-                    };
-                    format!(
-                        "allows it{users}; per caller {}; per caller and user {}",
-                        rule.per_caller, rule.per_user
-                    )
-                }
-            };
-            lines.push(format!("rule {number} {verdict}"));
-        }
-        lines.push(match deciding {
-            Some(number) => format!("ALLOWED by rule {number}"),
-            None => "DENIED: no rule allows it".to_owned(),
-        });
-        Explanation { deciding, lines }
+    /// Returns the rules that allow a call, or the first part that no rule allows. The first of the
+    /// rules decides.
+    pub(super) fn decide(&self, question: Question<'_>) -> Result<RuleSet, AccessDenial> {
+        let admitting = self.admitting(question.caller, question.method)?;
+        self.allowing(&admitting, question.api_client, question.user)
     }
 
     /// Returns the rules that allow a caller a method, for some user and some API client, or the
@@ -290,10 +235,10 @@ impl Rules {
         self.deciding(rules).map(|(_, rule)| rule)
     }
 
-    /// Returns the rule that decides, and its number, counted from 1.
+    /// Returns the rule that decides, and its position.
     pub(super) fn deciding(&self, rules: &RuleSet) -> Option<(usize, &Rule)> {
         let position = rules.first()?;
-        Some((position + 1, self.in_order.get(position)?))
+        Some((position, self.in_order.get(position)?))
     }
 
     /// Returns the first rule that names this caller and whose claims it has.
@@ -412,42 +357,6 @@ fn narrowed(
         rules.retain(others);
     }
     if rules.first().is_some() { Ok(rules) } else { Err(denial) }
-}
-
-/// Returns the reason that a rule does not allow a call, for people.
-fn sentence(denial: AccessDenial, rule: &RuleSettings, question: Question<'_>) -> String {
-    match denial {
-        AccessDenial::Claims => {
-            let is_missing = |required: &&ClaimRequirement| question.caller.claims.find(required).is_none();
-            let missing = rule.claims.iter().find(is_missing);
-            let path = missing.map_or("", |required| required.path.as_str());
-            format!("is not for a caller without an accepted value of the claim {path:?}")
-        }
-        AccessDenial::Caller if question.caller.name == ANONYMOUS => {
-            "is not for anonymous callers: it does not name `anonymous`, and no glob matches it".to_owned()
-        }
-        AccessDenial::Caller => format!("is for other callers than {:?}", question.caller.name),
-        AccessDenial::Method => format!("is not for {}", question.method.name()),
-        AccessDenial::ApiClient => format!("is for other API clients than {:?}", question.api_client),
-        AccessDenial::User => match question.user {
-            Some(user) => format!("is for other users, none of them with this {}", user.field()),
-            None => "is for other users".to_owned(),
-        },
-    }
-}
-
-impl Explanation {
-    /// Returns the number of the rule that allows the call, from 1, or `None` if it is denied.
-    #[must_use]
-    pub const fn deciding_rule(&self) -> Option<usize> {
-        self.deciding
-    }
-}
-
-impl fmt::Display for Explanation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.lines.join("\n"))
-    }
 }
 
 const fn at_least_one(number: u32) -> NonZeroU32 {

@@ -89,13 +89,14 @@ async fn admission_for_one_method_is_not_valid_for_the_other() {
 /// The quota, its limit, its rule and the wait.
 fn exceeded(refused: &Refused) -> (ExceededQuota, String, usize, Duration) {
     let Refused::QuotaExceeded { quota, limit, rule, retry_after } = refused else { panic!("{refused:?}") };
-    (*quota, limit.to_string(), *rule, *retry_after)
+    (*quota, limit.to_string(), rule.number, *retry_after)
 }
 
 #[tokio::test(start_paused = true)]
 async fn exceeded_quota_names_the_rule_that_decides_and_its_own_limit() {
+    let name = Some(Arc::from("batch"));
     let limited =
-        RuleSettings { burst: NonZeroU32::MIN, user_burst: 2.try_into().unwrap(), ..rule(&["dns:b"]) };
+        RuleSettings { name, burst: NonZeroU32::MIN, user_burst: 2.try_into().unwrap(), ..rule(&["dns:b"]) };
     let access = access(&[rule(&["dns:a"]), limited]);
     assert!(issue(&access, "dns:b", "john").is_ok());
     let refused = issue(&access, "dns:b", "john").unwrap_err();
@@ -103,6 +104,7 @@ async fn exceeded_quota_names_the_rule_that_decides_and_its_own_limit() {
         exceeded(&refused),
         (ExceededQuota::Caller, "50/s, burst 1".to_owned(), 2, Duration::from_millis(20))
     );
+    assert!(refused.to_string().contains("access rule 2 (batch) is used up"), "{refused}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -77,7 +77,12 @@ impl Eq for Contents {}
 struct LastParsed(Mutex<Option<(Digest, Arc<Contents>)>>);
 
 impl LastParsed {
-    fn parse(&self, path: &Path, contents: &files::Contents) -> Result<Arc<Contents>, String> {
+    fn parse(
+        &self,
+        path: &Path,
+        contents: &files::Contents,
+        default_api_client: Option<&str>,
+    ) -> Result<Arc<Contents>, String> {
         let hash = digest(&SHA256, &contents.bytes);
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((known, parsed)) = &*last
@@ -85,7 +90,7 @@ impl LastParsed {
         {
             return Ok(Arc::clone(parsed));
         }
-        let parsed = Arc::new(parse(path, contents)?);
+        let parsed = Arc::new(parse(path, contents, default_api_client)?);
         *last = Some((hash, Arc::clone(&parsed)));
         Ok(parsed)
     }
@@ -127,12 +132,14 @@ impl FollowedFile for ConfigFile {
 
     fn parser(&self) -> Parser<Arc<Contents>, String> {
         let path = self.path.clone();
+        // API clients are not reloaded, so access tests are for those of the running gateway.
+        let default_api_client = self.started_with.api_clients.default.clone();
         let last = LastParsed::default();
         Arc::new(move |reader| {
             let contents = reader
                 .read(&path, files::MAX_BYTES)
                 .map_err(|error| format!("{}: {error}", path.display()))?;
-            last.parse(&path, &contents)
+            last.parse(&path, &contents, default_api_client.as_deref())
         })
     }
 
@@ -183,9 +190,14 @@ impl FollowedFile for ConfigFile {
     }
 }
 
-fn parse(path: &Path, contents: &files::Contents) -> Result<Contents, String> {
-    let (reloadable, warnings) =
-        Reloadable::parse(path, &contents.bytes, &Process).map_err(|faults| faults.to_string())?;
+/// Parses a version of the file and runs its access tests.
+fn parse(
+    path: &Path,
+    contents: &files::Contents,
+    default_api_client: Option<&str>,
+) -> Result<Contents, String> {
+    let (reloadable, warnings) = Reloadable::parse(path, &contents.bytes, &Process, default_api_client)
+        .map_err(|faults| faults.to_string())?;
     Ok(Contents { reloadable, document: Document::parse(&contents.bytes), warnings })
 }
 

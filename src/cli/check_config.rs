@@ -1,12 +1,20 @@
 //! `ott-gateway check-config`: reports the errors of a configuration, or prints a summary.
 //!
-//! `explain` reports which access rule decides a call.
+//! Access tests are part of the configuration: a failed one is an error, reported with the command
+//! that explains it. `explain` and `who` answer questions about the access rules; `junit` writes the
+//! results of access tests for CI servers.
 
 mod explain;
+mod failed_test;
+mod junit;
+mod question;
+mod who;
 
-use clap::Args;
+use std::path::PathBuf;
 
-use self::explain::{Answer, NoSuchCall, Question};
+use clap::{ArgGroup, Args, ValueEnum};
+
+use self::question::{Call, InvalidQuestion, Request};
 use super::{
     failure::{Failure, chain},
     output::{Output, Style},
@@ -15,81 +23,92 @@ use super::{
 use crate::{
     access::Rules,
     app,
-    base::text::Printable,
-    config::{Config, absolute},
+    base::{files::describe, text::Printable},
+    config::{AccessTestResult, Checked, Config, Errors, Finding, absolute},
     credential::SecretSource,
     observe::audit::Sink,
 };
 
 /// Check a configuration file and report every problem.
 ///
-/// Every problem is reported with file, line and key. If there are none, a summary of the
-/// configuration is printed. Nothing is started.
+/// Every problem is reported with file, line and key. The access tests of the file (`[[access.tests]]`)
+/// are run; one that fails is a problem. If there are no problems, a summary of the configuration is
+/// printed. Nothing is started.
 #[derive(Debug, Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, group(ArgGroup::new("question").args(["explain", "who"])))]
 pub(super) struct Arguments {
     #[command(flatten)]
     config: ConfigArgument,
     /// Also fetch an access token with every API client and report failures
-    #[arg(long)]
+    #[arg(long, conflicts_with = "question")]
     online: bool,
+    /// Write the results of the access tests to a file, as JUnit XML
+    ///
+    /// The file is also written if tests fail or the configuration has other problems.
+    #[arg(long, value_name = "FILE", conflicts_with = "question")]
+    junit: Option<PathBuf>,
     /// Report which access rule decides a call, and why
     ///
     /// CALLER is the name of a caller (`spiffe://…`, `dns:NAME`, `jwt:SUBJECT`, `token:NAME`)
     /// or `anonymous`. METHOD is `IssueOtt` or `LoginWithOtt`. USER is `login:NAME`,
-    /// `external_id:ID` or `user_id:ID` (a name without a colon is a login), or `-` for
-    /// `LoginWithOtt`, whose request does not contain the user.
+    /// `external_id:ID` or `user_id:ID` (a name without a colon is a login). The request of
+    /// `LoginWithOtt` does not contain the user: `-` asks about the request, and a user about an
+    /// account of that name in the platform's response.
     #[arg(long, num_args = 3, value_names = ["CALLER", "METHOD", "USER"])]
     explain: Option<Vec<String>>,
-    /// Use this API client for --explain [default: the default API client]
-    #[arg(long, value_name = "NAME", requires = "explain")]
+    /// Report the callers that may use a method for a user, by access rule
+    ///
+    /// METHOD and USER are those of --explain.
+    #[arg(long, num_args = 2, value_names = ["METHOD", "USER"])]
+    who: Option<Vec<String>>,
+    /// Use this API client for --explain and --who [default: the default API client]
+    #[arg(long, value_name = "NAME", requires = "question")]
     api_client: Option<String>,
+    /// A claim of the caller's JWT for --explain, such as groups=ops; can be repeated
+    ///
+    /// The value is `true`, `false` or an integer, or else a text; a text that looks like one of these is
+    /// written in double quotes.
+    #[arg(long = "claim", value_name = "PATH=VALUE", requires = "explain")]
+    claims: Vec<String>,
+    /// Format of the answer to --explain and --who
+    #[arg(long, value_name = "FORMAT", default_value = "text", requires = "question")]
+    format: Format,
+}
+
+/// Format of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// Lines for people
+    Text,
+    /// A JSON object
+    Json,
+}
+
+/// A question about the access rules.
+enum Question {
+    Explain(Call),
+    Who(Request),
 }
 
 const EXAMPLES: &str = "\
 Examples:
   ott-gateway check-config --config gateway.toml
   ott-gateway check-config --config gateway.toml --online
+  ott-gateway check-config --config gateway.toml --junit access-tests.xml
   ott-gateway check-config --config gateway.toml --explain token:billing IssueOtt login:a@b.example
+  ott-gateway check-config --config gateway.toml --who IssueOtt login:ceo@customer.example
 
-Exits with 2 if the configuration is not valid, and with 1 if --online cannot fetch an access token
-or if this machine temporarily cannot read a file.";
+Exits with 2 if the configuration is not valid or an access test fails, and with 1 if --online cannot
+fetch an access token, if this machine temporarily cannot read a file, or if the file of --junit cannot
+be written.";
 
 pub(super) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Failure> {
     let question = arguments.question()?;
-    let config = arguments.config.load()?;
-    for warning in &config.warnings {
-        output.note(format_args!("warning: {warning}"));
+    let checked = arguments.config.check();
+    match question {
+        Some(question) => arguments.answer(&question, checked, output),
+        None => arguments.check(checked, output),
     }
-    if let Some(question) = question {
-        return explain_rules(&config, &question, output);
-    }
-    // Files that are valid on their own may not fit together.
-    on_control_runtime(async {
-        app::check(&config).map_err(|error| not_started(&error, "[server] listen"))
-    })?;
-    summary(&config, output);
-    if arguments.online { fetch_access_tokens(&config, output) } else { Ok(()) }
-}
-
-/// Prints which access rule decides the call, and why.
-fn explain_rules(config: &Config, question: &Question, output: &mut Output) -> Result<(), Failure> {
-    let rules =
-        Rules::try_new(config.access.rules.clone()).map_err(|error| Failure::Failed(chain(&error)))?;
-    match question.answer(&rules, config)? {
-        Answer::Decided { api_client, is_default, explanation } => {
-            let why = if is_default { " (the default; select another with --api-client)" } else { "" };
-            output.line(format_args!("with API client {}{why}", Printable(api_client)));
-            output.line(explanation);
-        }
-        Answer::NoApiClient => {
-            let names: Vec<&str> = config.api_clients.by_name.keys().map(|name| &**name).collect();
-            output.line("no API client is the default, so a call must name one");
-            output.line(format_args!("select one with --api-client: {}", Printable(names.join(", "))));
-            output.line("DENIED: the call names no API client (API_CLIENT_UNKNOWN)");
-        }
-    }
-    Ok(())
 }
 
 /// Fetches an access token with every API client and prints the results.
@@ -116,21 +135,99 @@ fn fetch_access_tokens(config: &Config, output: &mut Output) -> Result<(), Failu
 }
 
 impl Arguments {
-    fn question(&self) -> Result<Option<Question>, Failure> {
-        let Some(values) = &self.explain else { return Ok(None) };
+    fn question(&self) -> Result<Option<Question>, InvalidQuestion> {
+        let api_client = self.api_client.as_deref();
         // clap checks the number of values.
-        let Ok(values) = <&[String; 3]>::try_from(values.as_slice()) else { return Ok(None) };
-        Ok(Some(Question::read(values, self.api_client.as_deref())?))
+        if let Some([caller, method, user]) = self.explain.as_deref() {
+            let call = Call::parse(caller, Request::parse(method, user, api_client)?, &self.claims)?;
+            return Ok(Some(Question::Explain(call)));
+        }
+        match self.who.as_deref() {
+            Some([method, user]) => Ok(Some(Question::Who(Request::parse(method, user, api_client)?))),
+            _ => Ok(None),
+        }
+    }
+
+    /// Answers a question about the rules. Failed access tests are only warnings, because their
+    /// reasons are asked for.
+    fn answer(&self, question: &Question, checked: Checked, output: &mut Output) -> Result<(), Failure> {
+        let config = checked.config?;
+        let failed = checked.tests.iter().filter_map(AccessTestResult::finding);
+        for warning in config.warnings.iter().cloned().chain(failed) {
+            output.note(format_args!("warning: {warning}"));
+        }
+        let rules =
+            Rules::try_new(config.access.rules.clone()).map_err(|error| Failure::Failed(chain(&error)))?;
+        match (question, self.format) {
+            (Question::Explain(call), Format::Text) => explain::print(call, &rules, &config, output),
+            (Question::Explain(call), Format::Json) => {
+                output.line(explain::as_json(call, &rules, &config));
+            }
+            (Question::Who(request), Format::Text) => who::print(request, &rules, &config, output),
+            (Question::Who(request), Format::Json) => output.line(who::as_json(request, &rules, &config)),
+        }
+        Ok(())
+    }
+
+    /// Reports every problem, or prints a summary.
+    fn check(&self, Checked { config, tests }: Checked, output: &mut Output) -> Result<(), Failure> {
+        let parts = config.as_ref().map_or(Ok(()), |config| {
+            for warning in &config.warnings {
+                output.note(format_args!("warning: {warning}"));
+            }
+            // Files that are valid on their own may not fit together.
+            on_control_runtime(async {
+                app::check(config).map_err(|error| not_started(&error, "[server] listen"))
+            })
+        });
+        let problem = match (&config, &parts) {
+            (Err(errors), _) => Some(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")),
+            (Ok(_), Err(failure)) => Some(failure.to_string()),
+            (Ok(_), Ok(())) => None,
+        };
+        let written = self.write_junit(problem.as_deref(), &tests);
+        let failed: Vec<Finding> =
+            tests.iter().filter_map(|test| failed_test::finding(test, self.config.path())).collect();
+        // One failure is returned; others are printed before it.
+        let also = |failure: Result<(), Failure>, output: &mut Output| {
+            if let Err(failure) = failure {
+                output.failure(&failure);
+            }
+        };
+        let config = match Errors::unless_empty(config, failed.into_iter()) {
+            Ok(config) => config,
+            Err(errors) => {
+                also(written, output);
+                also(parts, output);
+                return Err(errors.into());
+            }
+        };
+        if let Err(failure) = parts {
+            also(written, output);
+            return Err(failure);
+        }
+        written?;
+        summary(&config, tests.len(), output);
+        if self.online { fetch_access_tokens(&config, output) } else { Ok(()) }
+    }
+
+    fn write_junit(&self, problem: Option<&str>, tests: &[AccessTestResult]) -> Result<(), Failure> {
+        let Some(file) = &self.junit else { return Ok(()) };
+        let config = self.config.path();
+        junit::write(file, config, problem, tests, |test| failed_test::text(test, config)).map_err(|error| {
+            let path = absolute(file);
+            Failure::Failed(format!("--junit: cannot write {}: {}", path.display(), describe(error.kind())))
+        })
     }
 }
 
-impl From<NoSuchCall> for Failure {
-    fn from(error: NoSuchCall) -> Self {
+impl From<InvalidQuestion> for Failure {
+    fn from(error: InvalidQuestion) -> Self {
         Self::Usage(error.to_string())
     }
 }
 
-fn summary(config: &Config, output: &mut Output) {
+fn summary(config: &Config, tests: usize, output: &mut Output) {
     let title = output.paint(Style::Good, "The configuration is valid.");
     output.line(title);
     let server = &config.server;
@@ -173,6 +270,9 @@ fn summary(config: &Config, output: &mut Output) {
     }
     row(output, "callers by", proofs.join(", "));
     row(output, "rules", config.access.rules.len());
+    if tests > 0 {
+        row(output, "tests", format!("{tests} passed"));
+    }
     let audit = match &config.audit.sink {
         Sink::Stdout => "standard output".to_owned(),
         Sink::Off => "off".to_owned(),

@@ -4,7 +4,7 @@ use std::{
     fmt::Write as _,
     io::{self, IsTerminal},
     panic::AssertUnwindSafe,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     app::{App, OnHangUp, Shutdown, Signals, StartError, descriptors, set_signal_mask},
-    config::{Config, Process},
+    config::{Checked, Config, Process},
     observe::telemetry::logging::{self, Logging},
     server::tls::ClientAuth,
 };
@@ -87,6 +87,16 @@ impl ConfigArgument {
     /// Reads the file and the environment variables that override it.
     pub(super) fn load(&self) -> Result<Config, Failure> {
         Ok(Config::load(Some(&self.config), &Process)?)
+    }
+
+    /// Like [`load`](Self::load), but returns the results of access tests.
+    pub(super) fn check(&self) -> Checked {
+        Config::check(Some(&self.config), &Process)
+    }
+
+    /// Returns the path of the file.
+    pub(super) fn path(&self) -> &Path {
+        &self.config
     }
 }
 

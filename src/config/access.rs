@@ -1,11 +1,14 @@
 //! `[access]` and `[[access.rules]]`: the methods and users that each caller may use, and quotas.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    sync::Arc,
+};
 
 use wildmatch::WildMatch;
 
 use super::{
-    finding::{self, Problem},
+    finding::{self, Place, Problem},
     section::Section,
     tree::Value,
     value,
@@ -46,17 +49,46 @@ pub(super) struct KnownNames<'a> {
     pub(super) tokens: Vec<&'a str>,
     /// Names of JWT issuers; `None` if the issuer has no name, or to accept any.
     pub(super) jwt_issuers: Option<Vec<&'a str>>,
+    /// The API client of tests that name none.
+    pub(super) default_api_client: DefaultApiClient<'a>,
 }
 
-/// Reads `[access]`.
-pub(super) fn read_access(mut section: Section<'_>, known: &KnownNames<'_>) -> Settings {
+/// The default API client, for tests that name none.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum DefaultApiClient<'a> {
+    /// `None` if there is no default.
+    Known(Option<&'a str>),
+    /// `[api_clients]` has errors.
+    Unknown,
+}
+
+/// `[access]` without its tests.
+pub(super) struct ReadAccess {
+    pub(super) settings: Settings,
+    /// The place of each rule.
+    pub(super) places: Vec<Place>,
+    /// Whether the rules are those of the file; with errors, they are not complete.
+    pub(super) has_valid_rules: bool,
+}
+
+/// The named rules read so far, to find names that are used twice.
+#[derive(Default)]
+struct RuleNames(BTreeMap<Arc<str>, (String, Place)>);
+
+/// Reads `[access]` without its tests.
+pub(super) fn read_access(section: &mut Section<'_>, known: &KnownNames<'_>) -> ReadAccess {
     let quota_dry_run = section.optional("quota_dry_run", value::boolean).unwrap_or(false);
     if quota_dry_run {
         section.warning("quota_dry_run", "is true: calls over quota are logged and counted, but not refused");
     }
     let max_quota_users = section.optional("max_quota_users", value::count(1024..=16_777_216));
+    let faults = section.faults();
+    let mut names = RuleNames::default();
+    let tables = section.list_of_tables("rules");
+    let places = tables.iter().map(Section::own_place).collect();
     let rules: Vec<RuleSettings> =
-        section.list_of_tables("rules").into_iter().map(|table| read_rule(table, known)).collect();
+        tables.into_iter().map(|table| read_rule(table, known, &mut names)).collect();
+    let has_valid_rules = section.faults() == faults;
     let is_list = section.node("rules").is_none_or(|node| matches!(node, Value::List(_)));
     if rules.is_empty() && is_list {
         section
@@ -73,7 +105,6 @@ pub(super) fn read_access(mut section: Section<'_>, known: &KnownNames<'_>) -> S
             )),
         );
     }
-    section.finish();
     let mut settings = Settings::new(rules);
     if quota_dry_run {
         settings.quotas = Quotas::DryRun;
@@ -81,10 +112,10 @@ pub(super) fn read_access(mut section: Section<'_>, known: &KnownNames<'_>) -> S
     if let Some(users) = max_quota_users {
         settings.max_quota_users = users.get() as usize;
     }
-    settings
+    ReadAccess { settings, places, has_valid_rules }
 }
 
-fn read_rule(mut section: Section<'_>, known: &KnownNames<'_>) -> RuleSettings {
+fn read_rule(mut section: Section<'_>, known: &KnownNames<'_>, names: &mut RuleNames) -> RuleSettings {
     if !section.has("callers") {
         section.fault(
                 "callers",
@@ -94,6 +125,9 @@ fn read_rule(mut section: Section<'_>, known: &KnownNames<'_>) -> RuleSettings {
             );
     }
     let name = section.optional("name", rule_name);
+    if let Some(name) = &name {
+        names.add(name, &section);
+    }
     let has_table = matches!(section.node("claims"), Some(Value::Table(_)));
     let claims = section.optional_table("claims").filter(|_| has_table).map(read_claims).unwrap_or_default();
     let bursts = || value::count(1..=1_000_000);
@@ -124,8 +158,25 @@ fn read_rule(mut section: Section<'_>, known: &KnownNames<'_>) -> RuleSettings {
     rule
 }
 
-/// Reads the table of the claims that a rule requires.
-fn read_claims(section: Section<'_>) -> Vec<ClaimRequirement> {
+impl RuleNames {
+    /// Adds the name of a rule. Reports an error if another rule has it, because tests refer to
+    /// rules by name.
+    fn add(&mut self, name: &Arc<str>, section: &Section<'_>) {
+        match self.0.entry(Arc::clone(name)) {
+            Entry::Vacant(entry) => {
+                entry.insert((section.name_of("name"), section.place_of("name")));
+            }
+            Entry::Occupied(entry) => {
+                let (key, place) = entry.get();
+                let rule = format!("must be unique, but {key} ({place}) is the same");
+                section.fault("name", Problem::rule(rule));
+            }
+        }
+    }
+}
+
+/// Reads a table of claims: of those that a rule requires, or those of a caller.
+pub(super) fn read_claims(section: Section<'_>) -> Vec<ClaimRequirement> {
     let paths: Vec<&str> = section.keys().collect();
     if paths.is_empty() {
         section.own_fault(Problem::rule("must not be empty; remove the key if there is nothing to require"));
@@ -300,8 +351,15 @@ fn caller_glob(value: &Value, known: &KnownNames<'_>) -> Result<String, Problem>
              \"anonymous\"",
         ));
     }
-    if literal.len() == glob.len()
-        && let Some(name) = glob.strip_prefix("token:")
+    check_known_caller(literal, literal.len() == glob.len(), known)?;
+    Ok(glob)
+}
+
+/// Checks the beginning of a caller's name, or the whole of it, against the names of tokens and of
+/// JWT issuers.
+pub(super) fn check_known_caller(name: &str, is_whole: bool, known: &KnownNames<'_>) -> Result<(), Problem> {
+    if is_whole
+        && let Some(name) = name.strip_prefix("token:")
         && !known.tokens.contains(&name)
     {
         let nearest =
@@ -309,10 +367,9 @@ fn caller_glob(value: &Value, known: &KnownNames<'_>) -> Result<String, Problem>
         return Err(Problem::UnknownName { what: "the name of a token in [callers.tokens]", nearest });
     }
     if let Some(names) = &known.jwt_issuers
-        && let Some(rest) = literal.strip_prefix("jwt:")
+        && let Some(rest) = name.strip_prefix("jwt:")
     {
-        let (issuer, is_whole) =
-            rest.split_once(':').map_or((rest, literal.len() == glob.len()), |(it, _)| (it, true));
+        let (issuer, is_whole) = rest.split_once(':').map_or((rest, is_whole), |(it, _)| (it, true));
         let is_known = |name: &&str| if is_whole { *name == issuer } else { name.starts_with(issuer) };
         // Every name of a caller has the colon.
         if !names.iter().any(is_known) || (is_whole && !rest.contains(':')) {
@@ -320,7 +377,7 @@ fn caller_glob(value: &Value, known: &KnownNames<'_>) -> Result<String, Problem>
             return Err(Problem::UnknownName { what: "a caller of an issuer in [[callers.jwt]]", nearest });
         }
     }
-    Ok(glob)
+    Ok(())
 }
 
 /// Parses a pattern of users.
@@ -330,7 +387,7 @@ fn user_pattern(kind: SubjectKind) -> impl Fn(&Value) -> Result<SubjectPattern, 
     }
 }
 
-fn method(value: &Value) -> Result<Method, Problem> {
+pub(super) fn method(value: &Value) -> Result<Method, Problem> {
     let name = value::text(value)?;
     METHODS.into_iter().find(|method| method.name() == name).ok_or_else(|| {
         let nearest = finding::nearest(&name, METHODS.iter().map(|method| method.name()));

@@ -173,7 +173,8 @@ pub(super) fn parse_bytes(path: &Path, contents: &[u8], findings: &Findings) -> 
 
 fn parse(path: &Arc<Path>, text: &str, findings: &Findings) -> Option<Table> {
     let (document, errors) = DeTable::parse_recoverable(text);
-    let lines = Lines { path: Arc::clone(path), text };
+    let breaks = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at).collect();
+    let lines = Lines { path: Arc::clone(path), breaks };
     if errors.is_empty() {
         return Some(lines.table(document.into_inner()));
     }
@@ -185,17 +186,16 @@ fn parse(path: &Arc<Path>, text: &str, findings: &Findings) -> Option<Table> {
     None
 }
 
-struct Lines<'a> {
+struct Lines {
     path: Arc<Path>,
-    text: &'a str,
+    /// The positions of the line breaks. Counting them for each value would take quadratic time.
+    breaks: Vec<usize>,
 }
 
-impl Lines<'_> {
+impl Lines {
     fn at(&self, span: &Range<usize>) -> Place {
-        let before = self.text.as_bytes().get(..span.start).unwrap_or(self.text.as_bytes());
-        #[expect(clippy::naive_bytecount, reason = "a configuration file is small")]
-        let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
-        Place::Line(Arc::clone(&self.path), line)
+        let before = self.breaks.partition_point(|at| *at < span.start);
+        Place::Line(Arc::clone(&self.path), 1 + before)
     }
 
     fn table(&self, table: DeTable<'_>) -> Table {

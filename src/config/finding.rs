@@ -217,6 +217,29 @@ impl Errors {
         self.0.iter().all(|finding| matches!(finding.problem, Problem::Unanswered(_)))
     }
 
+    /// Adds further errors to a result.
+    ///
+    /// # Errors
+    ///
+    /// The errors of the result and the further ones, if there are any.
+    pub fn unless_empty<T>(
+        result: Result<T, Self>,
+        further: impl Iterator<Item = Finding>,
+    ) -> Result<T, Self> {
+        let mut errors: Vec<Finding> = further.collect();
+        match result {
+            Ok(value) if errors.is_empty() => return Ok(value),
+            Ok(_) => {}
+            Err(first) => errors.extend(first.0),
+        }
+        Err(Self::sorted(errors))
+    }
+
+    fn sorted(mut findings: Vec<Finding>) -> Self {
+        findings.sort_by(|one, other| one.place.cmp(&other.place));
+        Self(findings)
+    }
+
     /// Returns an iterator over all errors.
     pub fn iter(&self) -> std::slice::Iter<'_, Finding> {
         self.0.iter()
@@ -243,6 +266,11 @@ impl Findings {
     /// Adds an error, which prevents the gateway from starting.
     pub(super) fn fault(&self, place: Place, key: impl Into<String>, problem: Problem) {
         self.faults.borrow_mut().push(Finding { place, key: key.into(), problem });
+    }
+
+    /// Returns the number of errors found so far.
+    pub(super) fn faults(&self) -> usize {
+        self.faults.borrow().len()
     }
 
     /// Adds a warning.
@@ -275,15 +303,10 @@ impl Findings {
 
     /// Returns the errors, or the result and the warnings.
     pub(super) fn conclude<T>(self, read: Option<T>) -> Result<(T, Vec<Finding>), Errors> {
-        let sorted = |findings: RefCell<Vec<Finding>>| {
-            let mut findings = findings.into_inner();
-            findings.sort_by(|one, other| one.place.cmp(&other.place));
-            findings
-        };
-        let faults = sorted(self.faults);
+        let faults = Errors::sorted(self.faults.into_inner());
         match read {
-            Some(read) if faults.is_empty() => Ok((read, sorted(self.warnings))),
-            _ => Err(Errors(faults)),
+            Some(read) if faults.0.is_empty() => Ok((read, Errors::sorted(self.warnings.into_inner()).0)),
+            _ => Err(faults),
         }
     }
 }

@@ -11,7 +11,9 @@ use std::{ffi::OsString, path::Path};
 use url::Url;
 
 use super::{
-    Config, Document, Environment, Place, environment, file,
+    Config, Document, Environment, Place,
+    access_tests::with_failures,
+    environment, file,
     finding::{Errors, Findings},
     tree::{Node, Table, Value},
 };
@@ -79,7 +81,7 @@ impl Config {
         platform: Platform<'_>,
         environment: &dyn Environment,
     ) -> Result<Self, Errors> {
-        let findings = Findings::default();
+        let (findings, mut tests) = (Findings::default(), Vec::new());
         let own_environment = isolation::WithoutTraces(environment);
         let own_environment = WithSecret { environment: &own_environment, secret: platform.client_secret };
         let config = file::read(file, &findings).and_then(|mut tree| {
@@ -89,12 +91,12 @@ impl Config {
                 set_default(&mut tree, table, key, value);
             }
             platform.replace_data_centers(&mut tree);
-            let config = Self::read(&tree, Some(file), &own_environment, &findings)?;
+            let config = Self::read(&tree, Some(file), &own_environment, &findings, &mut tests)?;
             isolation::check_audit_file(&tree, &config, &findings);
             isolation::warn_of_key_issuers(file, &config, &findings);
             Some(Self { file: None, variables, document: Document::default(), ..config })
         });
-        let (mut config, mut warnings) = findings.conclude(config)?;
+        let (mut config, mut warnings) = with_failures(findings.conclude(config), &tests)?;
         for client in config.api_clients.by_name.values_mut() {
             client.platform.limits.breaker = None;
         }
@@ -207,6 +209,16 @@ mod tests {
         let config = load(&with_own).unwrap();
         assert_eq!(config.telemetry.log_level, "debug");
         assert_eq!(config.server.grpc.drain.lame_duck, Duration::from_secs(1));
+    }
+
+    #[test]
+    fn failed_access_test_is_an_error() {
+        let test = "[[access.tests]]\ncaller = \"anonymous\"\nmethod = \"LoginWithOtt\"\nexpect = \"allow\"";
+        // The default API client is us5, which no rule allows.
+        let faults = load(&format!("{FILE}\n{test}")).unwrap_err();
+        let expected = "expects allow, but no rule allows it: rule 1 is for other API clients";
+        assert!(faults.to_string().contains(expected), "{faults}");
+        load(&format!("{FILE}\n{test}\napi_client = \"eu2\"")).unwrap();
     }
 
     #[test]

@@ -7,7 +7,8 @@
 use std::path::Path;
 
 use super::{
-    access::{KnownNames, read_access},
+    access::{DefaultApiClient, KnownNames},
+    access_tests::{AccessTestResult, read_access_and_tests, with_failures},
     callers,
     environment::{self, Environment},
     file,
@@ -34,6 +35,9 @@ pub struct Reloadable {
 impl Reloadable {
     /// Parses the contents of the configuration file and the environment. Also returns the warnings.
     ///
+    /// `default_api_client` is the default API client of the running gateway, for access tests that
+    /// name none. Failed tests are errors.
+    ///
     /// Other sections are not checked. Unknown keys are refused only if they resemble `access`,
     /// `callers` or `tokens`, because they may hide a rule.
     ///
@@ -44,23 +48,37 @@ impl Reloadable {
         file: &Path,
         contents: &[u8],
         environment: &dyn Environment,
+        default_api_client: Option<&str>,
     ) -> Result<(Self, Vec<Finding>), Errors> {
         let findings = Findings::default();
+        let mut tests = Vec::new();
         let read = file::parse_bytes(file, contents, &findings).map(|mut tree| {
             environment::overlay(&mut tree, &environment::OfAccess(environment), &findings);
-            Self::read(&tree, file, &findings)
+            Self::read(&tree, file, default_api_client, &findings, &mut tests)
         });
-        findings.conclude(read)
+        with_failures(findings.conclude(read), &tests)
     }
 
-    fn read(tree: &Table, file: &Path, findings: &Findings) -> Self {
+    fn read(
+        tree: &Table,
+        file: &Path,
+        default_api_client: Option<&str>,
+        findings: &Findings,
+        tests: &mut Vec<AccessTestResult>,
+    ) -> Self {
         let mut root = Section::root(tree, Place::File(Some(file.into())), findings);
         let mut callers = root.table("callers");
         let tokens = callers.optional_table("tokens").map(|table| callers::tokens(&table));
         callers.finish_part(&OTHER_CALLERS);
         let tokens_known = keys_at(tree, &["callers", "tokens"]);
-        let known = KnownNames { api_clients: None, tokens: tokens_known, jwt_issuers: None };
-        let access = read_access(root.table("access"), &known);
+        let known = KnownNames {
+            api_clients: None,
+            tokens: tokens_known,
+            jwt_issuers: None,
+            default_api_client: DefaultApiClient::Known(default_api_client),
+        };
+        let access;
+        (access, *tests) = read_access_and_tests(root.table("access"), &known);
         root.finish_part(&OTHER_SECTIONS);
         Self { access, tokens: tokens.unwrap_or_default() }
     }

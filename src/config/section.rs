@@ -202,6 +202,11 @@ impl<'a> Section<'a> {
         self.table.get(key).map(|node| &node.value)
     }
 
+    /// Returns the place of the table.
+    pub(super) fn own_place(&self) -> Place {
+        self.place.clone()
+    }
+
     /// Returns the place of a key, or of its table if it is absent.
     pub(super) fn place_of(&self, key: &str) -> Place {
         self.table.get(key).map_or_else(|| self.place.clone(), |node| node.place.clone())
@@ -249,6 +254,16 @@ impl<'a> Section<'a> {
     /// Reports a warning at a key.
     pub(super) fn warning(&self, key: &str, rule: impl Into<Cow<'static, str>>) {
         self.findings.warning(self.place_of(key), self.name_of(key), rule);
+    }
+
+    /// Reports a warning at the place of a part of a key's value.
+    pub(super) fn warning_of(&self, place: Place, key: &str, rule: impl Into<Cow<'static, str>>) {
+        self.findings.warning(place, self.name_of(key), rule);
+    }
+
+    /// Returns the number of errors found so far, in any table.
+    pub(super) fn faults(&self) -> usize {
+        self.findings.faults()
     }
 
     /// Reports a warning about a place that is not a key.

@@ -4,7 +4,7 @@
 use wildmatch::WildMatch;
 
 use super::{
-    Config,
+    AccessTestResult, Config, Expected,
     finding::Findings,
     tree::{Node, Table, Value},
 };
@@ -14,8 +14,9 @@ use crate::{
 };
 
 /// Adds the warnings about a valid configuration.
-pub(super) fn check(tree: &Table, config: &Config, findings: &Findings) {
+pub(super) fn check(tree: &Table, config: &Config, tests: &[AccessTestResult], findings: &Findings) {
     check_callers(tree, config, findings);
+    check_tests(config, tests, findings);
     check_default(tree, config, findings);
 }
 
@@ -40,6 +41,17 @@ fn check_callers(tree: &Table, config: &Config, findings: &Findings) {
                 let key = format!("access.rules[{number}].callers[{index}]");
                 findings.warning(caller.place.clone(), key, why);
             }
+        }
+    }
+}
+
+/// Warns about access tests that expect an allowed call of a caller that cannot be identified.
+fn check_tests(config: &Config, tests: &[AccessTestResult], findings: &Findings) {
+    let possible = Callers::of(config);
+    for AccessTestResult { test, .. } in tests {
+        if let (Expected::Allow { .. }, Err(why)) = (&test.expected, possible.match_any(&test.caller)) {
+            let key = format!("access.tests[{}].caller", test.number);
+            findings.warning(test.place.clone(), key, why);
         }
     }
 }

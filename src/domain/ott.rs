@@ -15,9 +15,11 @@
 use std::{fmt, time::SystemTime};
 
 mod canonical;
+mod notation;
 mod subject;
 mod users;
 
+pub use notation::{InvalidUser, Notation as UserNotation};
 pub use subject::{InvalidSubject, MAX_SUBJECT_BYTES, QuotaKey, Subject, SubjectKind};
 pub use users::{SubjectForm, SubjectPattern, Users};
 

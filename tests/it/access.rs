@@ -557,15 +557,25 @@ async fn explain_reports_which_rule_decides() {
     assert!(output.contains("other, test") && !output.contains("rule 1"), "{output}");
     let (_, output, _) = explained(&without_default, "test", call);
     assert_eq!(output.lines().last(), Some("ALLOWED by rule 1"));
-    // Impossible calls are usage errors.
+    // A call that the configuration cannot have is denied; the last line is the reason.
     for (api_client, call, why) in [
-        ("ther", call, "there is no API client \"ther\"; did you mean \"other\"?"),
-        ("", "billing IssueOtt x", "CALLER cannot be \"billing\""),
-        ("", "token:d IssueOtt x", "[callers.tokens] has no token \"d\""),
-        ("", "token:a IssueOtt -", "USER is required"),
-        ("", "token:a LoginWithOtt x", "USER must be `-`"),
+        (
+            "ther",
+            call,
+            "DENIED: there is no API client \"ther\" (API_CLIENT_UNKNOWN); did you mean \"other\"?",
+        ),
+        ("", "token:d IssueOtt x", "DENIED: [callers.tokens] has no token \"d\""),
     ] {
         let (code, output, stderr) = explained(&with_default, api_client, call);
+        assert_eq!((code, output.lines().last()), (Some(0), Some(why)), "{stderr}");
+    }
+    // Malformed questions are usage errors.
+    for (call, why) in [
+        ("billing IssueOtt x", "CALLER cannot be \"billing\""),
+        ("token:a IssueOtt -", "USER is required"),
+        ("token:a Issue x", "METHOD must be"),
+    ] {
+        let (code, output, stderr) = explained(&with_default, "", call);
         assert_eq!((code, output.as_str()), (Some(2), ""), "{call}");
         assert!(stderr.contains(why), "{stderr}");
     }

@@ -244,7 +244,7 @@ async fn allows(config: &Config, issuer: &Issuer, mut payload: Value) -> bool {
         api_client: config.api_clients.default.as_deref().unwrap_or_default(),
         user: Some(&user),
     };
-    Rules::try_new(rules).unwrap().explain(question).deciding_rule().is_some()
+    Rules::try_new(rules).unwrap().answer(question).is_allowed()
 }
 
 /// Removes a claim from a payload.

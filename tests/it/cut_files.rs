@@ -28,7 +28,7 @@ fn decisions(access: &Access, probes: &[Probe]) -> Vec<Option<usize>> {
             api_client: &probe.api_client,
             user: probe.user.as_ref(),
         };
-        rules.explain(question).deciding_rule()
+        rules.answer(question).deciding().map(|rule| rule.number)
     };
     probes.iter().map(decide).collect()
 }
@@ -148,10 +148,11 @@ fn cut_everywhere(file: &Path, environment: &BTreeMap<String, String>) -> usize 
     let text = fs::read(file).expect("the whole file");
     let config = Config::load(Some(file), environment).unwrap_or_else(|faults| panic!("{faults}"));
     let whole = Whole::new(config.access.clone(), config.callers.tokens.clone());
+    let default_api_client = config.api_clients.default.as_deref();
     let mut accepted = 0;
     for end in 0..text.len() {
         let part = &text[..end];
-        let Ok((reloadable, _)) = Reloadable::parse(file, part, environment) else {
+        let Ok((reloadable, _)) = Reloadable::parse(file, part, environment, default_api_client) else {
             // The start is stricter than a reload, so it refuses this part too.
             continue;
         };
@@ -272,10 +273,29 @@ claims.scope = "write"
 claims.level = [1, 2]
 users = "all"
 [[access.rules]]
+name = "logins"
 callers = ["*"]
 methods = ["LoginWithOtt"]
 users = "all"
 rate = "unlimited"
+[[access.tests]]
+caller = "token:ci"
+method = "IssueOtt"
+user = "login:boris@customer.example"
+api_client = "eu2"
+expect = "allow"
+[[access.tests]]
+caller = "token:ops"
+method = "LoginWithOtt"
+user = "external_id:7"
+expect = "allow"
+rule = "logins"
+[[access.tests]]
+caller = "jwt:a"
+claims = { groups = ["a", "b"] }
+method = "IssueOtt"
+user = "login:boris@other.example"
+expect = "deny"
 [callers.tokens]
 ci = [
   "sha256:7bb5d9c1d6ab2d1ae4f1a5b4b2f35a2cb9ab1f3d6f1d1e3d8f3d1c2b5a697887",

@@ -333,6 +333,8 @@ const TABLES: &[(&str, &str)] = &[
     ("read_access", "access"),
     ("read_rule", "access.rules"),
     ("read_users", "access.rules"),
+    ("read_access_and_tests", "access"),
+    ("read_test", "access.tests"),
     ("read_audit", "audit"),
     ("Telemetry", "telemetry"),
 ];
@@ -374,8 +376,9 @@ fn read_by_code() -> (BTreeSet<String>, BTreeSet<String>) {
 /// Returns the keys that the code reads and that have values of their own, with their tables.
 pub(crate) fn keys_in_code() -> BTreeSet<String> {
     let mut keys = read_by_code().0;
-    // A list of tables.
+    // Lists of tables.
     keys.remove("access.rules");
+    keys.remove("access.tests");
     keys
 }
 

@@ -1,10 +1,13 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::caller::{ClaimValue, Claims};
-use crate::domain::ott::{
-    SubjectKind::{self, ExternalId, Login, UserId},
-    SubjectPattern,
+use crate::{
+    access::Verdict,
+    caller::{ANONYMOUS, ClaimValue, Claims},
+    domain::ott::{
+        SubjectKind::{self, ExternalId, Login, UserId},
+        SubjectPattern,
+    },
 };
 
 fn rule(callers: &[&str]) -> RuleSettings {
@@ -27,16 +30,6 @@ fn login(text: &str) -> Subject {
 fn principal(name: &str) -> Principal<'_> {
     static NONE: Claims = Claims::none();
     Principal { name, claims: &NONE }
-}
-
-fn explain(
-    rules: &Rules,
-    caller: &str,
-    method: Method,
-    api_client: &str,
-    user: Option<&Subject>,
-) -> Explanation {
-    rules.explain(Question { caller: principal(caller), method, api_client, user })
 }
 
 /// Returns the position of the rule that decides a call.
@@ -185,37 +178,6 @@ fn denial_reports_the_first_mismatch_of_the_closest_rule() {
     assert_eq!(decide(&rules, "dns:a", "eu2", &user), Err(AccessDenial::Method));
     assert_eq!(decide(&rules, "dns:b", "us1", &user), Err(AccessDenial::ApiClient));
     assert_eq!(decide(&rules, "dns:b", "eu2", &login("x@y")), Err(AccessDenial::User));
-}
-
-#[test]
-fn explanation_names_the_deciding_rule() {
-    let rules = Rules::try_new(vec![
-        RuleSettings { methods: Some(vec![Method::LoginWithOtt]), ..rule(&["spiffe://td/portal"]) },
-        RuleSettings {
-            users: Users::listed(Login, &["*@mysite.com"]),
-            rate: Rate::Unlimited,
-            ..rule(&["spiffe://td/*"])
-        },
-        rule(&["spiffe://*"]),
-    ])
-    .unwrap();
-    let explain =
-        |caller: &str, user: &str| explain(&rules, caller, Method::IssueOtt, "eu2", Some(&login(user)));
-
-    let allowed = explain("spiffe://td/portal", "john@mysite.com");
-    assert_eq!(allowed.deciding_rule(), Some(2));
-    assert_eq!(
-        allowed.to_string(),
-        "rule 1 is not for IssueOtt\n\
-         rule 2 allows it; per caller unlimited; per caller and user 30/min, burst 10\n\
-         rule 3 would allow it too, but an earlier rule decides\n\
-         ALLOWED by rule 2"
-    );
-    let denied = explain(ANONYMOUS, "john@mysite.com");
-    assert_eq!(denied.deciding_rule(), None);
-    assert!(denied.to_string().ends_with("DENIED: no rule allows it"), "{denied}");
-    assert!(denied.to_string().contains("does not name `anonymous`"), "{denied}");
-    assert_eq!(explain("spiffe://td/x", "john@elsewhere").deciding_rule(), Some(3));
 }
 
 /// A call, for the reference implementation.
@@ -371,7 +333,7 @@ fn any_rules() -> impl Strategy<Value = Vec<RuleSettings>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1024))]
 
-    /// The index and a scan of all rules return the same rule or the same denial.
+    /// The index and a scan of all rules return the same rule or the same denial, and so do answers.
     #[test]
     fn index_decides_like_a_scan_of_all_rules(
         settings in any_rules(),
@@ -389,11 +351,17 @@ proptest! {
         let admitting = rules.admitting(principal, method);
         let decided = admitting.clone().and_then(|admitting| rules.allowing(&admitting, api_client, user));
         prop_assert_eq!(decided.clone().map(|allowing| allowing.first().unwrap()), expected);
-        let explanation = rules.explain(Question { caller: principal, method, api_client, user });
-        prop_assert_eq!(explanation.deciding_rule(), expected.ok().map(|position| position + 1));
-        for (line, rule) in explanation.to_string().lines().zip(&settings) {
-            let denies = plain_mismatch(rule, &call).is_some();
-            prop_assert_eq!(line.contains(" is for other") || line.contains(" is not for"), denies, "{}", line);
+        let answer = rules.answer(Question { caller: principal, method, api_client, user });
+        prop_assert_eq!(answer.deciding().map(|rule| rule.number), expected.ok().map(|position| position + 1));
+        prop_assert_eq!(answer.verdicts().count(), settings.len());
+        for (position, ((_, verdict), rule)) in answer.verdicts().zip(&settings).enumerate() {
+            let found = match verdict {
+                Verdict::Mismatch(mismatch) => Err(mismatch.part()),
+                Verdict::Decides => Ok(true),
+                Verdict::DecidedEarlier => Ok(false),
+            };
+            let applies = plain_mismatch(rule, &call).map_or(Ok(expected == Ok(position)), Err);
+            prop_assert_eq!(found, applies);
         }
         let named = settings.iter().position(|rule| plainly_names(rule, &caller));
         prop_assert_eq!(rules.index.for_caller(&caller).first(), named);
@@ -455,6 +423,13 @@ proptest! {
         prop_assert_eq!(of_account.first(), expected);
         let first = &settings[allowing.first().unwrap()];
         prop_assert_eq!(is_asked, first.users != Users::All, "names are only read if they matter");
+        // An answer decides like the check of an account with one name.
+        for name in &names {
+            let of_account = rules.for_account(&allowing, || vec![name.clone()]).first();
+            let question = Question { caller: principal, method, api_client: &api_client, user: Some(name) };
+            let deciding = rules.answer(question).deciding();
+            prop_assert_eq!(deciding.map(|rule| rule.number), of_account.map(|position| position + 1));
+        }
     }
 }
 

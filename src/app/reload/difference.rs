@@ -1,6 +1,9 @@
 //! Differences between two versions, by number or name and never by value.
 
-use crate::{access::RuleSettings, caller::TokenHashes};
+use crate::{
+    access::{RuleId, RuleSettings},
+    caller::TokenHashes,
+};
 
 /// Changes in a new version; `None` if there are none.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -12,12 +15,12 @@ pub(super) struct Difference {
 }
 
 impl Difference {
-    /// Returns the differences of rules, by their numbers from 1: added ones as counted in the new
+    /// Returns the differences of rules, by number and name: added ones as counted in the new
     /// configuration, removed ones as in the old one. An edited rule is both.
     pub(super) fn between_rules(old: &[RuleSettings], new: &[RuleSettings]) -> Self {
         let missing = |from: &[RuleSettings], those: &[RuleSettings]| {
-            let numbered = (1_usize..).zip(those).filter(|(_, rule)| !from.contains(rule));
-            listed(numbered.map(|(number, _)| number.to_string()))
+            let numbered = (1..).zip(those).filter(|(_, rule)| !from.contains(rule));
+            listed(numbered.map(|(number, rule)| RuleId { number, name: rule.name.clone() }.to_string()))
         };
         Self { added: missing(old, new), removed: missing(new, old), replaced: None }
     }

@@ -212,7 +212,7 @@ fn file_that_has_not_changed_is_parsed_once() {
     let last = LastParsed::default();
     let parsed = |text: &str| {
         fs::write(&path, text).unwrap();
-        last.parse(&path, &files::read(&path, files::MAX_BYTES).unwrap())
+        last.parse(&path, &files::read(&path, files::MAX_BYTES).unwrap(), None)
     };
     let (one, other) = (config_for(&["dns:one"]), config_for(&["dns:other"]));
     let first = parsed(&one).unwrap();

@@ -1,183 +1,152 @@
-//! `check-config --explain`: reports which access rule decides a call, and why.
+//! `check-config --explain`: prints which access rule decides a call, and why.
 //!
-//! An impossible call is refused, because the answer must be valid for real calls. `access` evaluates
-//! the rules.
+//! `access` decides; only the wording and the JSON form are here.
 
+use serde_json::{Value, json};
+
+use super::question::{ApiClientOfCall, Call, NoSuchName};
 use crate::{
-    access::{self, Explanation, Rules},
-    app::is_caller_name,
-    caller::{Claims, Principal},
-    config::{Config, nearest},
-    domain::{
-        call::Method,
-        ott::{Subject, SubjectKind},
-    },
+    access::{Answer, Mismatch, Question, RuleId, RuleInAnswer, Rules, Verdict},
+    base::text::Printable,
+    caller::Principal,
+    cli::output::Output,
+    config::Config,
+    domain::{call::Method, ott::Subject},
 };
 
-/// The call that `--explain` asks about.
-#[derive(Debug)]
-pub(super) struct Question {
-    caller: String,
-    method: Method,
-    api_client: Option<String>,
-    /// `None` for a login, whose request does not contain the user.
-    user: Option<Subject>,
+/// Returns the answer, or the reason that such a call does not reach the rules.
+pub(super) fn answer<'a>(
+    call: &'a Call,
+    rules: &'a Rules,
+    config: &'a Config,
+) -> Result<(ApiClientOfCall<'a>, Answer<'a>), NoSuchName> {
+    call.check_caller(config)?;
+    let api_client = call.request.api_client(config)?;
+    let answer = rules.answer(Question {
+        caller: Principal { name: &call.caller, claims: &call.claims },
+        method: call.request.method,
+        api_client: api_client.name,
+        user: call.request.user.as_ref(),
+    });
+    Ok((api_client, answer))
 }
 
-/// The reason why a call is impossible.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum NoSuchCall {
-    #[error("METHOD must be IssueOtt or LoginWithOtt")]
-    Method,
-    #[error(
-        "CALLER cannot be {0:?}: names are spiffe://DOMAIN/PATH, dns:NAME in lower case, jwt:SUBJECT, \
-         token:NAME or `anonymous`"
-    )]
-    Caller(String),
-    #[error("[callers.tokens] has no token {name:?}{}", hint(.nearest.as_deref()))]
-    Token { name: String, nearest: Option<String> },
-    #[error("USER is required for IssueOtt: the decision depends on it")]
-    NoUser,
-    #[error("USER must be `-` for LoginWithOtt: its request does not contain the user")]
-    UserOfLogin,
-    #[error("USER {0}")]
-    User(String),
-    #[error(
-        "USER cannot begin with {prefix:?}: write login:NAME, external_id:ID or user_id:ID{}; \
-         write login:{shown} if that is the login",
-        hint(.nearest.as_deref())
-    )]
-    UserKind { prefix: String, shown: String, nearest: Option<String> },
-    #[error("--api-client: there is no API client {name:?}{}", hint(.nearest.as_deref()))]
-    ApiClient { name: String, nearest: Option<String> },
-}
-
-/// The decision on a call.
-pub(super) enum Answer {
-    /// The rules decide.
-    Decided {
-        /// API client of the call.
-        api_client: String,
-        /// Whether the call uses the default API client.
-        is_default: bool,
-        /// The decision and its reason.
-        explanation: Explanation,
-    },
-    /// The call does not name an API client and there is no default, so no rule can allow it.
-    NoApiClient,
-}
-
-impl Question {
-    pub(super) fn read(
-        [caller, name, user]: &[String; 3],
-        api_client: Option<&str>,
-    ) -> Result<Self, NoSuchCall> {
-        let method = [Method::IssueOtt, Method::LoginWithOtt]
-            .into_iter()
-            .find(|method| method.name() == name)
-            .ok_or(NoSuchCall::Method)?;
-        if !is_caller_name(caller) {
-            return Err(NoSuchCall::Caller(caller.clone()));
-        }
-        let user = match (method, user.as_str()) {
-            (Method::LoginWithOtt, "-") => None,
-            (Method::LoginWithOtt, _) => return Err(NoSuchCall::UserOfLogin),
-            (Method::IssueOtt, "-") => return Err(NoSuchCall::NoUser),
-            (Method::IssueOtt, user) => Some(subject(user)?),
-        };
-        Ok(Self { caller: caller.clone(), method, api_client: api_client.map(str::to_owned), user })
-    }
-
-    /// Evaluates the rules of a configuration for the call.
-    pub(super) fn answer(&self, rules: &Rules, config: &Config) -> Result<Answer, NoSuchCall> {
-        let tokens = &config.callers.tokens;
-        if let Some(name) = self.caller.strip_prefix("token:")
-            && !tokens.contains_key(name)
-        {
-            let nearest = nearest(name, tokens.keys().map(|name| &**name));
-            return Err(NoSuchCall::Token { name: name.to_owned(), nearest });
-        }
-        let known = &config.api_clients;
-        let api_client = match (&self.api_client, &known.default) {
-            (Some(name), _) if known.by_name.contains_key(name.as_str()) => name.clone(),
-            (Some(name), _) => {
-                let nearest = nearest(name, known.by_name.keys().map(|name| &**name));
-                return Err(NoSuchCall::ApiClient { name: name.clone(), nearest });
+/// Prints the decision for people.
+pub(super) fn print(call: &Call, rules: &Rules, config: &Config, output: &mut Output) {
+    let user = call.request.user.as_ref();
+    match answer(call, rules, config) {
+        Ok((api_client, answer)) => {
+            output.line(with_api_client(api_client));
+            print_folded(user, output);
+            for (rule, verdict) in answer.verdicts() {
+                output.line(Printable(sentence(call, &rule, &verdict)));
             }
-            (None, Some(default)) => default.to_string(),
-            (None, None) => return Ok(Answer::NoApiClient),
-        };
-        let explanation = rules.explain(access::Question {
-            caller: Principal { name: &self.caller, claims: &Claims::none() },
-            method: self.method,
-            api_client: &api_client,
-            user: self.user.as_ref(),
-        });
-        Ok(Answer::Decided { api_client, is_default: self.api_client.is_none(), explanation })
+            output.line(Printable(conclusion(call, &answer)));
+        }
+        Err(reason) => {
+            print_folded(user, output);
+            print_unknown(&reason, config, output);
+        }
     }
 }
 
-/// Parses a user. A text without a colon is a login. A login with a colon needs its kind, so that a
-/// misspelled kind is not taken for a part of the name.
-fn subject(text: &str) -> Result<Subject, NoSuchCall> {
-    let (kind, name) = match text.split_once(':') {
-        Some(("login", name)) => (SubjectKind::Login, name),
-        Some(("external_id", name)) => (SubjectKind::ExternalId, name),
-        Some(("user_id", name)) => (SubjectKind::UserId, name),
-        Some((prefix, _)) => {
-            let nearest = nearest(prefix, ["login", "external_id", "user_id"].into_iter());
-            return Err(NoSuchCall::UserKind {
-                prefix: format!("{prefix}:"),
-                shown: text.to_owned(),
-                nearest,
-            });
+/// Prints that a call is denied before the rules.
+pub(super) fn print_unknown(reason: &NoSuchName, config: &Config, output: &mut Output) {
+    if *reason == NoSuchName::NoApiClient {
+        let names: Vec<&str> = config.api_clients.by_name.keys().map(|name| &**name).collect();
+        output.line("no API client is the default, so a call must name one");
+        output.line(format_args!("select one with --api-client: {}", Printable(names.join(", "))));
+    }
+    output.line(format_args!("DENIED: {}", Printable(reason)));
+}
+
+pub(super) fn with_api_client(api_client: ApiClientOfCall<'_>) -> String {
+    let why = if api_client.is_default { " (the default; select another with --api-client)" } else { "" };
+    format!("with API client {}{why}", Printable(api_client.name))
+}
+
+/// Prints the canonical form of a user if it was asked in another one.
+pub(super) fn print_folded(user: Option<&Subject>, output: &mut Output) {
+    if let Some(user) = user.filter(|user| user.is_folded()) {
+        let (asked, decided) = (Printable(user.as_asked()), Printable(user.as_decided()));
+        output.line(format_args!("asked as {asked}, decided as {decided}"));
+    }
+}
+
+fn sentence(call: &Call, rule: &RuleInAnswer<'_>, verdict: &Verdict) -> String {
+    let verdict = match verdict {
+        Verdict::Mismatch(mismatch) => mismatch.to_string(),
+        Verdict::DecidedEarlier => "would allow it too, but an earlier rule decides".to_owned(),
+        Verdict::Decides => {
+            let is_open = call.request.user.is_none() && rule.lists_users();
+            let users =
+                if is_open { " if the account in the platform's response is one of its users" } else { "" };
+            format!("allows it{users}; {}", quotas(rule))
         }
-        None => (SubjectKind::Login, text),
     };
-    Subject::new(kind, name.to_owned()).map_err(|rule| NoSuchCall::User(rule.to_string()))
+    format!("rule {} {verdict}", rule.id)
 }
 
-fn hint(nearest: Option<&str>) -> String {
-    nearest.map_or_else(String::new, |name| format!("; did you mean {name:?}?"))
+/// Returns the quotas of a rule, for people.
+pub(super) fn quotas(rule: &RuleInAnswer<'_>) -> String {
+    format!("per caller {}; per caller and user {}", rule.per_caller, rule.per_user)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(caller: &str, method: &str, user: &str) -> Result<Question, NoSuchCall> {
-        Question::read(&[caller, method, user].map(str::to_owned), None)
-    }
-
-    #[test]
-    fn user_without_a_kind_is_a_login() {
-        let field = |text: &str| {
-            let user = read("dns:a", "IssueOtt", text).unwrap().user.unwrap();
-            (user.field(), user.as_sent().to_owned())
-        };
-        assert_eq!(field("a@b"), ("login", "a@b".to_owned()));
-        assert_eq!(field("login:a:b"), ("login", "a:b".to_owned()));
-        assert_eq!(field("external_id:x"), ("external_id", "x".to_owned()));
-        assert_eq!(field("user_id:1"), ("user_id", "1".to_owned()));
-        for text in ["email:a@b", "Login:a", "user-id:1", "a:b", ":a", "login :a"] {
-            let error = read("dns:a", "IssueOtt", text).unwrap_err();
-            assert!(matches!(error, NoSuchCall::UserKind { .. }), "{error}");
-            for part in ["login:NAME, external_id:ID or user_id:ID", &format!("write login:{text} if")] {
-                assert!(error.to_string().contains(part), "{error}");
-            }
+fn conclusion(call: &Call, answer: &Answer<'_>) -> String {
+    let is_login_of_user = call.request.method == Method::LoginWithOtt && call.request.user.is_some();
+    match (answer.deciding(), answer.charged()) {
+        (Some(rule), Some(charged)) if charged != rule => {
+            format!(
+                "ALLOWED by rule {rule}; the quotas are those of rule {charged}, the first for such a login"
+            )
         }
-        assert!(matches!(read("dns:a", "IssueOtt", "user_id:"), Err(NoSuchCall::User(_))));
-    }
-
-    #[test]
-    fn impossible_calls_are_refused() {
-        for caller in ["", "portal", "Anonymous", "dns:", "dns:Portal", "spiffe://a", "jwt:", "mail:a", "*"] {
-            let refused = read(caller, "IssueOtt", "x").unwrap_err();
-            assert_eq!(refused, NoSuchCall::Caller(caller.to_owned()));
+        (Some(rule), _) => format!("ALLOWED by rule {rule}"),
+        (None, Some(_)) if is_login_of_user => {
+            "DENIED: no rule allows this account (ACCOUNT_NOT_ALLOWED); its token is spent".to_owned()
         }
-        assert_eq!(read("anonymous", "issueott", "x").unwrap_err(), NoSuchCall::Method);
-        assert_eq!(read("jwt:a", "IssueOtt", "-").unwrap_err(), NoSuchCall::NoUser);
-        assert_eq!(read("spiffe://a/b", "LoginWithOtt", "x").unwrap_err(), NoSuchCall::UserOfLogin);
-        assert!(read("anonymous", "LoginWithOtt", "-").unwrap().user.is_none());
+        (None, _) => "DENIED: no rule allows it".to_owned(),
+    }
+}
+
+/// Returns the decision for programs.
+pub(super) fn as_json(call: &Call, rules: &Rules, config: &Config) -> Value {
+    let mut found = json!({
+        "caller": call.caller,
+        "method": call.request.method.name(),
+        "user": call.request.user.as_ref().map(|user| user.as_asked().to_string()),
+        "decided_as": call.request.user.as_ref().map(|user| user.as_decided().to_string()),
+        "api_client": call.request.api_client,
+    });
+    match answer(call, rules, config) {
+        Ok((api_client, answer)) => {
+            let rules = answer.verdicts().map(|(rule, verdict)| {
+                let (verdict, mismatch) = labels(&verdict);
+                json!({"number": rule.id.number, "name": rule.id.name.as_deref(), "verdict": verdict, "mismatch": mismatch})
+            });
+            found["api_client"] = api_client.name.into();
+            found["decision"] = if answer.is_allowed() { "allow" } else { "deny" }.into();
+            found["rule"] = id(answer.deciding());
+            found["quotas_of"] = id(answer.charged());
+            found["rules"] = rules.collect();
+        }
+        Err(reason) => {
+            found["decision"] = "deny".into();
+            found["reason"] = reason.to_string().into();
+        }
+    }
+    found
+}
+
+/// Returns a rule for programs.
+pub(super) fn id(rule: Option<RuleId>) -> Value {
+    rule.map_or(Value::Null, |rule| json!({"number": rule.number, "name": rule.name.as_deref()}))
+}
+
+const fn labels(verdict: &Verdict) -> (&'static str, Option<&'static str>) {
+    match verdict {
+        Verdict::Decides => ("decides", None),
+        Verdict::DecidedEarlier => ("decided_earlier", None),
+        Verdict::Mismatch(Mismatch::Claim(_)) => ("mismatch", Some("claim")),
+        Verdict::Mismatch(mismatch) => ("mismatch", Some(mismatch.part().as_str())),
     }
 }

@@ -19,7 +19,7 @@ fn parse(text: &str) -> Result<Reloadable, String> {
 }
 
 fn parse_with(text: &str, environment: &BTreeMap<String, String>) -> Result<Reloadable, String> {
-    Reloadable::parse(Path::new("gateway.toml"), text.as_bytes(), environment)
+    Reloadable::parse(Path::new("gateway.toml"), text.as_bytes(), environment, Some("eu2"))
         .map(|(read, _)| read)
         .map_err(|faults| faults.to_string())
 }
@@ -79,6 +79,27 @@ fn errors_in_rules_or_tokens_refuse_both() {
 }
 
 #[test]
+fn access_tests_are_for_the_default_api_client_of_the_running_gateway() {
+    let access_test = "[[access.tests]]\ncaller = \"token:ci\"\nmethod = \"IssueOtt\"\nuser = \"a@x\"\nexpect = \"allow\"\n";
+    let text = format!("{TOKENS}{RULES}{access_test}");
+    let with_default = |default| {
+        let parsed = Reloadable::parse(
+            Path::new("gateway.toml"),
+            text.as_bytes(),
+            &BTreeMap::<String, String>::new(),
+            default,
+        );
+        parsed.map(|(read, _)| read).map_err(|faults| faults.to_string())
+    };
+    assert_eq!(with_default(Some("eu2")), parse(&format!("{TOKENS}{RULES}")));
+    let refused = with_default(Some("us5")).unwrap_err();
+    let expected = "gateway.toml:8: access.tests[1]: expects allow, but no rule allows it: rule 1 is for other API clients";
+    assert!(refused.starts_with(expected), "{refused}");
+    let refused = with_default(None).unwrap_err();
+    assert!(refused.starts_with("gateway.toml:8: access.tests[1].api_client: is missing"), "{refused}");
+}
+
+#[test]
 fn misspelled_section_is_refused() {
     for (text, fault) in [
         (format!("{TOKENS}{RULES}[[acces.rules]]"), "acces: unknown key; did you mean \"access\"?"),
@@ -118,6 +139,6 @@ fn result_equals_that_of_the_whole_configuration() {
 proptest! {
     #[test]
     fn parsing_never_panics(contents in prop::collection::vec(any::<u8>(), 0..200)) {
-        let _ = Reloadable::parse(Path::new("gateway.toml"), &contents, &BTreeMap::new());
+        let _ = Reloadable::parse(Path::new("gateway.toml"), &contents, &BTreeMap::new(), None);
     }
 }

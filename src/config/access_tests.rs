@@ -1,0 +1,212 @@
+//! `[[access.tests]]`: calls, and what the access rules must decide about them.
+//!
+//! Tests are evaluated by the decision that calls get ([`Rules::answer`](crate::access::Rules::answer)),
+//! whenever the rules are read. A failed test is an error like any other, so rules that break their
+//! own tests are never in force.
+
+mod outcome;
+
+use std::sync::Arc;
+
+pub(super) use self::outcome::with_failures;
+pub use self::outcome::{AccessTestResult, TestFailure, TestOutcome};
+use super::{
+    access::{self, DefaultApiClient, KnownNames},
+    finding::{self, Place, Problem},
+    section::Section,
+    tree::Value,
+    value,
+};
+use crate::{
+    access::{RuleId, Settings},
+    caller::Claims,
+    domain::{
+        call::Method,
+        ott::{InvalidUser, Subject, SubjectKind},
+    },
+};
+
+/// Maximum number of tests.
+const MAX_TESTS: usize = 5000;
+
+/// A call and the expected decision (`[[access.tests]]`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccessTest {
+    /// Number of the test in the file, from 1.
+    pub number: usize,
+    /// Place of the test.
+    pub place: Place,
+    /// `caller`: name of the caller.
+    pub caller: String,
+    /// `claims`: claims of the caller's JWT.
+    pub claims: Claims,
+    /// `method`.
+    pub method: Method,
+    /// `user`. For `LoginWithOtt`, the only name of the account in the platform's response; `None`
+    /// if the test is only about the request.
+    pub user: Option<Subject>,
+    /// `api_client`, or the default API client. `None` if the default is not known, because
+    /// `[api_clients]` has errors.
+    pub api_client: Option<Arc<str>>,
+    /// `expect` and `rule`.
+    pub expected: Expected,
+}
+
+/// The decision that a test expects.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Expected {
+    /// No rule allows the call.
+    Deny,
+    /// A rule allows the call.
+    Allow {
+        /// `rule`: the rule that must decide; `None` if any may.
+        rule: Option<RuleId>,
+    },
+}
+
+/// Reads `[access]`: the settings, and the results of the tests. Tests are evaluated unless the
+/// rules have errors.
+pub(super) fn read_access_and_tests(
+    mut section: Section<'_>,
+    known: &KnownNames<'_>,
+) -> (Settings, Vec<AccessTestResult>) {
+    let read = access::read_access(&mut section, known);
+    let tables = section.list_of_tables("tests");
+    if tables.len() > MAX_TESTS {
+        section.fault("tests", Problem::rule(format!("must have at most {MAX_TESTS} tests")));
+        section.finish();
+        return (read.settings, Vec::new());
+    }
+    let rules = &read.settings.rules;
+    let ids: Vec<RuleId> =
+        (1..).zip(rules).map(|(number, rule)| RuleId { number, name: rule.name.clone() }).collect();
+    let tests = (1..).zip(tables).filter_map(|(number, table)| read_test(table, number, known, &ids));
+    let results = outcome::evaluate(tests.collect(), read.has_valid_rules.then_some(rules));
+    outcome::warn_of_untested(&section, &results, &read.places);
+    section.finish();
+    (read.settings, results)
+}
+
+/// Reads a test. Reports the errors of an invalid one.
+fn read_test(
+    mut section: Section<'_>,
+    number: usize,
+    known: &KnownNames<'_>,
+    rules: &[RuleId],
+) -> Option<AccessTest> {
+    let place = section.own_place();
+    let hint = "the name of a caller, such as \"token:billing\"";
+    let caller = section.required("caller", hint, |value| caller(value, known));
+    let has_table = matches!(section.node("claims"), Some(Value::Table(_)));
+    let claims = match section.optional_table("claims") {
+        // Reported as a wrong type.
+        Some(_) if !has_table => None,
+        None => Some(Claims::none()),
+        Some(table) => {
+            let is_jwt = caller.as_ref().is_none_or(|caller| caller.starts_with("jwt:"));
+            if !is_jwt {
+                section.fault("claims", Problem::rule("are only for a caller with a JWT, jwt:SUBJECT"));
+            }
+            let claims = access::read_claims(table);
+            let values = claims
+                .into_iter()
+                .flat_map(|claim| claim.values.into_iter().map(move |value| (claim.path.clone(), value)));
+            is_jwt.then(|| Claims::new(values.collect()))
+        }
+    };
+    let method = section.required("method", "\"IssueOtt\" or \"LoginWithOtt\"", access::method);
+    let has_user = section.has("user");
+    let user = section.optional("user", user);
+    if !has_user && method == Some(Method::IssueOtt) {
+        section.fault("user", Problem::Missing("the decision on IssueOtt depends on it"));
+    }
+    let api_client = if section.has("api_client") {
+        section.optional("api_client", |value| api_client(value, known)).map(Some)
+    } else {
+        match known.default_api_client {
+            DefaultApiClient::Known(Some(default)) => Some(Some(Arc::from(default))),
+            DefaultApiClient::Unknown => Some(None),
+            DefaultApiClient::Known(None) => {
+                let hint = "no API client is the default, so a call that names none is refused";
+                section.fault("api_client", Problem::Missing(hint));
+                None
+            }
+        }
+    };
+    let expect = section.required(
+        "expect",
+        "\"allow\" or \"deny\"",
+        value::one_of(&[("allow", true), ("deny", false)]),
+    );
+    let has_rule = section.has("rule");
+    if has_rule && expect == Some(false) {
+        section.fault("rule", Problem::rule("cannot be combined with expect = \"deny\": no rule decides it"));
+    }
+    let rule = section.optional("rule", |value| rule(value, rules));
+    section.finish();
+    let expected = match (expect?, has_rule, rule) {
+        (true, true, None) => return None,
+        (true, _, rule) => Expected::Allow { rule },
+        (false, has_rule, _) => (!has_rule).then_some(Expected::Deny)?,
+    };
+    let (method, user) = match (method?, has_user, user) {
+        // The user is invalid or missing.
+        (_, true, None) | (Method::IssueOtt, false, _) => return None,
+        (method, _, user) => (method, user),
+    };
+    let (caller, claims, api_client) = (caller?, claims?, api_client?);
+    Some(AccessTest { number, place, caller, claims, method, user, api_client, expected })
+}
+
+/// Parses the name of a caller that the configuration can identify.
+fn caller(value: &Value, known: &KnownNames<'_>) -> Result<String, Problem> {
+    let name = value::text(value)?;
+    if !crate::caller::is_caller_name(&name) {
+        return Err(Problem::rule(
+            "must be the name of one caller: spiffe://DOMAIN/PATH, dns:NAME in lower case, jwt:SUBJECT, token:NAME \
+             or \"anonymous\"",
+        ));
+    }
+    access::check_known_caller(&name, true, known)?;
+    Ok(name)
+}
+
+/// Parses a user in the notation of `check-config --explain`.
+fn user(value: &Value) -> Result<Subject, Problem> {
+    let text = value::text(value)?;
+    if text == "-" {
+        return Err(Problem::rule("must be a user; remove the key for a login of any user"));
+    }
+    Subject::parse(&text).map_err(|error| match &error {
+        InvalidUser::Kind { prefix } => {
+            let kinds = SubjectKind::ALL.iter().map(|kind| kind.field());
+            let nearest = finding::nearest(prefix, kinds).map(|kind| format!("{kind}:"));
+            Problem::UnknownName { what: "login:NAME, external_id:ID or user_id:ID", nearest }
+        }
+        InvalidUser::Name(_) => Problem::rule(error.to_string()),
+    })
+}
+
+fn api_client(value: &Value, known: &KnownNames<'_>) -> Result<Arc<str>, Problem> {
+    let name = value::text(value)?;
+    if let Some(names) = &known.api_clients
+        && !names.contains(&name.as_str())
+    {
+        let nearest = finding::nearest(&name, names.iter().copied());
+        return Err(Problem::UnknownName { what: "the name of an API client in [api_clients]", nearest });
+    }
+    Ok(Arc::from(name))
+}
+
+/// Parses the name of a rule. Numbers are not accepted, because they change when a rule is added.
+fn rule(value: &Value, rules: &[RuleId]) -> Result<RuleId, Problem> {
+    if matches!(value, Value::Integer(_)) {
+        let rule = "must be the name of a rule, because numbers change when rules are added";
+        return Err(Problem::rule(rule));
+    }
+    let name = value::text(value)?;
+    rules.iter().find(|rule| rule.name.as_deref() == Some(&*name)).cloned().ok_or_else(|| {
+        let nearest = finding::nearest(&name, rules.iter().filter_map(|rule| rule.name.as_deref()));
+        Problem::UnknownName { what: "the name of an access rule", nearest }
+    })
+}

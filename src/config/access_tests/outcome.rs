@@ -1,0 +1,186 @@
+//! Evaluates the tests of access rules.
+//!
+//! Errors contain neither the user nor the claims of a test, because they are logged.
+//! `check-config` has the tests themselves, and prints a command that explains the decision.
+
+use std::{collections::BTreeSet, fmt};
+
+use super::{
+    super::{
+        finding::{Errors, Finding, Place, Problem},
+        section::Section,
+    },
+    AccessTest, Expected,
+};
+use crate::{
+    access::{Answer, Mismatch, Question, RuleId, RuleSettings, Rules, Verdict},
+    caller::Principal,
+};
+
+/// Maximum number of rules without a test that have a warning of their own.
+const MAX_UNTESTED_SHOWN: usize = 10;
+
+/// A test and its outcome.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccessTestResult {
+    /// The test.
+    pub test: AccessTest,
+    /// Its outcome.
+    pub outcome: TestOutcome,
+}
+
+/// The outcome of a test.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TestOutcome {
+    /// The rules decide as expected.
+    Passed {
+        /// The rule that decides; `None` if the call is denied.
+        by: Option<RuleId>,
+    },
+    /// The rules decide otherwise.
+    Failed(TestFailure),
+    /// The rules, or the default API client, are not known because of other errors.
+    NotRun,
+}
+
+/// The difference between the expected and the actual decision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TestFailure {
+    /// A call that must be denied is allowed.
+    Allowed {
+        /// The rule that decides.
+        by: RuleId,
+    },
+    /// A call that must be allowed is denied.
+    Denied {
+        /// The expected rule, or else the one that comes closest, and its mismatch.
+        closest: Option<(RuleId, Mismatch)>,
+    },
+    /// Another rule than the expected one decides.
+    OtherRule {
+        /// The expected rule.
+        expected: RuleId,
+        /// The rule that decides.
+        by: RuleId,
+        /// The reason that the expected rule does not apply; `None` if it only comes later.
+        mismatch: Option<Mismatch>,
+    },
+}
+
+impl fmt::Display for TestFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Allowed { by } => write!(f, "expects deny, but rule {by} allows it"),
+            Self::Denied { closest } => {
+                f.write_str("expects allow, but no rule allows it")?;
+                match closest {
+                    Some((rule, mismatch)) => write!(f, ": rule {rule} {mismatch}"),
+                    None => Ok(()),
+                }
+            }
+            Self::OtherRule { expected, by, mismatch: Some(mismatch) } => {
+                write!(f, "expects rule {expected}, but rule {by} decides: rule {expected} {mismatch}")
+            }
+            Self::OtherRule { expected, by, mismatch: None } => {
+                write!(f, "expects rule {expected}, but rule {by} decides, because it comes first")
+            }
+        }
+    }
+}
+
+impl AccessTestResult {
+    /// Returns the error of a failed test, without its values.
+    #[must_use]
+    pub fn finding(&self) -> Option<Finding> {
+        let TestOutcome::Failed(failure) = &self.outcome else { return None };
+        let hint = "`check-config` prints a command that explains the decision";
+        Some(self.test.finding(format!("{failure}; {hint}")))
+    }
+}
+
+impl AccessTest {
+    /// Returns an error of this test.
+    #[must_use]
+    pub fn finding(&self, rule: String) -> Finding {
+        let key = format!("access.tests[{}]", self.number);
+        Finding { place: self.place.clone(), key, problem: Problem::rule(rule) }
+    }
+
+    fn evaluate(&self, rules: &Rules) -> TestOutcome {
+        let Some(api_client) = &self.api_client else { return TestOutcome::NotRun };
+        let answer = rules.answer(Question {
+            caller: Principal { name: &self.caller, claims: &self.claims },
+            method: self.method,
+            api_client,
+            user: self.user.as_ref(),
+        });
+        let failure = match (&self.expected, answer.deciding()) {
+            (Expected::Allow { rule: Some(expected) }, Some(by)) if *expected != by => {
+                let mismatch = mismatch_of(&answer, expected);
+                TestFailure::OtherRule { expected: expected.clone(), by, mismatch }
+            }
+            (Expected::Deny, None) | (Expected::Allow { .. }, Some(_)) => {
+                return TestOutcome::Passed { by: answer.deciding() };
+            }
+            (Expected::Deny, Some(by)) => TestFailure::Allowed { by },
+            (Expected::Allow { rule }, None) => {
+                let of_rule = |rule: &RuleId| Some((rule.clone(), mismatch_of(&answer, rule)?));
+                TestFailure::Denied { closest: rule.as_ref().map_or_else(|| answer.closest(), of_rule) }
+            }
+        };
+        TestOutcome::Failed(failure)
+    }
+}
+
+fn mismatch_of(answer: &Answer<'_>, rule: &RuleId) -> Option<Mismatch> {
+    match answer.verdicts().find(|(other, _)| other.id == *rule)?.1 {
+        Verdict::Mismatch(mismatch) => Some(mismatch),
+        Verdict::Decides | Verdict::DecidedEarlier => None,
+    }
+}
+
+/// Evaluates tests; `None` if the rules are not valid.
+pub(super) fn evaluate(tests: Vec<AccessTest>, rules: Option<&Vec<RuleSettings>>) -> Vec<AccessTestResult> {
+    // Without tests, the index is not needed here.
+    let rules = rules.filter(|_| !tests.is_empty());
+    let rules = rules.and_then(|rules| Rules::try_new(rules.clone()).ok());
+    let outcome =
+        |test: &AccessTest| rules.as_ref().map_or(TestOutcome::NotRun, |rules| test.evaluate(rules));
+    tests.into_iter().map(|test| AccessTestResult { outcome: outcome(&test), test }).collect()
+}
+
+/// Adds the errors of failed tests to a result.
+pub(in super::super) fn with_failures<T>(
+    result: Result<T, Errors>,
+    tests: &[AccessTestResult],
+) -> Result<T, Errors> {
+    Errors::unless_empty(result, tests.iter().filter_map(AccessTestResult::finding))
+}
+
+/// Warns about rules that decide no test, if there are tests and all of them ran.
+pub(super) fn warn_of_untested(section: &Section<'_>, results: &[AccessTestResult], places: &[Place]) {
+    let mut deciding = BTreeSet::new();
+    for result in results {
+        let by = match &result.outcome {
+            TestOutcome::NotRun => return,
+            TestOutcome::Passed { by } => by.as_ref(),
+            TestOutcome::Failed(TestFailure::Allowed { by } | TestFailure::OtherRule { by, .. }) => Some(by),
+            TestOutcome::Failed(TestFailure::Denied { .. }) => None,
+        };
+        deciding.extend(by.map(|rule| rule.number));
+    }
+    if results.is_empty() {
+        return;
+    }
+    let untested = (1..).zip(places).filter(|(number, _)| !deciding.contains(number));
+    let untested: Vec<_> = untested.collect();
+    let (shown, rest) = untested.split_at(untested.len().min(MAX_UNTESTED_SHOWN));
+    for (number, place) in shown {
+        let key = format!("rules[{number}]");
+        section.warning_of((*place).clone(), &key, "decides none of the [[access.tests]]; add a test for it");
+    }
+    if !rest.is_empty() {
+        let rule = format!("{} more rules decide none of the [[access.tests]]", rest.len());
+        section.warning("rules", rule);
+    }
+}
