@@ -1,0 +1,3 @@
+//! Reports are in the words of the rules.
+
+use super::*;
