@@ -5,6 +5,7 @@
 
 mod check_config;
 mod client;
+mod compare_rules;
 mod completions;
 mod endpoint;
 mod example_config;
@@ -58,6 +59,7 @@ enum Command {
     #[cfg(feature = "sandbox")]
     Sandbox(sandbox::Arguments),
     CheckConfig(check_config::Arguments),
+    CompareRules(compare_rules::Arguments),
     ExampleConfig(example_config::Arguments),
     Issue(issue::Arguments),
     Login(login::Arguments),
@@ -90,6 +92,10 @@ pub fn run() -> ExitCode {
         #[cfg(feature = "sandbox")]
         Command::Sandbox(arguments) => sandbox::run(&arguments, &mut output),
         Command::CheckConfig(arguments) => check_config::run(&arguments, &mut output),
+        Command::CompareRules(arguments) => match compare_rules::run(&arguments, &mut output) {
+            Ok(code) => return code,
+            Err(failure) => Err(failure),
+        },
         Command::ExampleConfig(_) => {
             example_config::run(&mut output);
             Ok(())

@@ -24,6 +24,7 @@ mod named_file;
 mod near_miss;
 mod order;
 mod otel;
+mod policy_file;
 mod reloadable;
 mod sandbox;
 mod section;
@@ -57,6 +58,7 @@ pub use self::{
     file::Document,
     finding::{Errors, Finding, Place, Problem},
     health_endpoint::HealthEndpoint,
+    policy_file::PolicyFile,
     reloadable::Reloadable,
     server::Server,
     telemetry::Telemetry,
