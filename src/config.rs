@@ -26,6 +26,7 @@ mod order;
 mod otel;
 mod policy_file;
 mod reloadable;
+mod rule_warnings;
 mod sandbox;
 mod section;
 mod server;
@@ -113,6 +114,7 @@ impl Config {
             near_miss::check(environment, &findings);
             let config = Self::read(&tree, file, environment, &findings)?;
             warnings::check(&tree, &config, &findings);
+            rule_warnings::check(&tree, &config, &findings);
             Some(Self { variables, document, ..config })
         });
         findings.suggest_variables(near_miss::intended);

@@ -48,7 +48,7 @@ pub use report::{Calls, Change, Comparison, Example, Names, Opening, QuotaChange
 use search::Exhausted;
 
 /// Maximum work of one comparison, in steps of about ten nanoseconds.
-const MAX_STEPS: u64 = 300_000_000;
+const MAX_STEPS: u64 = 200_000_000;
 /// Maximum work of the search for rules that never decide, which every start does.
 const MAX_STEPS_AT_START: u64 = 5_000_000;
 
@@ -113,14 +113,24 @@ struct Tables<'a> {
 ///
 /// The comparison would take more than a few seconds.
 pub fn compare(old: Side<'_>, new: Side<'_>) -> Result<Comparison, TooComplex> {
-    let mut tables = Tables::new(&[old, new], MAX_STEPS);
+    compare_within(MAX_STEPS, old, new)
+}
+
+fn compare_within(steps: u64, old: Side<'_>, new: Side<'_>) -> Result<Comparison, TooComplex> {
+    let mut tables = Tables::new(&[old, new], steps);
     let (old_rules, new_rules) = (tables.compile(old), tables.compile(new));
     let opened = tables.allowed_only_by(&new_rules, &old_rules, File::New)?;
     let closed = tables.allowed_only_by(&old_rules, &new_rules, File::Old)?;
     let quotas = tables.changed_quotas(&old_rules, &new_rules)?;
     let respelled = [(File::Old, old), (File::New, new)];
     let respelled = respelled.into_iter().flat_map(|(file, side)| respelled_in(file, side.access)).collect();
-    Ok(Comparison { opened, closed, quotas, settings: quotas::changed_settings(old.access, new.access), respelled })
+    Ok(Comparison {
+        opened,
+        closed,
+        quotas,
+        settings: quotas::changed_settings(old.access, new.access),
+        respelled,
+    })
 }
 
 /// A rule that never decides a call, because earlier rules allow all of its calls.
@@ -170,12 +180,7 @@ impl<'a> Tables<'a> {
             .collect()
     }
 
-    fn scope(
-        &mut self,
-        rule: &RuleSettings,
-        listed: &[(usize, String)],
-        clients: &[(usize, &str)],
-    ) -> Scope {
+    fn scope(&mut self, rule: &RuleSettings, listed: &[(usize, String)], clients: &[(usize, &str)]) -> Scope {
         let callers = &mut self.world.callers.atoms;
         let entries = rule.callers.iter();
         let mut callers: Vec<_> = if rule.claims.is_empty() {
@@ -195,9 +200,15 @@ impl<'a> Tables<'a> {
         let globs = rule.api_clients.as_ref();
         let globs: Option<Vec<glob::Glob>> =
             globs.map(|globs| globs.iter().map(|text| glob::Glob::new(text)).collect());
-        let is_in = |name: &str| globs.as_ref().is_none_or(|globs| globs.iter().any(|glob| glob.matches(name)));
+        let is_in =
+            |name: &str| globs.as_ref().is_none_or(|globs| globs.iter().any(|glob| glob.matches(name)));
         let api_clients: Bits = clients.iter().filter(|(_, name)| is_in(name)).map(|(at, _)| *at).collect();
-        Scope { callers: callers.into(), api_clients, users: users.into(), claims: rule.claims.as_slice().into() }
+        Scope {
+            callers: callers.into(),
+            api_clients,
+            users: users.into(),
+            claims: rule.claims.as_slice().into(),
+        }
     }
 
     /// Returns the calls that the rules of one file allow and those of the other do not, by the rule
@@ -223,6 +234,7 @@ impl<'a> Tables<'a> {
                 earlier.push(&rule.scope);
             }
         }
+        openings.sort_by_key(|opening| opening.rule.number);
         Ok(openings)
     }
 

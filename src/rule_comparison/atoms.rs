@@ -102,6 +102,23 @@ impl Atoms {
         id
     }
 
+    /// Returns whether two unions of atoms may have a common name.
+    pub(super) fn may_meet(
+        &mut self,
+        atoms: &[AtomId],
+        others: &[AtomId],
+        budget: &Budget,
+    ) -> Result<bool, Exhausted> {
+        for &one in atoms {
+            for &other in others {
+                if !self.relation(one, other, budget)?.is_disjoint {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
     /// Returns how two atoms relate.
     pub(super) fn relation(
         &mut self,
@@ -115,7 +132,9 @@ impl Atoms {
         }
         let (ours, theirs) = (self.get(one), self.get(other));
         // The same name can have two atoms, with different tokens.
-        if ours.is_literal && theirs.is_literal && ours.text != theirs.text {
+        let are_different = ours.is_literal && theirs.is_literal && ours.text != theirs.text;
+        // Most pairs; remembering them would take more time and memory.
+        if are_different || ours.is_obviously_disjoint(theirs) {
             return Ok(Relation { is_disjoint: true, is_within: false });
         }
         if let Some(relation) = self.relations.get(&(one, other)) {
@@ -131,6 +150,14 @@ impl Atoms {
 impl Atom {
     fn glob_in(&self, space: Space) -> Option<&Glob> {
         self.globs.iter().find(|(other, _)| *other == space).map(|(_, glob)| glob)
+    }
+
+    fn is_obviously_disjoint(&self, other: &Self) -> bool {
+        let is_common = |space: Space, glob: &Glob| {
+            other.glob_in(space).is_some_and(|theirs| !glob.is_obviously_disjoint(theirs))
+        };
+        !self.globs.iter().any(|(space, glob)| is_common(*space, glob))
+            && !self.listed.intersects(&other.listed)
     }
 
     fn relation(&self, other: &Self) -> Relation {

@@ -103,7 +103,7 @@ impl Glob {
     /// Returns whether no text matches both globs.
     pub(super) fn is_disjoint(&self, other: &Self) -> bool {
         let (ours, theirs) = (&self.0, &other.0);
-        if ends_differ(ours.iter(), theirs.iter()) || ends_differ(ours.iter().rev(), theirs.iter().rev()) {
+        if self.is_obviously_disjoint(other) {
             return true;
         }
         // Whether the suffixes at two positions have a common text, from the last position on.
@@ -114,12 +114,8 @@ impl Glob {
                 let (one, other) = (ours.get(at), theirs.get(other_at));
                 row[other_at] = match (one, other) {
                     (None, None) => true,
-                    (Some(Token::AnyRun), _) => {
-                        below[other_at] || (other.is_some() && row[other_at + 1])
-                    }
-                    (_, Some(Token::AnyRun)) => {
-                        row[other_at + 1] || (one.is_some() && below[other_at])
-                    }
+                    (Some(Token::AnyRun), _) => below[other_at] || (other.is_some() && row[other_at + 1]),
+                    (_, Some(Token::AnyRun)) => row[other_at + 1] || (one.is_some() && below[other_at]),
                     (Some(one), Some(other)) => may_be_equal(*one, *other) && below[other_at + 1],
                     _ => false,
                 };
@@ -127,6 +123,12 @@ impl Glob {
             below = row;
         }
         !below[0]
+    }
+
+    /// Returns whether the literals at the beginning or at the end of two globs differ.
+    pub(super) fn is_obviously_disjoint(&self, other: &Self) -> bool {
+        let (ours, theirs) = (&self.0, &other.0);
+        ends_differ(ours.iter(), theirs.iter()) || ends_differ(ours.iter().rev(), theirs.iter().rev())
     }
 
     /// Returns whether every text that matches this glob matches the other one.
@@ -160,10 +162,7 @@ impl Glob {
 }
 
 /// Returns whether two globs begin with literals that differ.
-fn ends_differ<'a>(
-    one: impl Iterator<Item = &'a Token>,
-    other: impl Iterator<Item = &'a Token>,
-) -> bool {
+fn ends_differ<'a>(one: impl Iterator<Item = &'a Token>, other: impl Iterator<Item = &'a Token>) -> bool {
     for pair in one.zip(other) {
         match pair {
             (Token::AnyRun, _) | (_, Token::AnyRun) => return false,

@@ -104,12 +104,8 @@ impl Dimension {
         atoms: &[AtomId],
         budget: &Budget,
     ) -> Result<bool, Exhausted> {
-        for &one in &set.base {
-            for &other in atoms {
-                if !self.atoms.relation(one, other, budget)?.is_disjoint {
-                    return Ok(true);
-                }
-            }
+        if self.atoms.may_meet(&set.base, atoms, budget)? {
+            return Ok(true);
         }
         // A token can be listed apart from the atoms that match it.
         Ok(set.listed.intersects(&self.listed_in(atoms)))
@@ -266,7 +262,8 @@ impl Dimension {
         match witness {
             Witness::Listed(position) => set.listed.contains(*position),
             Witness::Name(space, name) => {
-                let is_in = |atoms: &[AtomId]| atoms.iter().any(|&atom| self.atoms.get(atom).contains(*space, name));
+                let is_in =
+                    |atoms: &[AtomId]| atoms.iter().any(|&atom| self.atoms.get(atom).contains(*space, name));
                 is_in(&set.base)
                     && set.also.iter().all(|atoms| is_in(atoms))
                     && !is_in(&set.except)

@@ -44,7 +44,8 @@ const LETTERS_AND_DOT: &str = "xyzabcdefghijklmnopqrstuvw0123456789-_.";
 const SEGMENT: &str = "xyzabcdefghijklmnopqrstuvw0123456789-_ABCDEFGHIJKLMNOPQRSTUVWXYZ";
 const GRAPHIC: &str = "xyzabcdefghijklmnopqrstuvw0123456789-_./:@ABCDEFGHIJKLMNOPQRSTUVWXYZ\
                        !\"#$%&'()*+,;<=>?[\\]^`{|}~";
-const TEXT: &str = "xyzabcdefghijklmnopqrstuvw0123456789-_+/!#$%&'()*,:;<=>?[]^`{|}~\"\\\u{e4}\u{f6}\u{fc}\u{e9}";
+const TEXT: &str =
+    "xyzabcdefghijklmnopqrstuvw0123456789-_+/!#$%&'()*,:;<=>?[]^`{|}~\"\\\u{e4}\u{f6}\u{fc}\u{e9}";
 const ID: &str = "xyzghjklmopqstvwXYZGHJKLMOPQSTVW_+./@!#$%&'*,;<=>?^`|~\"\\\u{e4}\u{f6}\u{fc}\u{e9}";
 const DIGITS: &str = "0123456789abcefABCEF";
 
@@ -416,7 +417,11 @@ mod tests {
                     // Characters of one group lead to one position.
                     let same = groups.iter().filter(|group| group.contains(char));
                     for other in same.flat_map(|group| group.chars()) {
-                        assert_eq!(space.step(at, other, false), Some(after), "{space:?} {at:?} {char} {other}");
+                        assert_eq!(
+                            space.step(at, other, false),
+                            Some(after),
+                            "{space:?} {at:?} {char} {other}"
+                        );
                     }
                     if !seen.contains(&after) {
                         seen.push(after);

@@ -74,25 +74,32 @@ impl Tables<'_> {
         if !old.iter().any(|(other, _)| is_changed(other)) {
             return Ok(found);
         }
-        let Some(whole) = self.world.whole(scope)? else { return Ok(found) };
-        for (position, (other, other_scope)) in old.iter().enumerate() {
-            if !is_changed(other) {
+        let has_user = group == Group::Calls && method == Method::IssueOtt;
+        // The calls that this rule decides, and that no rule of the old file considered so far does.
+        let mut undecided = self.world.rest(scope, earlier, &mut Vec::new())?;
+        for (other, other_scope) in old {
+            if undecided.is_empty() {
+                break;
+            }
+            if !self.world.may_meet(scope, other_scope)? {
                 continue;
             }
-            let Some(common) = self.world.common(&whole, other_scope)? else { continue };
-            let before = old[..position].iter().map(|(_, scope)| scope);
-            let before: Vec<&Scope> = before.chain(earlier.iter().copied()).collect();
-            let has_user = group == Group::Calls && method == Method::IssueOtt;
-            let regions = self.world.without(vec![common], &before, &mut Vec::new())?;
-            for region in self.describable(regions)? {
-                found.push(QuotaChange {
-                    calls: self.calls(&region, method)?,
-                    old_rule: other.name(),
-                    new_rule: rule.name(),
-                    changes: differences(other.settings, rule.settings, group, method),
-                    example: self.example(&region, has_user)?,
-                });
+            if is_changed(other) {
+                let mut regions = Vec::new();
+                for region in &undecided {
+                    regions.extend(self.world.common(region, other_scope)?);
+                }
+                for region in self.describable(regions)? {
+                    found.push(QuotaChange {
+                        calls: self.calls(&region, method)?,
+                        old_rule: other.name(),
+                        new_rule: rule.name(),
+                        changes: differences(other.settings, rule.settings, group, method),
+                        example: self.example(&region, has_user)?,
+                    });
+                }
             }
+            undecided = self.world.without(undecided, &[other_scope], &mut Vec::new())?;
         }
         Ok(found)
     }
@@ -123,13 +130,18 @@ impl Tables<'_> {
 
 /// Returns the quotas that differ between two rules.
 fn differences(old: &RuleSettings, new: &RuleSettings, group: Group, method: Method) -> Vec<Change> {
-    let in_flight =
-        |rule: &RuleSettings| rule.max_in_flight.map_or_else(|| "default".to_owned(), |calls| calls.to_string());
+    let in_flight = |rule: &RuleSettings| {
+        rule.max_in_flight.map_or_else(|| "default".to_owned(), |calls| calls.to_string())
+    };
     let all: [(&'static str, bool, &dyn Fn(&RuleSettings) -> String); 5] = [
         ("rate", group == Group::Calls, &|rule| rule.rate.to_string()),
         ("burst", group == Group::Calls, &|rule| rule.burst.to_string()),
-        ("user_rate", group == Group::Calls && method == Method::IssueOtt, &|rule| rule.user_rate.to_string()),
-        ("user_burst", group == Group::Calls && method == Method::IssueOtt, &|rule| rule.user_burst.to_string()),
+        ("user_rate", group == Group::Calls && method == Method::IssueOtt, &|rule| {
+            rule.user_rate.to_string()
+        }),
+        ("user_burst", group == Group::Calls && method == Method::IssueOtt, &|rule| {
+            rule.user_burst.to_string()
+        }),
         ("max_in_flight", group == Group::InFlight, &in_flight),
     ];
     let applying = all.iter().filter(|(_, applies, _)| *applies);

@@ -12,7 +12,7 @@ use super::{
 };
 
 /// Maximum number of boxes that are left of one rule.
-const MAX_REGIONS: usize = 10_000;
+const MAX_REGIONS: usize = 2_000;
 
 /// The calls of one method that a rule applies to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -46,11 +46,7 @@ impl World {
     /// Creates a world with these names of `anonymous` and tokens.
     pub(super) fn new(listed_callers: Vec<String>, steps: u64) -> Self {
         Self {
-            callers: Dimension {
-                atoms: Atoms::default(),
-                spaces: &Space::CALLERS,
-                listed: listed_callers,
-            },
+            callers: Dimension { atoms: Atoms::default(), spaces: &Space::CALLERS, listed: listed_callers },
             users: Dimension::users(),
             budget: Budget::new(steps),
         }
@@ -65,7 +61,18 @@ impl World {
         used: &mut Vec<usize>,
     ) -> Result<Vec<Region>, Exhausted> {
         let whole = self.whole(rule)?;
-        self.without(whole.into_iter().collect(), others, used)
+        let mut positions = Vec::new();
+        let mut meeting = Vec::new();
+        for (position, other) in others.iter().enumerate() {
+            if self.may_meet(rule, other)? {
+                positions.push(position);
+                meeting.push(*other);
+            }
+        }
+        let mut used_meeting = Vec::new();
+        let left = self.without(whole.into_iter().collect(), &meeting, &mut used_meeting)?;
+        used.extend(used_meeting.into_iter().map(|at| positions[at]));
+        Ok(left)
     }
 
     /// Returns the calls of regions that no rule applies to.
@@ -93,6 +100,13 @@ impl World {
             regions = left;
         }
         Ok(regions)
+    }
+
+    /// Returns whether two rules may apply to a common call.
+    pub(super) fn may_meet(&mut self, one: &Scope, other: &Scope) -> Result<bool, Exhausted> {
+        Ok(one.api_clients.intersects(&other.api_clients)
+            && self.callers.atoms.may_meet(&one.callers, &other.callers, &self.budget)?
+            && self.users.atoms.may_meet(&one.users, &other.users, &self.budget)?)
     }
 
     /// Returns all calls of a rule, or `None` if there are none.

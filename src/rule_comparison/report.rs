@@ -10,17 +10,14 @@ use super::{
     region::Region,
     search::{Budget, Exhausted},
 };
-use crate::{
-    caller::Claims,
-    domain::call::Method,
-};
+use crate::{caller::Claims, domain::call::Method};
 
 /// The differences between two configurations.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Comparison {
-    /// Calls that only the new file allows, in the order of its rules for each method.
+    /// Calls that only the new file allows, in the order of its rules.
     pub opened: Vec<Opening>,
-    /// Calls that only the old file allows, in the order of its rules for each method.
+    /// Calls that only the old file allows, in the order of its rules.
     pub closed: Vec<Opening>,
     /// Calls that both files allow with different quotas.
     pub quotas: Vec<QuotaChange>,
@@ -189,7 +186,8 @@ impl Tables<'_> {
         let world = &self.world;
         let is_all = (0..self.api_clients.len()).all(|at| region.api_clients.contains(at));
         let names = || region.api_clients.iter().map(|at| self.api_clients[at].to_owned()).collect();
-        let claims = |rules: &[Requirements]| rules.iter().map(|rule| describe_claims(rule)).collect::<Vec<_>>();
+        let claims =
+            |rules: &[Requirements]| rules.iter().map(|rule| describe_claims(rule)).collect::<Vec<_>>();
         Ok(Calls {
             callers: describe(&world.callers, &region.callers, &world.budget)?,
             claims: claims(&region.claims.met).concat(),

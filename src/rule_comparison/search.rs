@@ -281,8 +281,9 @@ mod tests {
     #[test]
     fn runs_of_many_globs_do_not_multiply() {
         // Each subset of the globs could be in progress at a state.
-        let excluded: Vec<String> =
-            (0..26_u8).map(|n| format!("*{}*{}*", char::from(b'a' + n), char::from(b'a' + (n + 1) % 26))).collect();
+        let excluded: Vec<String> = (0..26_u8)
+            .map(|n| format!("*{}*{}*", char::from(b'a' + n), char::from(b'a' + (n + 1) % 26)))
+            .collect();
         let excluded: Vec<&str> = excluded.iter().map(String::as_str).collect();
         assert_eq!(find(LOGINS, &[&["*q*"]], &excluded).as_deref(), Some("q"));
     }

@@ -80,9 +80,8 @@ fn add_rule(to: &mut Map<String, Value>, key: &str, rule: &RuleName) {
 }
 
 fn changes(changes: &[Change]) -> Value {
-    let changes = changes.iter().map(|change| {
-        (change.key.to_owned(), json!({ "old": change.old, "new": change.new }))
-    });
+    let changes =
+        changes.iter().map(|change| (change.key.to_owned(), json!({ "old": change.old, "new": change.new })));
     Value::Object(changes.collect())
 }
 

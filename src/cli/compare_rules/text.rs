@@ -15,7 +15,11 @@ pub(super) fn print(compared: &Comparison, output: &mut Output) {
     print_openings("Closed: calls that only the old file allows", &compared.closed, output);
     heading("Changed quotas of calls that both files allow", compared.quotas.len(), output);
     for change in &compared.quotas {
-        output.line(format_args!("  {} (old file: {})", Printable(&change.new_rule), Printable(&change.old_rule)));
+        output.line(format_args!(
+            "  {} (old file: {})",
+            Printable(&change.new_rule),
+            Printable(&change.old_rule)
+        ));
         for change in &change.changes {
             print_change(change, output);
         }

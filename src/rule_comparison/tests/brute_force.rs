@@ -92,9 +92,8 @@ struct Call {
 
 fn claim_sets() -> Vec<Claims> {
     let pairs = [("g", "a"), ("g", "b"), ("n", "a")];
-    let pair = |(path, value): (&str, &str)| {
-        (ClaimPath::new(path).expect("a path"), ClaimValue::Text(value.into()))
-    };
+    let pair =
+        |(path, value): (&str, &str)| (ClaimPath::new(path).expect("a path"), ClaimValue::Text(value.into()));
     let chosen = |set: usize| (0..pairs.len()).filter(move |at| set >> at & 1 == 1).map(|at| pair(pairs[at]));
     (0..1 << pairs.len()).map(|set| Claims::new(chosen(set).collect())).collect()
 }
@@ -234,13 +233,15 @@ fn configs() -> impl Strategy<Value = (Config, Config)> {
         prop::sample::subsequence(vec!["a", "b"], 0..=2),
         prop::sample::subsequence(API_CLIENTS.to_vec(), 1..=3),
     );
-    let changed = (rules(), rules(), prop::collection::vec(any::<bool>(), 4)).prop_map(|(old, other, kept)| {
-        let both = old.iter().zip(&kept).filter(|(_, kept)| **kept).map(|(rule, _)| rule.clone());
-        let new: Vec<RuleSettings> = both.chain(other).collect();
-        (old, new)
-    });
+    let changed =
+        (rules(), rules(), prop::collection::vec(any::<bool>(), 4)).prop_map(|(old, other, kept)| {
+            let both = old.iter().zip(&kept).filter(|(_, kept)| **kept).map(|(rule, _)| rule.clone());
+            let new: Vec<RuleSettings> = both.chain(other).collect();
+            (old, new)
+        });
     (changed, names.clone(), names).prop_map(|((old, new), old_names, new_names)| {
-        let config = |rules, (tokens, api_clients)| Config { access: Settings::new(rules), tokens, api_clients };
+        let config =
+            |rules, (tokens, api_clients)| Config { access: Settings::new(rules), tokens, api_clients };
         (config(old, old_names), config(new, new_names))
     })
 }
@@ -301,7 +302,8 @@ fn example(example: &Example, method: Method, allowing: &Config, other: &Config)
 
 /// Returns the rules that set a group of quotas of a call in two files, if both allow it.
 fn deciding(old: &Config, new: &Config, call: &Call, in_flight: bool) -> Option<(usize, usize)> {
-    let exists = |config: &Config| if in_flight { config.knows_caller(call.caller) } else { config.knows(call) };
+    let exists =
+        |config: &Config| if in_flight { config.knows_caller(call.caller) } else { config.knows(call) };
     let rule = |config: &Config| {
         let with_user = !in_flight && call.method == Method::IssueOtt;
         config.first(call, !in_flight, with_user).filter(|_| exists(config))
@@ -330,7 +332,8 @@ fn check_quotas(
             limits(old, *before, call.method, in_flight) != limits(new, *after, call.method, in_flight)
         });
         let is_user_known = !in_flight && call.method == Method::IssueOtt;
-        let exists = |config: &Config| if in_flight { config.knows_caller(call.caller) } else { config.knows(call) };
+        let exists =
+            |config: &Config| if in_flight { config.knows_caller(call.caller) } else { config.knows(call) };
         let found: Vec<(usize, usize)> = changes
             .iter()
             .filter(|change| is_in_flight(change) == in_flight && exists(old) && exists(new))
@@ -360,7 +363,17 @@ fn check_quotas(
     Ok(())
 }
 
+/// Each case is a few thousand calls. `PROPTEST_CASES` overrides the number.
+fn cases() -> ProptestConfig {
+    const DEFAULT_CASES: u32 = 64;
+    let default = ProptestConfig::default();
+    let is_set = std::env::var_os("PROPTEST_CASES").is_some();
+    ProptestConfig { cases: if is_set { default.cases } else { DEFAULT_CASES }, ..default }
+}
+
 proptest! {
+    #![proptest_config(cases())]
+
     #[test]
     fn comparison_agrees_with_all_calls_over_few_names((old, new) in configs()) {
         let calls = all_calls();
