@@ -3,7 +3,7 @@
 use super::StartError;
 use crate::{
     access::{self, Policy, Rules},
-    caller::{BearerTokens, TokenHashes},
+    caller::{BearerTokens, RequestedClaims, TokenHashes},
 };
 
 /// Builds the policy from rules and bearer tokens, at start and at each reload.
@@ -13,5 +13,6 @@ pub(super) fn policy(access: &access::Settings, tokens: &TokenHashes) -> Result<
         quotas: access.quotas,
         max_quota_users: access.max_quota_users,
         tokens: BearerTokens::try_new(tokens)?,
+        claims: RequestedClaims::new(access.rules.iter().flat_map(|rule| &rule.claims)),
     })
 }

@@ -1,5 +1,6 @@
 mod api_clients;
 mod broken;
+mod claims;
 mod environment;
 mod files;
 mod findings;
