@@ -18,6 +18,9 @@ const BEGINS_WITHIN_NAME: &str = "begins within a name, so it matches more names
 const ENDS_WITHIN_NAME: &str = "ends within a name, so it matches more names than probably intended: \
      billing* also matches billing-evil; put a separator before the *, as in billing/*, or write the name in full";
 
+/// Returns why a glob begins or ends within a name, if it does.
+type Check = fn(&str) -> Option<&'static str>;
+
 /// Adds the warnings about the access rules of a valid configuration.
 pub(super) fn check(tree: &Table, config: &Config, findings: &Findings) {
     let Some(access) = table_at(tree, "access") else { return };
@@ -28,8 +31,7 @@ pub(super) fn check(tree: &Table, config: &Config, findings: &Findings) {
 
 /// Warns about globs in `callers` and `logins` that begin or end within a name. Ids have no parts.
 fn check_globs(rules: &[Node], findings: &Findings) {
-    let lists: [(&str, fn(&str) -> Option<&'static str>); 2] =
-        [("callers", within_caller), ("logins", within_login)];
+    let lists: [(&str, Check); 2] = [("callers", within_caller), ("logins", within_login)];
     for (rule, number) in rules.iter().zip(1..) {
         let Value::Table(rule) = &rule.value else { continue };
         for (list, within_name) in lists {

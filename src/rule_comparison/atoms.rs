@@ -48,14 +48,14 @@ pub(super) struct Relation {
 /// All atoms of one kind.
 #[derive(Debug, Default)]
 pub(super) struct Atoms {
-    atoms: Vec<Atom>,
+    entries: Vec<Atom>,
     known: HashMap<(Box<str>, Bits), AtomId>,
     relations: HashMap<(AtomId, AtomId), Relation>,
 }
 
 impl Atoms {
     pub(super) fn get(&self, id: AtomId) -> &Atom {
-        &self.atoms[id as usize]
+        &self.entries[id as usize]
     }
 
     /// Adds an entry of `callers`. `listed` are `anonymous` and the tokens, each with its position.
@@ -93,11 +93,11 @@ impl Atoms {
     }
 
     fn add(&mut self, text: &str, globs: Vec<(Space, Glob)>, listed: Bits) -> AtomId {
-        let next = AtomId::try_from(self.atoms.len()).unwrap_or(AtomId::MAX);
+        let next = AtomId::try_from(self.entries.len()).unwrap_or(AtomId::MAX);
         let id = *self.known.entry((text.into(), listed.clone())).or_insert(next);
         if id == next {
             let is_literal = text != ALL_USERS && !text.contains(['*', '?']);
-            self.atoms.push(Atom { text: text.into(), globs, listed, is_literal });
+            self.entries.push(Atom { text: text.into(), globs, listed, is_literal });
         }
         id
     }

@@ -57,7 +57,9 @@ impl Bits {
 impl FromIterator<usize> for Bits {
     fn from_iter<T: IntoIterator<Item = usize>>(positions: T) -> Self {
         let mut bits = Self::default();
-        positions.into_iter().for_each(|position| bits.insert(position));
+        for position in positions {
+            bits.insert(position);
+        }
         bits
     }
 }

@@ -69,7 +69,7 @@ impl Dimension {
     }
 
     /// Returns the members of a set that are not listed one by one.
-    pub(super) fn only_names(&self, set: &NameSet) -> NameSet {
+    pub(super) fn only_names(set: &NameSet) -> NameSet {
         let witness = set.witness.clone().filter(|witness| matches!(witness, Witness::Name(..)));
         NameSet { listed: Bits::default(), witness, ..set.clone() }
     }
@@ -93,7 +93,9 @@ impl Dimension {
 
     fn listed_in(&self, atoms: &[AtomId]) -> Bits {
         let mut listed = Bits::default();
-        atoms.iter().for_each(|&atom| listed.add(&self.atoms.get(atom).listed));
+        for &atom in atoms {
+            listed.add(&self.atoms.get(atom).listed);
+        }
         listed
     }
 

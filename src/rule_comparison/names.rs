@@ -333,7 +333,7 @@ fn step_folded(at: u8, count: u16, char: char) -> (u8, u16) {
 /// Returns whether a character can occur in a name of this kind in canonical form.
 fn is_text_of(kind: SubjectKind, char: char) -> bool {
     if char.is_ascii() {
-        return !char.is_ascii_control() && !(kind == SubjectKind::Login && char.is_ascii_uppercase());
+        return !(char.is_ascii_control() || (kind == SubjectKind::Login && char.is_ascii_uppercase()));
     }
     // Between digits, which combine with nothing and may be at either end.
     let name = format!("0{char}0");

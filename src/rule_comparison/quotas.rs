@@ -25,6 +25,9 @@ enum Group {
     InFlight,
 }
 
+/// Returns the value of a key as it is written.
+type Value<'a> = &'a dyn Fn(&RuleSettings) -> String;
+
 /// Returns the changed keys of `[access]`.
 pub(super) fn changed_settings(old: &Settings, new: &Settings) -> Vec<Change> {
     let is_dry_run = |access: &Settings| (access.quotas == Quotas::DryRun).to_string();
@@ -133,7 +136,7 @@ fn differences(old: &RuleSettings, new: &RuleSettings, group: Group, method: Met
     let in_flight = |rule: &RuleSettings| {
         rule.max_in_flight.map_or_else(|| "default".to_owned(), |calls| calls.to_string())
     };
-    let all: [(&'static str, bool, &dyn Fn(&RuleSettings) -> String); 5] = [
+    let all: [(&'static str, bool, Value<'_>); 5] = [
         ("rate", group == Group::Calls, &|rule| rule.rate.to_string()),
         ("burst", group == Group::Calls, &|rule| rule.burst.to_string()),
         ("user_rate", group == Group::Calls && method == Method::IssueOtt, &|rule| {

@@ -186,8 +186,7 @@ impl Tables<'_> {
         let world = &self.world;
         let is_all = (0..self.api_clients.len()).all(|at| region.api_clients.contains(at));
         let names = || region.api_clients.iter().map(|at| self.api_clients[at].to_owned()).collect();
-        let claims =
-            |rules: &[Requirements]| rules.iter().map(|rule| describe_claims(rule)).collect::<Vec<_>>();
+        let claims = |rules: &[Requirements]| rules.iter().map(describe_claims).collect::<Vec<_>>();
         Ok(Calls {
             callers: describe(&world.callers, &region.callers, &world.budget)?,
             claims: claims(&region.claims.met).concat(),
@@ -245,7 +244,7 @@ fn describable(callers: &Dimension, region: Region, budget: &Budget) -> Result<V
     if set.listed.iter().all(is_described) || !has_names(callers, set, budget)? {
         return Ok(vec![region]);
     }
-    let (names, listed) = (callers.only_names(set), callers.only_listed(set));
+    let (names, listed) = (Dimension::only_names(set), callers.only_listed(set));
     Ok(vec![Region { callers: names, ..region.clone() }, Region { callers: listed, ..region }])
 }
 

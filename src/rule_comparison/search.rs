@@ -88,9 +88,13 @@ impl Search<'_> {
         }
         let (mut wanted, mut excluded) = (GlobTree::new(), GlobTree::new());
         for (set, globs) in (0..).zip(self.wanted) {
-            globs.iter().for_each(|glob| wanted.insert(glob, set));
+            for glob in globs {
+                wanted.insert(glob, set);
+            }
         }
-        self.excluded.iter().for_each(|glob| excluded.insert(glob, 0));
+        for glob in self.excluded {
+            excluded.insert(glob, 0);
+        }
         let globs = self.wanted.iter().flatten().chain(self.excluded);
         budget.spend(globs.map(|glob| glob.tokens().len()).sum())?;
         let all = u64::MAX >> (MAX_SETS - self.wanted.len());
@@ -272,7 +276,7 @@ mod tests {
         let letters: Vec<String> = (33..127_u8).map(|byte| format!("*{}*", char::from(byte))).collect();
         // A glob cannot mention the wildcards themselves.
         let letters: Vec<&str> =
-            letters.iter().map(String::as_str).filter(|glob| !glob.contains("?") && *glob != "***").collect();
+            letters.iter().map(String::as_str).filter(|glob| !glob.contains('?') && *glob != "***").collect();
         let found = find(LOGINS, &[&["*"]], &letters).expect("a login");
         assert!(!found.contains(|char: char| char.is_ascii_alphanumeric()), "{found}");
         assert_eq!(find(Space::Jwt, &[&["jwt:*"]], &letters), None);

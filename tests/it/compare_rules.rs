@@ -176,7 +176,7 @@ fn check_config_warns_of_rules_that_never_decide_and_of_open_globs() {
         found[0].contains("access.rules[3]: never decides a call, because rule 1 before it"),
         "{found:?}"
     );
-    assert!(found[0].contains("gateway.toml:18: "), "{found:?}");
+    assert!(found[0].contains("gateway.toml:19: "), "{found:?}");
     let open = fine.replace("*@customer.example", "*customer.example");
     let found = warnings(&open);
     assert_eq!(found.len(), 1, "{found:?}");

@@ -92,7 +92,7 @@ fn print_calls(calls: &Calls, example: &Example, output: &mut Output) {
         call.push_str(account);
     }
     for (path, value) in example.claims.iter() {
-        call.push_str(&format!(", claim {path} = {value}"));
+        call.extend([", claim ", path.as_str(), " = ", &value.to_string()]);
     }
     row("example", call, output);
 }

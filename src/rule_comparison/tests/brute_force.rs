@@ -189,6 +189,8 @@ fn describes(calls: &Calls, call: &Call, configured: &Config, is_user_known: boo
         && (!is_user_known || is_in(&calls.users, |entry| matches_user(entry, &call.user)))
 }
 
+const GROUPS: &[&[&str]] = &[&["a"], &["b"], &["a", "b"]];
+
 fn rules() -> impl Strategy<Value = Vec<RuleSettings>> {
     let callers = prop::collection::vec(prop::sample::select(&CALLER_GLOBS[..]), 1..4);
     let patterns = prop_oneof![
@@ -204,7 +206,6 @@ fn rules() -> impl Strategy<Value = Vec<RuleSettings>> {
         3 => Just(None),
         2 => prop::collection::vec(prop::sample::select(&["eu", "us", "eu*", "*", "e?"][..]), 1..3).prop_map(Some),
     ];
-    const GROUPS: &[&[&str]] = &[&["a"], &["b"], &["a", "b"]];
     let group = prop::sample::select(GROUPS);
     let claims = prop_oneof![
         4 => Just(Vec::new()),
@@ -365,10 +366,10 @@ fn check_quotas(
 
 /// Each case is a few thousand calls. `PROPTEST_CASES` overrides the number.
 fn cases() -> ProptestConfig {
-    const DEFAULT_CASES: u32 = 64;
+    const USUAL: u32 = 256;
+    const FEWER: u32 = 64;
     let default = ProptestConfig::default();
-    let is_set = std::env::var_os("PROPTEST_CASES").is_some();
-    ProptestConfig { cases: if is_set { default.cases } else { DEFAULT_CASES }, ..default }
+    ProptestConfig { cases: if default.cases == USUAL { FEWER } else { default.cases }, ..default }
 }
 
 proptest! {

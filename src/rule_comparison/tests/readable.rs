@@ -171,7 +171,9 @@ fn globs_that_explode_are_an_error_that_names_them() {
         })
         .collect();
     let mut new: Vec<RuleSettings> = old.iter().rev().cloned().collect();
-    new.iter_mut().for_each(|rule| rule.burst = number(7));
+    for rule in &mut new {
+        rule.burst = number(7);
+    }
     let (old, new) = (Config::new(old), Config::new(new));
     let error =
         compare_within(2_000_000, old.side(), new.side()).expect_err("too many combinations").to_string();
