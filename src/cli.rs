@@ -6,6 +6,7 @@
 mod audit;
 mod check_config;
 mod client;
+mod compare_rules;
 mod completions;
 mod endpoint;
 mod example_config;
@@ -60,6 +61,7 @@ enum Command {
     Sandbox(sandbox::Arguments),
     CheckConfig(check_config::Arguments),
     Audit(audit::Arguments),
+    CompareRules(compare_rules::Arguments),
     ExampleConfig(example_config::Arguments),
     Issue(issue::Arguments),
     Login(login::Arguments),
@@ -93,6 +95,10 @@ pub fn run() -> ExitCode {
         Command::Sandbox(arguments) => sandbox::run(&arguments, &mut output),
         Command::CheckConfig(arguments) => check_config::run(&arguments, &mut output),
         Command::Audit(arguments) => audit::run(&arguments, &mut output),
+        Command::CompareRules(arguments) => match compare_rules::run(&arguments, &mut output) {
+            Ok(code) => return code,
+            Err(failure) => Err(failure),
+        },
         Command::ExampleConfig(_) => {
             example_config::run(&mut output);
             Ok(())

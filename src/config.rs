@@ -25,7 +25,9 @@ mod named_file;
 mod near_miss;
 mod order;
 mod otel;
+mod policy_file;
 mod reloadable;
+mod rule_warnings;
 mod sandbox;
 mod section;
 mod server;
@@ -60,6 +62,7 @@ pub use self::{
     file::Document,
     finding::{Errors, Finding, Place, Problem},
     health_endpoint::HealthEndpoint,
+    policy_file::PolicyFile,
     reloadable::Reloadable,
     server::Server,
     telemetry::Telemetry,
@@ -135,6 +138,7 @@ impl Config {
             near_miss::check(environment, &findings);
             let config = Self::read(&tree, file, environment, &findings, &mut tests)?;
             warnings::check(&tree, &config, &tests, &findings);
+            rule_warnings::check(&tree, &config, &findings);
             Some(Self { variables, document, ..config })
         });
         findings.suggest_variables(near_miss::intended);

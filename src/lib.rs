@@ -35,6 +35,7 @@ pub mod server;
 pub mod caller;
 
 pub mod access;
+pub mod rule_comparison;
 
 pub mod service;
 

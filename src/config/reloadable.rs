@@ -19,9 +19,9 @@ use super::{
 use crate::{access, caller::TokenHashes};
 
 /// Sections that are not reloadable.
-const OTHER_SECTIONS: [&str; 5] = ["server", "admin", "api_clients", "audit", "telemetry"];
+pub(super) const OTHER_SECTIONS: [&str; 5] = ["server", "admin", "api_clients", "audit", "telemetry"];
 /// Tables of `[callers]` that are not reloadable.
-const OTHER_CALLERS: [&str; 2] = ["jwt", "forwarded"];
+pub(super) const OTHER_CALLERS: [&str; 2] = ["jwt", "forwarded"];
 
 /// The checked `[access]` and `[callers.tokens]`.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -198,14 +198,14 @@ pub(super) fn may_begin_with(glob: &str, prefix: &str) -> bool {
     reached[..glob.len()].contains(&true)
 }
 
-fn table_at<'a>(table: &'a Table, key: &str) -> Option<&'a Table> {
+pub(super) fn table_at<'a>(table: &'a Table, key: &str) -> Option<&'a Table> {
     match &table.get(key)?.value {
         Value::Table(inner) => Some(inner),
         _ => None,
     }
 }
 
-fn list_at<'a>(table: &'a Table, key: &str) -> Option<&'a [Node]> {
+pub(super) fn list_at<'a>(table: &'a Table, key: &str) -> Option<&'a [Node]> {
     match &table.get(key)?.value {
         Value::List(items) => Some(items),
         _ => None,

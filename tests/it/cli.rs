@@ -24,7 +24,9 @@ fn help_goes_to_standard_output_and_succeeds() {
     let done = run(&["--help"]);
     assert_eq!(done.status.code(), Some(0));
     let help = text(&done.stdout);
-    for word in ["serve", "sandbox", "check-config", "issue", "login", "healthcheck", "Exit codes"] {
+    for word in
+        ["serve", "sandbox", "check-config", "compare-rules", "issue", "login", "healthcheck", "Exit codes"]
+    {
         assert!(help.contains(word), "{word} is missing:\n{help}");
     }
     assert!(!help.contains('\u{1b}'), "no colour in a pipe");

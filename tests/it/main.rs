@@ -30,6 +30,7 @@ mod cli;
 mod cli_slips;
 mod cli_terminal;
 mod clients;
+mod compare_rules;
 mod connections;
 mod credentials;
 mod cut_files;

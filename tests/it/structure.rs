@@ -32,6 +32,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "app",
             "config",
             "server",
+            "rule_comparison",
             "access",
             "caller",
             "credential",
@@ -68,6 +69,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "config",
         &[
             "server",
+            "rule_comparison",
             "access",
             "caller",
             "platform",
@@ -100,6 +102,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     ("status", &["platform", "credential", "access", "caller", "domain", "base", "proto"]),
     ("platform", &["access", "credential", "http_client", "observe::telemetry", "domain", "base"]),
+    ("rule_comparison", &["access", "caller", "domain", "base"]),
     ("access", &["caller", "observe::telemetry", "domain", "base"]),
     ("caller", &["http_client", "observe::telemetry", "domain", "base"]),
     ("credential", &["http_client", "observe::telemetry", "domain", "base"]),

@@ -1,0 +1,113 @@
+//! `ott-gateway compare-rules`: reports which calls a change of the access rules opens and closes.
+//!
+//! `rule_comparison` compares the rules; `text` and `json` print the result.
+
+mod json;
+mod text;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, ValueEnum};
+
+use super::{failure::Failure, output::Output, serve};
+use crate::{
+    config::{PolicyFile, Process},
+    rule_comparison::{self, Side},
+};
+
+/// Report which calls a change of the access rules opens and closes.
+///
+/// Compares the rules of two configuration files exactly: every kind of call that only the new
+/// file allows (opened) or only the old one (closed), each with an example, and calls that both
+/// allow with different quotas. The examples are as `check-config --explain` reads them.
+///
+/// Only `[access]`, `[callers.tokens]` and the names of API clients are compared and checked, so
+/// the files that the configuration names need not exist. Environment variables override both files.
+///
+/// Logins are compared by the accounts whose session the caller may receive.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Arguments {
+    /// The configuration file before the change
+    #[arg(value_name = "OLD", value_parser = serve::file)]
+    old: PathBuf,
+    /// The configuration file after the change
+    #[arg(value_name = "NEW", value_parser = serve::file)]
+    new: PathBuf,
+    /// Format of the report
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Format {
+    /// For people
+    Text,
+    /// One line of JSON
+    Json,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  git show main:gateway.toml > old.toml
+  ott-gateway compare-rules old.toml gateway.toml
+  ott-gateway compare-rules old.toml gateway.toml --format json | jq '.opened[].example'
+
+Exits with 0 if the new rules allow no call that the old ones do not, and with 3 if they do. Exits
+with 2 if one of the files is not valid, and with 1 if the rules cannot be compared.";
+
+/// Exit code if calls are opened.
+const OPENED: u8 = 3;
+
+pub(super) fn run(arguments: &Arguments, output: &mut Output) -> Result<ExitCode, Failure> {
+    let files = [&arguments.old, &arguments.new].map(|file| PolicyFile::load(file, &Process));
+    let [old, new] = match files {
+        [Ok(old), Ok(new)] => [old, new],
+        [Err(errors), other] => {
+            // Both files are reported at once.
+            if let Err(others) = other {
+                output.failure(&Failure::from(others));
+            }
+            return Err(errors.into());
+        }
+        [Ok(_), Err(errors)] => return Err(errors.into()),
+    };
+    if old.proofs != new.proofs {
+        output.note(
+            "note: [callers.jwt], [callers.forwarded] or [server.tls] differ; which callers exist because of them \
+             is not compared",
+        );
+    }
+    let (old_names, new_names) = (Names::of(&old), Names::of(&new));
+    let compared = rule_comparison::compare(old_names.side(&old), new_names.side(&new))
+        .map_err(|error| Failure::Failed(error.to_string()))?;
+    match arguments.format {
+        Format::Text => text::print(&compared, output),
+        Format::Json => output.document(&json::document(&compared)?),
+    }
+    Ok(if compared.opened.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(OPENED) })
+}
+
+/// The names of a file, borrowed.
+struct Names<'a> {
+    tokens: Vec<&'a str>,
+    api_clients: Vec<&'a str>,
+}
+
+impl<'a> Names<'a> {
+    fn of(policy: &'a PolicyFile) -> Self {
+        Self {
+            tokens: policy.tokens.iter().map(String::as_str).collect(),
+            api_clients: policy.api_clients.iter().map(String::as_str).collect(),
+        }
+    }
+
+    fn side(&'a self, policy: &'a PolicyFile) -> Side<'a> {
+        Side {
+            access: &policy.access,
+            tokens: &self.tokens,
+            api_clients: &self.api_clients,
+            default_api_client: policy.default_api_client.as_deref(),
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! The report of `compare-rules` as JSON.
+
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use super::super::failure::Failure;
+use crate::{
+    base::text::PrintableJson,
+    caller::{ClaimValue, Claims},
+    rule_comparison::{Calls, Change, Comparison, Example, File, RuleName},
+};
+
+/// Returns the report as one line.
+pub(super) fn document(compared: &Comparison) -> Result<String, Failure> {
+    let openings = |openings: &[crate::rule_comparison::Opening]| -> Vec<Value> {
+        let describe = |opening: &crate::rule_comparison::Opening| {
+            let mut value = calls(&opening.calls);
+            add_rule(&mut value, "rule", &opening.rule);
+            value.insert("example".to_owned(), example(&opening.example));
+            Value::Object(value)
+        };
+        openings.iter().map(describe).collect()
+    };
+    let quotas = compared.quotas.iter().map(|change| {
+        let mut value = calls(&change.calls);
+        add_rule(&mut value, "old_rule", &change.old_rule);
+        add_rule(&mut value, "rule", &change.new_rule);
+        value.insert("changes".to_owned(), changes(&change.changes));
+        value.insert("example".to_owned(), example(&change.example));
+        Value::Object(value)
+    });
+    let respelled = compared.respelled.iter().map(|pattern| {
+        let file = match pattern.file {
+            File::Old => "old",
+            File::New => "new",
+        };
+        json!({
+            "file": file,
+            "rule": pattern.rule,
+            "written": pattern.written,
+            "compared_as": pattern.compared,
+        })
+    });
+    let report = json!({
+        "opened": openings(&compared.opened),
+        "closed": openings(&compared.closed),
+        "quotas": quotas.collect::<Vec<_>>(),
+        "settings": changes(&compared.settings),
+        "respelled": respelled.collect::<Vec<_>>(),
+    });
+    let mut line = Vec::new();
+    let mut serializer = serde_json::Serializer::with_formatter(&mut line, PrintableJson);
+    let written = report.serialize(&mut serializer).map(|()| line.push(b'\n'));
+    let text = written.ok().and_then(|()| String::from_utf8(line).ok());
+    text.ok_or_else(|| Failure::Failed("cannot write the report as JSON".to_owned()))
+}
+
+fn calls(calls: &Calls) -> Map<String, Value> {
+    let mut value = Map::new();
+    let mut add = |key: &str, part: Value| value.insert(key.to_owned(), part);
+    add("callers", calls.callers.to_string().into());
+    add("method", calls.method.name().into());
+    add("users", calls.users.to_string().into());
+    let clients = calls.api_clients.as_ref();
+    add("api_client", clients.map_or_else(|| "all".to_owned(), |names| names.join(", ")).into());
+    if !calls.claims.is_empty() {
+        add("claims", json!(calls.claims));
+    }
+    if !calls.without_claims.is_empty() {
+        add("without_claims", json!(calls.without_claims));
+    }
+    value
+}
+
+fn add_rule(to: &mut Map<String, Value>, key: &str, rule: &RuleName) {
+    to.insert(key.to_owned(), rule.number.into());
+    if let Some(name) = &rule.name {
+        to.insert(format!("{key}_name"), (&**name).into());
+    }
+}
+
+fn changes(changes: &[Change]) -> Value {
+    let changes =
+        changes.iter().map(|change| (change.key.to_owned(), json!({ "old": change.old, "new": change.new })));
+    Value::Object(changes.collect())
+}
+
+fn example(example: &Example) -> Value {
+    let mut value = Map::new();
+    let mut add = |key: &str, part: Value| value.insert(key.to_owned(), part);
+    add("caller", (&*example.caller).into());
+    if let Some(user) = &example.user {
+        add("user", (&**user).into());
+    }
+    if let Some(name) = &example.api_client {
+        add("api_client", (&**name).into());
+    }
+    if !example.claims.is_empty() {
+        add("claims", claims(&example.claims));
+    }
+    Value::Object(value)
+}
+
+/// Returns the claims by path; several values as a list.
+fn claims(claims: &Claims) -> Value {
+    let mut value: Map<String, Value> = Map::new();
+    for (path, claim) in claims.iter() {
+        let claim = match claim {
+            ClaimValue::Text(text) => Value::from(&**text),
+            ClaimValue::Integer(number) => Value::from(*number),
+            ClaimValue::Boolean(flag) => Value::from(*flag),
+        };
+        match value.get_mut(path.as_str()) {
+            Some(Value::Array(values)) => values.push(claim),
+            Some(first) => *first = json!([first.take(), claim]),
+            None => {
+                value.insert(path.as_str().to_owned(), claim);
+            }
+        }
+    }
+    Value::Object(value)
+}

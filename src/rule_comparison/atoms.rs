@@ -1,0 +1,223 @@
+//! The entries of rules that name callers or users, each stored once, and how two of them relate.
+
+use std::collections::HashMap;
+
+use super::{
+    bits::Bits,
+    glob::Glob,
+    names::{Space, UserForm},
+    search::{Budget, Exhausted},
+};
+use crate::{
+    caller::ANONYMOUS,
+    domain::ott::{SubjectForm, SubjectKind, SubjectPattern},
+};
+
+/// Position of an atom in its table.
+pub(super) type AtomId = u32;
+
+/// Users that no pattern matches, because their names contain forms of ASCII characters. They are
+/// an element of their own: only `users = "all"` contains them.
+pub(super) const FOLDED_USERS: usize = 0;
+
+/// Text of the set of all users. Patterns have the prefix of their kind.
+pub(super) const ALL_USERS: &str = "all";
+
+/// One entry of `callers`, or of the lists of users: a set of names.
+#[derive(Debug)]
+pub(super) struct Atom {
+    /// The entry in canonical form, for people.
+    pub(super) text: Box<str>,
+    /// The names of each space that belong to the set.
+    pub(super) globs: Vec<(Space, Glob)>,
+    /// The names that are listed one by one: `anonymous` and tokens of callers, or
+    /// [`FOLDED_USERS`].
+    pub(super) listed: Bits,
+    is_literal: bool,
+}
+
+/// How the sets of two atoms relate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Relation {
+    /// No name is in both.
+    pub(super) is_disjoint: bool,
+    /// Every name of the first is in the second. `false` if this is not obvious from the globs.
+    pub(super) is_within: bool,
+}
+
+/// All atoms of one kind.
+#[derive(Debug, Default)]
+pub(super) struct Atoms {
+    entries: Vec<Atom>,
+    known: HashMap<(Box<str>, Bits), AtomId>,
+    relations: HashMap<(AtomId, AtomId), Relation>,
+}
+
+impl Atoms {
+    pub(super) fn get(&self, id: AtomId) -> &Atom {
+        &self.entries[id as usize]
+    }
+
+    /// Adds an entry of `callers`. `listed` are `anonymous` and the tokens, each with its position.
+    pub(super) fn add_caller(&mut self, entry: &str, listed: &[(usize, String)]) -> AtomId {
+        let glob = Glob::new(entry);
+        let matches = |name: &str| {
+            if name == ANONYMOUS { entry == ANONYMOUS } else { glob.matches(name) }
+        };
+        let listed: Bits = listed.iter().filter(|(_, name)| matches(name)).map(|(at, _)| *at).collect();
+        let spaces = Space::CALLERS.into_iter();
+        let globs = spaces.filter(|space| !glob.is_disjoint(&Glob::new(&format!("{}*", space.prefix()))));
+        let globs = globs.map(|space| (space, glob.clone())).collect();
+        self.add(entry, globs, listed)
+    }
+
+    /// Adds an entry of `callers` of a rule that requires claims, which only callers with JWTs have.
+    pub(super) fn add_jwt_callers(&mut self, entry: &str) -> Vec<AtomId> {
+        let globs = Glob::new(entry).with_prefix(Space::Jwt.prefix());
+        globs.iter().map(|glob| self.add_caller(glob, &[])).collect()
+    }
+
+    /// Adds a pattern of users.
+    pub(super) fn add_users(&mut self, pattern: &SubjectPattern) -> AtomId {
+        let globs: Vec<(SubjectForm, &str)> = pattern.globs().collect();
+        let canonical = globs.first().map_or("", |(_, glob)| glob);
+        let text = format!("{}:{canonical}", pattern.kind().field());
+        let globs = globs.into_iter().map(|(form, glob)| (Space::User(UserForm::of(form)), Glob::new(glob)));
+        self.add(&text, globs.collect(), Bits::default())
+    }
+
+    /// Adds the set of all users.
+    pub(super) fn add_all_users(&mut self) -> AtomId {
+        let globs = Space::USERS.map(|space| (space, Glob::new("*")));
+        self.add(ALL_USERS, globs.into(), [FOLDED_USERS].into_iter().collect())
+    }
+
+    fn add(&mut self, text: &str, globs: Vec<(Space, Glob)>, listed: Bits) -> AtomId {
+        let next = AtomId::try_from(self.entries.len()).unwrap_or(AtomId::MAX);
+        let id = *self.known.entry((text.into(), listed.clone())).or_insert(next);
+        if id == next {
+            let is_literal = text != ALL_USERS && !text.contains(['*', '?']);
+            self.entries.push(Atom { text: text.into(), globs, listed, is_literal });
+        }
+        id
+    }
+
+    /// Returns whether two unions of atoms may have a common name.
+    pub(super) fn may_meet(
+        &mut self,
+        atoms: &[AtomId],
+        others: &[AtomId],
+        budget: &Budget,
+    ) -> Result<bool, Exhausted> {
+        for &one in atoms {
+            for &other in others {
+                if !self.relation(one, other, budget)?.is_disjoint {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// Returns how two atoms relate.
+    pub(super) fn relation(
+        &mut self,
+        one: AtomId,
+        other: AtomId,
+        budget: &Budget,
+    ) -> Result<Relation, Exhausted> {
+        budget.spend(1)?;
+        if one == other {
+            return Ok(Relation { is_disjoint: false, is_within: true });
+        }
+        let (ours, theirs) = (self.get(one), self.get(other));
+        // The same name can have two atoms, with different tokens.
+        let are_different = ours.is_literal && theirs.is_literal && ours.text != theirs.text;
+        // Most pairs; remembering them would take more time and memory.
+        if are_different || ours.is_obviously_disjoint(theirs) {
+            return Ok(Relation { is_disjoint: true, is_within: false });
+        }
+        if let Some(relation) = self.relations.get(&(one, other)) {
+            return Ok(*relation);
+        }
+        budget.spend(ours.text.len() + theirs.text.len())?;
+        let relation = ours.relation(theirs);
+        self.relations.insert((one, other), relation);
+        Ok(relation)
+    }
+}
+
+impl Atom {
+    fn glob_in(&self, space: Space) -> Option<&Glob> {
+        self.globs.iter().find(|(other, _)| *other == space).map(|(_, glob)| glob)
+    }
+
+    fn is_obviously_disjoint(&self, other: &Self) -> bool {
+        let is_common = |space: Space, glob: &Glob| {
+            other.glob_in(space).is_some_and(|theirs| !glob.is_obviously_disjoint(theirs))
+        };
+        !self.globs.iter().any(|(space, glob)| is_common(*space, glob))
+            && !self.listed.intersects(&other.listed)
+    }
+
+    fn relation(&self, other: &Self) -> Relation {
+        let mut is_disjoint = !self.listed.intersects(&other.listed);
+        let mut is_within = self.listed.is_within(&other.listed);
+        for (space, glob) in &self.globs {
+            match other.glob_in(*space) {
+                Some(theirs) => {
+                    is_disjoint = is_disjoint && glob.is_disjoint(theirs);
+                    is_within = is_within && glob.is_within(theirs);
+                }
+                None => is_within = false,
+            }
+        }
+        Relation { is_disjoint, is_within }
+    }
+
+    /// Returns whether a name of a space is in the set.
+    pub(super) fn contains(&self, space: Space, name: &str) -> bool {
+        self.glob_in(space).is_some_and(|glob| glob.matches(name))
+    }
+
+    /// Returns names of a space that match the glob and that people can read, in order of
+    /// preference. Not all are possible names.
+    pub(super) fn candidates(&self, space: Space) -> Vec<String> {
+        // Runs are filled with the first text that makes a possible name.
+        const FILLS: [&str; 4] = ["x", "x/x", "", "x@example.com"];
+        let (text, prefix) = (&*self.text, space.prefix());
+        let glob = match space {
+            Space::User(form) => match (form, text.split_once(':')) {
+                (UserForm::Login, None) => "*@example.com",
+                (UserForm::Uuid, _) => return Vec::new(),
+                (_, None) => "*",
+                (_, Some((_, glob))) => glob,
+            },
+            _ => text,
+        };
+        let with_prefix = if glob.starts_with('*') && !prefix.is_empty() {
+            format!("{prefix}{glob}")
+        } else {
+            glob.to_owned()
+        };
+        let filled = |fill: &str| {
+            let name = with_prefix.replace("**", "*").replace('*', fill).replace('?', "x");
+            // `*` as a whole SPIFFE id needs a domain and a path.
+            if name == "spiffe://x" { "spiffe://x/x".to_owned() } else { name }
+        };
+        FILLS.iter().map(|fill| filled(fill)).collect()
+    }
+}
+
+/// Returns the written form of a user's name, as `check-config --explain` reads it.
+pub(super) fn user_text(space: Space, name: &str) -> String {
+    match space {
+        Space::User(form) => format!("{}:{name}", form.kind().field()),
+        _ => name.to_owned(),
+    }
+}
+
+/// A user of [`FOLDED_USERS`].
+pub(super) fn folded_user() -> String {
+    format!("{}:\u{ff58}@example.com", SubjectKind::Login.field())
+}

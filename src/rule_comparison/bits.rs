@@ -1,0 +1,65 @@
+//! Small sets of positions.
+
+const WORD_BITS: usize = u64::BITS as usize;
+
+/// A set of positions. Sets of different sizes may be combined.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Bits(Vec<u64>);
+
+impl Bits {
+    pub(super) fn insert(&mut self, position: usize) {
+        let word = position / WORD_BITS;
+        if self.0.len() <= word {
+            self.0.resize(word + 1, 0);
+        }
+        self.0[word] |= 1 << (position % WORD_BITS);
+    }
+
+    pub(super) fn contains(&self, position: usize) -> bool {
+        self.0.get(position / WORD_BITS).is_some_and(|word| word >> (position % WORD_BITS) & 1 == 1)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.iter().all(|word| *word == 0)
+    }
+
+    pub(super) fn add(&mut self, other: &Self) {
+        if self.0.len() < other.0.len() {
+            self.0.resize(other.0.len(), 0);
+        }
+        for (word, other) in self.0.iter_mut().zip(&other.0) {
+            *word |= other;
+        }
+    }
+
+    pub(super) fn and(&self, other: &Self) -> Self {
+        Self(self.0.iter().zip(&other.0).map(|(one, other)| one & other).collect())
+    }
+
+    pub(super) fn without(&self, other: &Self) -> Self {
+        let others = other.0.iter().chain(std::iter::repeat(&0));
+        Self(self.0.iter().zip(others).map(|(one, other)| one & !other).collect())
+    }
+
+    pub(super) fn intersects(&self, other: &Self) -> bool {
+        self.0.iter().zip(&other.0).any(|(one, other)| one & other != 0)
+    }
+
+    pub(super) fn is_within(&self, other: &Self) -> bool {
+        self.without(other).is_empty()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = usize> {
+        (0..self.0.len() * WORD_BITS).filter(|position| self.contains(*position))
+    }
+}
+
+impl FromIterator<usize> for Bits {
+    fn from_iter<T: IntoIterator<Item = usize>>(positions: T) -> Self {
+        let mut bits = Self::default();
+        for position in positions {
+            bits.insert(position);
+        }
+        bits
+    }
+}

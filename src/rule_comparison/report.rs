@@ -1,0 +1,274 @@
+//! The result of a comparison, in the words of the rules.
+
+use std::{fmt, sync::Arc};
+
+use super::{
+    CompiledRule, File, Tables,
+    atoms::{ALL_USERS, AtomId, FOLDED_USERS},
+    claim_set::Requirements,
+    name_set::{Dimension, NameSet, Witness},
+    region::Region,
+    search::{Budget, Exhausted},
+};
+use crate::{caller::Claims, domain::call::Method};
+
+/// The differences between two configurations.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Comparison {
+    /// Calls that only the new file allows, in the order of its rules.
+    pub opened: Vec<Opening>,
+    /// Calls that only the old file allows, in the order of its rules.
+    pub closed: Vec<Opening>,
+    /// Calls that both files allow with different quotas.
+    pub quotas: Vec<QuotaChange>,
+    /// Changed keys of `[access]`, which apply to all rules.
+    pub settings: Vec<Change>,
+    /// Patterns that are compared in another spelling than they have in the file.
+    pub respelled: Vec<Respelling>,
+}
+
+/// Calls that only one of two files allows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opening {
+    /// The calls.
+    pub calls: Calls,
+    /// The rule that allows them, the first one if there are several.
+    pub rule: RuleName,
+    /// One of the calls.
+    pub example: Example,
+}
+
+/// Calls that both files allow, with different quotas.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QuotaChange {
+    /// The calls.
+    pub calls: Calls,
+    /// The rule of the old file that sets the quotas.
+    pub old_rule: RuleName,
+    /// The rule of the new file that sets the quotas.
+    pub new_rule: RuleName,
+    /// The quotas that differ, at least one.
+    pub changes: Vec<Change>,
+    /// One of the calls.
+    pub example: Example,
+}
+
+/// A set of calls of one method: each combination of a caller, a user and an API client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Calls {
+    /// The callers.
+    pub callers: Names,
+    /// Required claims of the caller's JWT: `PATH = VALUE`, or several accepted values.
+    pub claims: Vec<String>,
+    /// Combinations of claims that the callers do not have.
+    pub without_claims: Vec<Vec<String>>,
+    /// The method.
+    pub method: Method,
+    /// The users; for a login, those whose session the caller may receive.
+    pub users: Names,
+    /// The API clients; `None` for all that the file configures.
+    pub api_clients: Option<Vec<String>>,
+}
+
+/// A set of names, as a list of globs with exceptions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Names {
+    /// The globs, at least one.
+    pub any_of: Vec<String>,
+    /// Further lists of globs, of each of which one must match.
+    pub and: Vec<Vec<String>>,
+    /// Globs whose names are not in the set.
+    pub except: Vec<String>,
+}
+
+/// A call, as `check-config --explain` reads it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Example {
+    /// The caller.
+    pub caller: String,
+    /// The claims of its JWT.
+    pub claims: Claims,
+    /// The user with its kind, for a login that of the account. `None` if quotas of logins differ,
+    /// which do not depend on the user.
+    pub user: Option<String>,
+    /// The API client; `None` if it is the default in both files.
+    pub api_client: Option<String>,
+}
+
+/// A rule of one of the files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RuleName {
+    /// The number of the rule, from 1.
+    pub number: usize,
+    /// `name` of the rule.
+    pub name: Option<Arc<str>>,
+}
+
+/// A key with different values.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The key.
+    pub key: &'static str,
+    /// The value in the old file.
+    pub old: String,
+    /// The value in the new file.
+    pub new: String,
+}
+
+/// A pattern that is compared in another spelling than it has in the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Respelling {
+    /// The file.
+    pub file: File,
+    /// The number of the rule, from 1.
+    pub rule: usize,
+    /// The pattern as written, with the kind of users.
+    pub written: String,
+    /// The canonical form.
+    pub compared: String,
+}
+
+impl fmt::Display for Names {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.any_of.join(", "))?;
+        for list in &self.and {
+            write!(f, " and {}", list.join(", "))?;
+        }
+        if !self.except.is_empty() {
+            write!(f, " except {}", self.except.join(", "))?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for RuleName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.name {
+            Some(name) => write!(f, "rule {} ({name})", self.number),
+            None => write!(f, "rule {}", self.number),
+        }
+    }
+}
+
+impl CompiledRule<'_> {
+    pub(super) fn name(&self) -> RuleName {
+        RuleName { number: self.number, name: self.settings.name.clone() }
+    }
+}
+
+impl Tables<'_> {
+    /// Returns the regions as parts of the report.
+    pub(super) fn openings(
+        &self,
+        regions: Vec<Region>,
+        method: Method,
+        rule: &CompiledRule<'_>,
+    ) -> Result<Vec<Opening>, Exhausted> {
+        let mut openings = Vec::new();
+        for region in self.describable(regions)? {
+            let (calls, example) = (self.calls(&region, method)?, self.example(&region, true)?);
+            openings.push(Opening { calls, rule: rule.name(), example });
+        }
+        Ok(openings)
+    }
+
+    /// Splits regions into those that have a description.
+    pub(super) fn describable(&self, regions: Vec<Region>) -> Result<Vec<Region>, Exhausted> {
+        let mut all = Vec::with_capacity(regions.len());
+        for region in regions {
+            all.extend(describable(&self.world.callers, region, &self.world.budget)?);
+        }
+        Ok(all)
+    }
+
+    /// Describes the calls of a region.
+    pub(super) fn calls(&self, region: &Region, method: Method) -> Result<Calls, Exhausted> {
+        let world = &self.world;
+        let is_all = (0..self.api_clients.len()).all(|at| region.api_clients.contains(at));
+        let names = || region.api_clients.iter().map(|at| self.api_clients[at].to_owned()).collect();
+        let claims = |rules: &[Requirements]| rules.iter().map(describe_claims).collect::<Vec<_>>();
+        Ok(Calls {
+            callers: describe(&world.callers, &region.callers, &world.budget)?,
+            claims: claims(&region.claims.met).concat(),
+            without_claims: claims(&region.claims.unmet),
+            method,
+            users: describe(&world.users, &region.users, &world.budget)?,
+            api_clients: if is_all { None } else { Some(names()) },
+        })
+    }
+
+    /// Returns a call of a region, with a user unless the decision does not depend on it.
+    pub(super) fn example(&self, region: &Region, has_user: bool) -> Result<Example, Exhausted> {
+        let world = &self.world;
+        let member = |dimension: &Dimension, set: &NameSet| {
+            let member = dimension.member(set, &world.budget)?.ok_or(Exhausted)?;
+            Ok(dimension.text(&member))
+        };
+        let caller = member(&world.callers, &region.callers)?;
+        let claims = region.claims.find(&world.budget)?.unwrap_or_default();
+        let user = if has_user { Some(member(&world.users, &region.users)?) } else { None };
+        let clients = || region.api_clients.iter().map(|at| self.api_clients[at]);
+        // A default of only one of the files must be named as well.
+        let [old, new] = self.defaults;
+        let default = old.filter(|name| Some(*name) == new && clients().any(|other| other == *name));
+        let api_client = if default.is_some() { None } else { clients().next().map(str::to_owned) };
+        Ok(Example { caller, claims, user, api_client })
+    }
+}
+
+/// Returns the requirements of a rule as texts.
+fn describe_claims(rule: &Requirements) -> Vec<String> {
+    let describe = |required: &crate::caller::ClaimRequirement| {
+        let values: Vec<String> = required.values.iter().map(ToString::to_string).collect();
+        format!("{} = {}", required.path, values.join(" or "))
+    };
+    rule.iter().map(describe).collect()
+}
+
+fn has_names(dimension: &Dimension, set: &NameSet, budget: &Budget) -> Result<bool, Exhausted> {
+    Ok(match dimension.member(set, budget)? {
+        Some(Witness::Name(..)) => true,
+        _ => dimension.find_name(set, budget)?.is_some(),
+    })
+}
+
+/// Splits a region whose callers one list of globs with exceptions does not describe: a token that
+/// only one file has can be in it although the globs of an exception match it.
+fn describable(callers: &Dimension, region: Region, budget: &Budget) -> Result<Vec<Region>, Exhausted> {
+    let set = &region.callers;
+    let is_described = |at: usize| {
+        let excluding: Vec<AtomId> =
+            set.except.iter().copied().filter(|&atom| !callers.atoms.get(atom).globs.is_empty()).collect();
+        callers.is_matched(set, &excluding, at)
+    };
+    if set.listed.iter().all(is_described) || !has_names(callers, set, budget)? {
+        return Ok(vec![region]);
+    }
+    let (names, listed) = (Dimension::only_names(set), callers.only_listed(set));
+    Ok(vec![Region { callers: names, ..region.clone() }, Region { callers: listed, ..region }])
+}
+
+/// Describes a set that is not empty.
+fn describe(dimension: &Dimension, set: &NameSet, budget: &Budget) -> Result<Names, Exhausted> {
+    let texts = |atoms: &[AtomId]| -> Vec<String> {
+        atoms.iter().map(|&atom| dimension.atoms.get(atom).text.to_string()).collect()
+    };
+    if !has_names(dimension, set, budget)? {
+        let any_of = if set.listed.contains(FOLDED_USERS) && texts(&set.base) == [ALL_USERS] {
+            vec!["users whose names contain forms of ASCII characters, which no pattern matches".to_owned()]
+        } else {
+            set.listed.iter().map(|at| dimension.listed[at].clone()).collect()
+        };
+        return Ok(Names { any_of, and: Vec::new(), except: Vec::new() });
+    }
+    let excluding: Vec<AtomId> =
+        set.except.iter().copied().filter(|&atom| !dimension.atoms.get(atom).globs.is_empty()).collect();
+    let (any_of, mut except) = (texts(&set.base), texts(&excluding));
+    // The globs of the set also match tokens that are not in it.
+    for (at, name) in dimension.listed.iter().enumerate() {
+        if !set.listed.contains(at) && dimension.is_matched(set, &excluding, at) {
+            except.push(name.clone());
+        }
+    }
+    Ok(Names { any_of, and: set.also.iter().map(|atoms| texts(atoms)).collect(), except })
+}

@@ -1,0 +1,79 @@
+use std::num::NonZeroU32;
+
+use proptest::prelude::*;
+use wildmatch::WildMatch;
+
+use super::*;
+use crate::{
+    access::{Question, Rules},
+    caller::{ClaimPath, ClaimRequirement, ClaimValue, Claims, Principal},
+    domain::ott::{Subject, SubjectKind},
+};
+
+mod brute_force;
+mod readable;
+mod warnings;
+
+/// A configuration, owned.
+#[derive(Clone, Debug)]
+struct Config {
+    access: Settings,
+    tokens: Vec<&'static str>,
+    api_clients: Vec<&'static str>,
+}
+
+impl Config {
+    fn new(rules: Vec<RuleSettings>) -> Self {
+        Self { access: Settings::new(rules), tokens: vec!["a", "b"], api_clients: vec!["eu", "us"] }
+    }
+
+    fn side(&self) -> Side<'_> {
+        Side {
+            access: &self.access,
+            tokens: &self.tokens,
+            api_clients: &self.api_clients,
+            default_api_client: self.api_clients.first().copied(),
+        }
+    }
+}
+
+fn texts(texts: &[&str]) -> Vec<String> {
+    texts.iter().map(|text| (*text).to_owned()).collect()
+}
+
+/// Returns users from patterns with their kinds; `all` is all users.
+fn users(patterns: &[&str]) -> Users {
+    if patterns == ["all"] {
+        return Users::All;
+    }
+    Users::Listed(patterns.iter().map(|text| pattern(text)).collect())
+}
+
+fn pattern(text: &str) -> SubjectPattern {
+    let (kind, glob) = kind_and_name(text);
+    SubjectPattern::new(kind, glob).expect("a pattern")
+}
+
+fn subject(text: &str) -> Subject {
+    let (kind, name) = kind_and_name(text);
+    Subject::new(kind, name.to_owned()).expect("a user")
+}
+
+fn kind_and_name(text: &str) -> (SubjectKind, &str) {
+    let (kind, name) = text.split_once(':').expect("a kind");
+    let kinds = [SubjectKind::Login, SubjectKind::ExternalId, SubjectKind::UserId];
+    (kinds.into_iter().find(|other| other.field() == kind).expect("a kind of users"), name)
+}
+
+fn rule(callers: &[&str], patterns: &[&str]) -> RuleSettings {
+    RuleSettings::new(texts(callers), users(patterns))
+}
+
+fn number(number: u32) -> NonZeroU32 {
+    NonZeroU32::new(number).expect("at least one")
+}
+
+fn requirement(path: &str, values: &[&str]) -> ClaimRequirement {
+    let values = values.iter().map(|value| ClaimValue::Text((*value).into())).collect();
+    ClaimRequirement { path: ClaimPath::new(path).expect("a path"), values }
+}

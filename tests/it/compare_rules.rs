@@ -1,0 +1,184 @@
+//! `compare-rules`, and the warnings of `check-config` about rules that never decide.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output},
+};
+
+use serde_json::Value;
+
+const HEAD: &str = "\
+[api_clients.eu2]
+default = true
+data_center_url = \"https://eu2-cloud.acronis.com\"
+client_id = \"x\"
+client_secret_file = \"not-there\"
+[api_clients.us4]
+data_center_url = \"https://us4-cloud.acronis.com\"
+client_id = \"x\"
+client_secret_file = \"not-there\"
+[callers.tokens]
+billing = \"sha256:8c1d2b0f6a7e4d5c9b3a1f0e8d7c6b5a4f3e2d1c0b9a8f7e6d5c4b3a2f1e0d9c\"
+";
+
+const OLD: &str = "\
+[[access.rules]]
+name = \"portal\"
+callers = [\"spiffe://example.org/ns/portal/sa/*\"]
+logins = [\"*@Customer.example\"]
+[[access.rules]]
+callers = [\"token:billing\"]
+api_clients = [\"us4\"]
+users = \"all\"
+";
+
+/// Compares two files with these rules.
+fn compare(old: &str, new: &str, arguments: &[&str]) -> Output {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str, rules: &str| {
+        let path = folder.path().join(name);
+        fs::write(&path, format!("{HEAD}{rules}")).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let (old, new) = (path("old.toml", old), path("new.toml", new));
+    run(folder.path(), &[&["compare-rules", &old, &new], arguments].concat())
+}
+
+fn run(folder: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_ott-gateway"))
+        .args(arguments)
+        .current_dir(folder)
+        .env_remove("OTT_GATEWAY_CONFIG")
+        .output()
+        .unwrap()
+}
+
+fn stdout(done: &Output) -> String {
+    String::from_utf8(done.stdout.clone()).unwrap()
+}
+
+fn json(done: &Output) -> Value {
+    serde_json::from_slice(&done.stdout).unwrap_or_else(|error| panic!("{error}: {done:?}"))
+}
+
+#[test]
+fn exit_code_shows_whether_anything_is_opened() {
+    let done = compare(OLD, OLD, &[]);
+    assert_eq!(done.status.code(), Some(0), "{done:?}");
+    assert!(stdout(&done).contains("Opened: calls that only the new file allows: none"), "{done:?}");
+
+    let wider = OLD.replace("ns/portal/sa/*", "ns/*");
+    let done = compare(OLD, &wider, &[]);
+    assert_eq!(done.status.code(), Some(3), "{done:?}");
+    let report = stdout(&done);
+    for part in [
+        "rule 1 (portal)",
+        "spiffe://example.org/ns/* except spiffe://example.org/ns/portal/sa/*",
+        "spiffe://example.org/ns/x IssueOtt login:x@customer.example",
+        "login:*@Customer.example is compared as login:*@customer.example",
+    ] {
+        assert!(report.contains(part), "{part}:\n{report}");
+    }
+    // The same change backwards closes calls.
+    let done = compare(&wider, OLD, &[]);
+    assert_eq!(done.status.code(), Some(0), "{done:?}");
+    assert!(stdout(&done).contains("Closed: calls that only the old file allows: 2"), "{done:?}");
+}
+
+#[test]
+fn invalid_file_exits_with_2_and_its_problems() {
+    for (old, new) in [(OLD, "[[access.rules]]\ncaller = []"), ("[access", OLD), (OLD, "")] {
+        for format in ["text", "json"] {
+            let done = compare(old, new, &["--format", format]);
+            assert_eq!(done.status.code(), Some(2), "{done:?}");
+            assert!(done.stdout.is_empty(), "{done:?}");
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let done = run(folder.path(), &["compare-rules", "a.toml", "b.toml"]);
+    assert_eq!(done.status.code(), Some(2), "{done:?}");
+    let errors = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert!(errors.contains("a.toml: ") && errors.contains("b.toml: "), "{errors}");
+    assert_eq!(run(folder.path(), &["compare-rules", "a.toml"]).status.code(), Some(2));
+}
+
+#[test]
+fn examples_hold_in_check_config() {
+    let new = OLD
+        .replace("api_clients = [\"us4\"]\nusers", "burst = 5\nusers")
+        .replace("*@Customer", "*@*.customer");
+    let done = compare(OLD, &new, &["--format", "json"]);
+    assert_eq!(done.status.code(), Some(3), "{done:?}");
+    let report = json(&done);
+    let opened = report["opened"].as_array().unwrap();
+    let example =
+        opened.iter().find(|opening| opening["rule"] == 2 && opening["method"] == "IssueOtt").unwrap();
+    assert_eq!(example["callers"], "token:billing");
+    assert_eq!(example["users"], "all");
+    assert_eq!(example["api_client"], "eu2");
+    assert_eq!(example["example"]["caller"], "token:billing");
+    assert!(example["example"].get("api_client").is_none(), "eu2 is the default: {example}");
+    let closed = report["closed"].as_array().unwrap();
+    assert_eq!(closed[0]["rule_name"], "portal");
+    let quotas = report["quotas"].as_array().unwrap();
+    assert_eq!(quotas[0]["changes"]["burst"]["new"], "5");
+    assert_eq!((&quotas[0]["old_rule"], &quotas[0]["rule"]), (&2.into(), &2.into()));
+
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("secret"), "0f5e8a7c-secret-of-a-test-27c1").unwrap();
+    for (name, rules) in [("old.toml", OLD), ("new.toml", &*new)] {
+        let head = HEAD.replace("not-there", "secret");
+        fs::write(folder.path().join(name), format!("{head}{rules}")).unwrap();
+    }
+    let explain = |file: &str, opening: &Value| {
+        let example = &opening["example"];
+        let text = |key: &str| example[key].as_str().unwrap().to_owned();
+        let mut arguments = ["check-config", "--config", file, "--explain"].map(str::to_owned).to_vec();
+        arguments.extend([text("caller"), opening["method"].as_str().unwrap().to_owned(), text("user")]);
+        if example.get("api_client").is_some() {
+            arguments.extend(["--api-client".to_owned(), text("api_client")]);
+        }
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        stdout(&run(folder.path(), &arguments))
+    };
+    let mut asked = 0;
+    for (openings, allowing, other) in [(opened, "new.toml", "old.toml"), (closed, "old.toml", "new.toml")] {
+        for opening in openings.iter().filter(|opening| opening["method"] == "IssueOtt") {
+            let allowed = format!("ALLOWED by rule {}", opening["rule"]);
+            assert!(explain(allowing, opening).contains(&allowed), "{opening}");
+            assert!(explain(other, opening).contains("DENIED"), "{opening}");
+            asked += 1;
+        }
+    }
+    assert_eq!(asked, 3);
+}
+
+#[test]
+fn check_config_warns_of_rules_that_never_decide_and_of_open_globs() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("secret"), "0f5e8a7c-secret-of-a-test-27c1").unwrap();
+    let warnings = |rules: &str| {
+        let file = folder.path().join("gateway.toml");
+        fs::write(&file, format!("{}{rules}", HEAD.replace("not-there", "secret"))).unwrap();
+        let done = run(folder.path(), &["check-config", "--config", file.to_str().unwrap()]);
+        assert_eq!(done.status.code(), Some(0), "{done:?}");
+        let lines = String::from_utf8(done.stderr).unwrap();
+        lines.lines().filter(|line| line.contains("access.rules")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let fine = "[[access.rules]]\ncallers = [\"token:*\"]\nlogins = [\"*@customer.example\", \"*@*.customer.example\"]\n\
+                [[access.rules]]\ncallers = [\"token:billing\"]\nexternal_ids = [\"a*\"]\nuser_ids = [\"*1\"]\n";
+    assert_eq!(warnings(fine), [""; 0]);
+    let covered = "[[access.rules]]\ncallers = [\"token:billing\"]\nrate = \"1/s\"\nlogins = [\"anna@customer.example\"]\n";
+    let found = warnings(&format!("{fine}{covered}"));
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(
+        found[0].contains("access.rules[3]: never decides a call, because rule 1 before it"),
+        "{found:?}"
+    );
+    assert!(found[0].contains("gateway.toml:19: "), "{found:?}");
+    let open = fine.replace("*@customer.example", "*customer.example");
+    let found = warnings(&open);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].contains("access.rules[1].logins[1]: begins within a name"), "{found:?}");
+}
