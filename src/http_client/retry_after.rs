@@ -23,7 +23,7 @@ pub const UNREADABLE_WAIT: Duration = Duration::from_secs(5);
 /// - A date may have any format that [`parse_date`] accepts. It is compared with the response's
 ///   `Date`, so that the clocks need not agree, or with `now` if that is missing or invalid. A date
 ///   in the past means no delay.
-/// - Blanks and quotes around a value are ignored.
+/// - Whitespace and quotes around a value are ignored.
 /// - Of several values, in one or more header lines, the longest delay counts.
 /// - A value that cannot be parsed, such as a negative number, counts as [`UNREADABLE_WAIT`].
 #[must_use]

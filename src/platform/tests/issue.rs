@@ -202,7 +202,7 @@ async fn truncated_refusal_does_not_count_as_a_refusal() {
     assert_eq!((asked, error.certainty), (3, Certainty::Unknown));
 }
 
-/// The body is the platform's error object followed by blanks, so that only its size matters.
+/// The body is the platform's error object followed by spaces, so that only its size matters.
 #[tokio::test]
 async fn error_object_is_read_up_to_64_kib() {
     const LIMIT: usize = 64 * 1024;
