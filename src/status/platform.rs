@@ -35,7 +35,7 @@ impl Failure {
                 Method::LoginWithOtt => Case::LoginInterrupted,
             }),
             PlatformError::Answer(answer) => from_answer(method, answer),
-            PlatformError::Malformed(_) => Self::of(Case::MalformedResponse),
+            PlatformError::Malformed(_) => Self::of(Case::UnusableResponse),
             PlatformError::Credential(error) => from_credential(error),
             PlatformError::DeadlinePassed => Self::new(Reason::DeadlineExceeded),
         };
