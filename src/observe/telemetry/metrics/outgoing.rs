@@ -97,7 +97,7 @@ impl OutgoingMetrics {
             confirmed: Arc::default(),
             exhausted: families.counter_per(
                 "ott_gateway_local_exhaustion_total",
-                "Outgoing connections and name lookups that failed because this machine lacked a resource.",
+                "Outgoing connections, name lookups and platform requests that failed because this machine or process lacked a resource.",
                 "resource",
             ),
         }
