@@ -154,7 +154,7 @@ async fn serve_all(
             }
             Err(error) => {
                 let address = place.entry().address();
-                tracing::debug!(peer.address = %address, %error, "cannot take over connection");
+                tracing::debug!(peer.address = %address, %error, "cannot adopt connection");
             }
         }
     }

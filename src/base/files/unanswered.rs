@@ -15,6 +15,6 @@ pub enum Unanswered {
     #[error("cannot start a thread to read it: {0}")]
     NoThread(#[source] io::Error),
     /// The thread panicked.
-    #[error("reading it failed unexpectedly; the log has the panic")]
+    #[error("reading it failed unexpectedly; see the panic in the log")]
     Panicked,
 }

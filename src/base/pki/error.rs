@@ -182,11 +182,11 @@ impl fmt::Display for Layout {
                  's/^[[:space:]]*//' OLD > NEW`"
             }
             Self::EscapedLineBreaks => {
-                "has \\n written as two characters instead of line breaks; write real ones, for example \
+                "has \\n written as two characters instead of line breaks; replace them, for example \
                  with `sed 's/\\\\n/\\n/g' OLD > NEW`"
             }
             Self::JoinedLines => {
-                "has a BEGIN or END marker and something else on it; put each marker on a line of its own \
+                "has other text on the line of a BEGIN or END marker; put each marker on a line of its own \
                  (files without a line break at their end join when they are concatenated)"
             }
             Self::OtherDashes => {
