@@ -11,12 +11,13 @@ use tokio::time::{sleep, timeout};
 
 use super::{
     ApiClient,
-    attempt::{self, Answer, AttemptOutcome, NotSent, Request},
+    attempt::{self, AttemptOutcome, Request, UnsentReason},
     breaker::{BreakerPermit, Open},
     connections::Connections,
     endpoint::Endpoint,
     error::{Malformation, PlatformError},
     messages::Confidential,
+    response::PlatformResponse,
     retry::Retries,
 };
 use crate::{
@@ -87,7 +88,7 @@ impl ApiClient {
     pub(super) async fn exchange<T>(
         &self,
         exchange: &Exchange<'_>,
-        read: impl Fn(&Answer) -> Result<T, Malformation>,
+        read: impl Fn(&PlatformResponse) -> Result<T, Malformation>,
     ) -> Result<T, FailedExchange> {
         let Exchange { endpoint, call, .. } = *exchange;
         let shared = &*self.state;
@@ -281,15 +282,15 @@ fn is_unauthorized(error: &PlatformError) -> bool {
     matches!(error, PlatformError::Answer(answer) if answer.status == 401)
 }
 
-impl From<NotSent> for PlatformError {
-    fn from(cause: NotSent) -> Self {
+impl From<UnsentReason> for PlatformError {
+    fn from(cause: UnsentReason) -> Self {
         match cause {
-            NotSent::Unreachable(cause) => Self::Unreachable(cause),
-            NotSent::CertificateInvalid(cause) => Self::CertificateInvalid(cause),
-            NotSent::NameLookup(cause) => Self::NameLookup(cause),
-            NotSent::Exhausted(cause) => Self::Exhausted(cause),
-            NotSent::Queued => Self::Queued,
-            NotSent::Withdrawn => Self::DeadlinePassed,
+            UnsentReason::Unreachable(cause) => Self::Unreachable(cause),
+            UnsentReason::CertificateInvalid(cause) => Self::CertificateInvalid(cause),
+            UnsentReason::NameLookup(cause) => Self::NameLookup(cause),
+            UnsentReason::Exhausted(cause) => Self::Exhausted(cause),
+            UnsentReason::Queued => Self::Queued,
+            UnsentReason::Withdrawn => Self::DeadlinePassed,
         }
     }
 }

@@ -1,5 +1,7 @@
 //! A certificate, and its properties that decide whether peers accept it.
 
+use std::fmt;
+
 use rustls::{
     crypto::aws_lc_rs,
     pki_types::{CertificateDer, SubjectPublicKeyInfoDer},
@@ -17,7 +19,7 @@ use x509_parser::{
     public_key::PublicKey,
 };
 
-use super::{error::UnusableCertificate, explain};
+use super::explain;
 use crate::base::validity::Validity;
 
 /// Minimum size of RSA keys that TLS libraries accept, in bits.
@@ -79,6 +81,19 @@ pub enum KeyKind {
     Dsa,
     /// Anything else.
     Other,
+}
+
+/// Reason that a block labelled as a certificate cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UnusableCertificate {
+    /// It is not a certificate.
+    NotCertificate,
+    /// There is data after the certificate.
+    TrailingData,
+    /// The server's own certificate has X.509 version 1 or 2.
+    OldVersion,
+    /// The TLS library refuses it, for this reason.
+    Refused(String),
 }
 
 impl Certificate {
@@ -237,6 +252,24 @@ impl KeyKind {
             Some(curve) if *curve == OID_NIST_EC_P384 => Self::P384,
             Some(curve) if *curve == OID_NIST_EC_P521 => Self::P521,
             _ => Self::OtherCurve,
+        }
+    }
+}
+
+impl fmt::Display for UnusableCertificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotCertificate => {
+                f.write_str("is labelled as a certificate and does not contain one; copy it again, in full")
+            }
+            Self::TrailingData => f.write_str(
+                "has data after the certificate; export it again with `openssl x509 -in OLD -out NEW`",
+            ),
+            Self::OldVersion => f.write_str(
+                "is a certificate of X.509 version 1, which TLS libraries refuse; issue it with extensions \
+                 (`openssl x509 -req` needs -extfile)",
+            ),
+            Self::Refused(reason) => write!(f, "cannot be used: {reason}; issue another certificate"),
         }
     }
 }

@@ -11,8 +11,9 @@ use x509_parser::asn1_rs::{FromDer, Oid};
 
 use super::{
     certificate::{Certificate, KeyKind, MIN_RSA_BITS, bits, elements},
-    error::{InvalidFile, UnusableKey, Wanted},
+    error::{InvalidFile, UnusableKey},
     pem::{Block, Label},
+    wanted::Wanted,
 };
 
 /// A private key that the TLS library can sign with.
