@@ -50,7 +50,7 @@ pub enum Transport {
     LoopbackPlaintext,
     /// Not encrypted, on any address: a proxy in front provides encryption.
     Plaintext,
-    /// TLS.
+    /// Encrypted with the server's certificate, on any address.
     Tls(tls::Settings),
 }
 
