@@ -200,11 +200,11 @@ pub fn check(settings: &Settings) -> Result<(), BindError> {
 /// Reads the TLS files if the transport uses TLS.
 fn transport(settings: &Settings) -> Result<Option<tls::Reload>, BindError> {
     let address = settings.listen;
+    if !settings.transport.is_allowed_on(address) {
+        return Err(BindError::PlaintextBeyondLoopback { address });
+    }
     match &settings.transport {
         Transport::Tls(tls) => Ok(Some(tls::Reload::start(tls.clone())?)),
-        Transport::LoopbackPlaintext if !address.ip().is_loopback() => {
-            Err(BindError::PlaintextBeyondLoopback { address })
-        }
         Transport::LoopbackPlaintext | Transport::Plaintext => Ok(None),
     }
 }

@@ -15,13 +15,13 @@ use crate::{
 /// Error that prevents a gateway from starting.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A gRPC listener cannot be opened.
+    /// The gRPC listener.
     #[error(transparent)]
     Bind(#[from] BindError),
-    /// The admin listener cannot be opened.
+    /// The admin listener.
     #[error("cannot listen on {0} for metrics and probes: {1}")]
     Admin(SocketAddr, #[source] io::Error),
-    /// The audit log cannot be opened.
+    /// The audit log.
     #[error(transparent)]
     Audit(#[from] AuditError),
     /// The key of the fingerprints in the audit log cannot be read.
