@@ -17,7 +17,7 @@ use super::date::parse_date;
 /// The server asked for a pause of unknown length. Five seconds relieve it without a long delay.
 pub const UNREADABLE_WAIT: Duration = Duration::from_secs(5);
 
-/// Returns the delay that a response asks for; `None` if it asks for none.
+/// Returns the delay that a response requests; `None` if it requests none.
 ///
 /// - A number is in seconds. Decimals are rounded up.
 /// - A date may have any format that [`parse_date`] accepts. It is compared with the response's

@@ -61,7 +61,7 @@ pub(super) struct Request<'a> {
     pub(super) authorization: Option<HeaderValue>,
     /// W3C Trace Context, if it is propagated to the platform.
     pub(super) trace: HeaderMap,
-    /// JSON.
+    /// The JSON of the request.
     pub(super) body: Bytes,
     /// Values that must not be returned if an error message contains them.
     pub(super) confidential: Confidential<'a>,

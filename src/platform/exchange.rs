@@ -34,7 +34,7 @@ use crate::{
 pub(super) struct Exchange<'a> {
     pub(super) endpoint: &'a Endpoint,
     pub(super) connections: &'a Arc<Connections>,
-    /// JSON.
+    /// The JSON of the request.
     pub(super) body: Bytes,
     /// Values of the request that must not be returned if an error message repeats them.
     pub(super) echoes: &'a [&'a str],
@@ -117,7 +117,7 @@ impl ApiClient {
                     }
                 },
                 AttemptOutcome::Failed(answer, headers) => {
-                    FailedExchange::boxed(PlatformError::Answer(answer), Some(headers))
+                    FailedExchange::boxed(PlatformError::Response(answer), Some(headers))
                 }
                 AttemptOutcome::Interrupted { cause, headers, .. } => {
                     FailedExchange::boxed(PlatformError::Interrupted(cause), headers)
@@ -275,11 +275,11 @@ fn is_in_time(endpoint: &Endpoint, wait: Duration, call: &Call, now: Instant) ->
 /// Returns whether the response came from the platform's API itself, and not from a proxy or a
 /// firewall.
 fn is_from_api(error: &PlatformError) -> bool {
-    matches!(error, PlatformError::Answer(answer) if answer.body.is_some())
+    matches!(error, PlatformError::Response(answer) if answer.body.is_some())
 }
 
 fn is_unauthorized(error: &PlatformError) -> bool {
-    matches!(error, PlatformError::Answer(answer) if answer.status == 401)
+    matches!(error, PlatformError::Response(answer) if answer.status == 401)
 }
 
 impl From<UnsentReason> for PlatformError {

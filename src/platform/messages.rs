@@ -13,7 +13,7 @@ use http::{
 use zeroize::Zeroizing;
 
 use super::{
-    error::{ErrorAnswer, ErrorBody, Malformation, PlatformErrorCode},
+    error::{ErrorBody, ErrorResponse, Malformation, PlatformErrorCode},
     leaks::{RUN, Secrets},
     response::{PlatformResponse, ResponseBody},
 };
@@ -158,9 +158,9 @@ pub(super) fn error(
     answer: &PlatformResponse,
     confidential: &Confidential<'_>,
     now: SystemTime,
-) -> ErrorAnswer {
+) -> ErrorResponse {
     let status = answer.status.as_u16();
-    ErrorAnswer {
+    ErrorResponse {
         status,
         body: error_body(answer, status, confidential),
         retry_after: retry_after(&answer.headers, now),

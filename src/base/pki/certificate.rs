@@ -104,7 +104,7 @@ impl Certificate {
         if !rest.is_empty() {
             return Err(UnusableCertificate::TrailingData);
         }
-        let validity = Validity::of_parsed(&parsed).ok_or(UnusableCertificate::NotCertificate)?;
+        let validity = Validity::from_parsed(&parsed).ok_or(UnusableCertificate::NotCertificate)?;
         Ok(Self {
             der: CertificateDer::from(der.to_vec()),
             validity,
@@ -217,7 +217,7 @@ impl KeyKind {
     fn of(parsed: &X509Certificate<'_>) -> Self {
         let key = parsed.public_key();
         let curve = key.algorithm.parameters.as_ref().and_then(|parameters| parameters.as_oid().ok());
-        match Self::of_algorithm(&key.algorithm.algorithm, curve.as_ref()) {
+        match Self::from_algorithm(&key.algorithm.algorithm, curve.as_ref()) {
             Self::Rsa(_) => Self::Rsa(match key.parsed() {
                 Ok(PublicKey::RSA(key)) => bits(key.modulus),
                 _ => 0,
@@ -227,7 +227,7 @@ impl KeyKind {
     }
 
     /// Returns the kind of an algorithm, with size 0 for RSA.
-    pub(super) fn of_algorithm(algorithm: &Oid<'_>, curve: Option<&Oid<'_>>) -> Self {
+    pub(super) fn from_algorithm(algorithm: &Oid<'_>, curve: Option<&Oid<'_>>) -> Self {
         if *algorithm == OID_PKCS1_RSAENCRYPTION {
             Self::Rsa(0)
         } else if *algorithm == OID_PKCS1_RSASSAPSS {
@@ -239,14 +239,14 @@ impl KeyKind {
         } else if *algorithm == OID_KEY_TYPE_DSA {
             Self::Dsa
         } else if *algorithm == OID_KEY_TYPE_EC_PUBLIC_KEY {
-            Self::of_curve(curve)
+            Self::from_curve(curve)
         } else {
             Self::Other
         }
     }
 
     /// Returns the kind of an ECDSA key on a curve.
-    pub(super) fn of_curve(curve: Option<&Oid<'_>>) -> Self {
+    pub(super) fn from_curve(curve: Option<&Oid<'_>>) -> Self {
         match curve {
             Some(curve) if *curve == OID_EC_P256 => Self::P256,
             Some(curve) if *curve == OID_NIST_EC_P384 => Self::P384,

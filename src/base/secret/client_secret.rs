@@ -10,7 +10,7 @@ mod tests;
 use std::{fmt, io, path::Path};
 
 use super::Secret;
-use crate::base::files::{self, Contents, Exposure, ReadError, Unanswered};
+use crate::base::files::{self, Contents, Exposure, NoResult, ReadError};
 
 /// Maximum size of a client secret in bytes, including its newline.
 pub const MAX_BYTES: usize = 64 * 1024;
@@ -78,7 +78,7 @@ pub enum InvalidSecret {
     Unreadable(io::ErrorKind),
     /// The file system did not respond.
     #[error("the file could not be read within 5 seconds; check the file system that it is on")]
-    Unanswered,
+    NoResult,
     /// The operating system could not start a thread to read the file.
     #[error("cannot start a thread to read the file; check the limits on threads and processes")]
     NoThread,
@@ -111,8 +111,8 @@ impl From<ReadError> for InvalidSecret {
             ReadError::NotRegular => Self::NotRegular,
             ReadError::TooLarge(_) => Self::TooLarge,
             ReadError::Io(error) => Self::Unreadable(error.kind()),
-            ReadError::Unanswered(Unanswered::NoThread(_)) => Self::NoThread,
-            ReadError::Unanswered(_) => Self::Unanswered,
+            ReadError::NoResult(NoResult::NoThread(_)) => Self::NoThread,
+            ReadError::NoResult(_) => Self::NoResult,
         }
     }
 }

@@ -7,7 +7,7 @@ use crate::{
     http_client::{ConnectError, media_type::is_json},
     observe::telemetry::metrics::LocalResource,
     platform::{
-        breaker::Evidence, connections::ConnectFailure, endpoint::Endpoint, error::ErrorAnswer,
+        breaker::Evidence, connections::ConnectFailure, endpoint::Endpoint, error::ErrorResponse,
         response::PlatformResponse,
     },
 };
@@ -26,7 +26,7 @@ pub(in super::super) enum AttemptOutcome {
         missing: Option<LocalResource>,
     },
     /// A response other than 2xx.
-    Failed(ErrorAnswer, HeaderMap),
+    Failed(ErrorResponse, HeaderMap),
     /// A 2xx response.
     Succeeded(PlatformResponse),
 }
@@ -171,7 +171,7 @@ mod tests {
     #[test]
     fn only_server_errors_count_as_failures_of_the_endpoint() {
         for (status, evidence) in [(400, Evidence::Up), (429, Evidence::Up), (500, Evidence::Down)] {
-            let answer = ErrorAnswer { status, body: None, retry_after: None };
+            let answer = ErrorResponse { status, body: None, retry_after: None };
             assert_eq!(AttemptOutcome::Failed(answer, HeaderMap::new()).evidence(), evidence, "{status}");
         }
     }

@@ -58,7 +58,7 @@ labels! {
         Ports = "ports",
         /// Memory or tables of the kernel.
         Memory = "memory",
-        /// Threads.
+        /// Threads, or the memory of their stacks.
         Threads = "threads",
         /// Permission: a local firewall rule or security policy forbids the connection.
         Permission = "permission",
