@@ -164,9 +164,8 @@ impl fmt::Display for UnusableKey {
             Self::Malformed => f.write_str("is truncated or damaged; copy it again, in full"),
             Self::ShortRsa(bits) => write!(
                 f,
-                "is an RSA key of {bits} bits, which is too short; create one of at least {} bits and a \
-                 certificate for it",
-                MIN_RSA_BITS
+                "is an RSA key of {bits} bits, which is too short; create one of at least \
+                 {MIN_RSA_BITS} bits and a certificate for it"
             ),
             Self::Kind(kind) => write!(
                 f,
