@@ -19,8 +19,8 @@
 //!
 //! Around them: [`cli`] has the commands, [`config`] reads the configuration, [`app`] builds
 //! everything, [`admin`] has the pages of metrics and probes, and [`proto`] is the generated
-//! contract. `sandbox` is a simulated platform that shares only the clock and the names of reasons
-//! with the rest.
+//! contract. `sandbox` is a simulated platform that shares only the clock, the names of reasons and
+//! the trait of [`fault_injection`] with the rest.
 //!
 //! The crate is a program; its modules are public only for its own tests.
 

@@ -45,6 +45,7 @@ mod leaks;
 mod login;
 mod messages;
 mod outgoing;
+mod response;
 mod retry;
 mod set_cookie;
 mod window;

@@ -1,8 +1,8 @@
 //! The simulated platform: its documented endpoints, for tests.
 //!
-//! Uses only the clock and the names of reasons from the rest of the crate, and shares no type with
-//! `platform`: both are written from the platform's documentation, so that one can be wrong without
-//! the other. Do not use real credentials with it. Every token that it issues starts with
+//! Uses only the clock, the names of reasons and the trait of `fault_injection` from the rest of the
+//! crate, and shares no type with `platform`: both are written from the platform's documentation, so
+//! that one can be wrong without the other. Do not use real credentials with it. Every token that it issues starts with
 //! [`TOKEN_MARK`].
 //!
 //! A request passes through `listener`, `log` (which fills the `journal`), `body` and `faults` to

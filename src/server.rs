@@ -60,7 +60,7 @@ use self::{
     stack::{CallStack, CallTimes},
     stream_guard::StreamBudget,
     tls::Handshakes,
-    worker::{Stopped, Worker},
+    worker::{Worker, WorkerStopped},
 };
 pub use self::{
     drain::{DrainTimes, Drained},
@@ -142,7 +142,10 @@ pub enum BindError {
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError<E> {
     /// The operating system cannot start another thread.
-    #[error("cannot start a thread")]
+    #[error(
+        "cannot start a thread; raise the limit of threads and processes (TasksMax=, pids.max, ulimit -u) \
+         or lower worker_threads"
+    )]
     Thread(#[source] io::Error),
     /// The runtime of a worker thread cannot be built.
     #[error("cannot build the runtime of a thread")]
@@ -156,6 +159,23 @@ pub enum ServeError<E> {
     /// A worker stopped while it was starting.
     #[error("a worker stopped while it was starting")]
     WorkerStopped,
+}
+
+impl<E> ServeError<E> {
+    /// Returns the error of the routes, if it is one.
+    ///
+    /// # Errors
+    ///
+    /// Every other error.
+    pub fn into_routes(self) -> Result<E, ServeError<Infallible>> {
+        match self {
+            Self::Routes(error) => Ok(error),
+            Self::Thread(error) => Err(ServeError::Thread(error)),
+            Self::Runtime(error) => Err(ServeError::Runtime(error)),
+            Self::Socket(error) => Err(ServeError::Socket(error)),
+            Self::WorkerStopped => Err(ServeError::WorkerStopped),
+        }
+    }
 }
 
 /// Binds the address and reads the TLS files, without serving yet. Blocks.
@@ -180,11 +200,11 @@ pub fn check(settings: &Settings) -> Result<(), BindError> {
 /// Reads the TLS files if the transport uses TLS.
 fn transport(settings: &Settings) -> Result<Option<tls::Reload>, BindError> {
     let address = settings.listen;
+    if !settings.transport.is_allowed_on(address) {
+        return Err(BindError::PlaintextBeyondLoopback { address });
+    }
     match &settings.transport {
         Transport::Tls(tls) => Ok(Some(tls::Reload::start(tls.clone())?)),
-        Transport::LoopbackPlaintext if !address.ip().is_loopback() => {
-            Err(BindError::PlaintextBeyondLoopback { address })
-        }
         Transport::LoopbackPlaintext | Transport::Plaintext => Ok(None),
     }
 }
@@ -349,8 +369,16 @@ impl Bound {
             "server listening"
         );
         let cut_off_calls = CancellationToken::new();
-        let drain = Drain { times: settings.drain, cut_off_calls, draining, phases, calls, connections };
-        Ok(Server { local_addr, drain, workers: ends, _close: close })
+        let drain = Drain {
+            address: local_addr,
+            times: settings.drain,
+            cut_off_calls,
+            draining,
+            phases,
+            calls,
+            connections,
+        };
+        Ok(Server { drain, workers: ends, _close: close })
     }
 }
 
@@ -377,9 +405,8 @@ impl Acceptor {
 /// A running server. It stops at once if it is dropped without a [drain](Self::drain).
 #[derive(Debug)]
 pub struct Server {
-    local_addr: SocketAddr,
     drain: Drain,
-    workers: Vec<Stopped>,
+    workers: Vec<WorkerStopped>,
     _close: DropGuard,
 }
 
@@ -387,7 +414,7 @@ impl Server {
     /// Returns the bound address.
     #[must_use]
     pub const fn local_addr(&self) -> SocketAddr {
-        self.local_addr
+        self.drain.address
     }
 
     /// Returns the token that makes a [drain](Self::drain) end all calls at once and wait only for
@@ -417,13 +444,17 @@ impl Server {
         };
         let workers = tokio::time::timeout(WORKER_STOP_TIMEOUT, workers);
         if let Some(Err(_)) = self.drain.cut_off_calls.run_until_cancelled(workers).await {
-            tracing::warn!("worker did not stop in time, not waiting for it");
+            tracing::warn!(
+                listener.address = %self.drain.address,
+                "worker did not stop in time, not waiting for it"
+            );
         }
         // Flushed after the last call, and before the audit writes its last records.
         if let Some(calls) = &self.drain.calls {
             calls.refused.flush();
         }
         tracing::info!(
+            listener.address = %self.drain.address,
             calls.cut_off = drained.cut_off,
             connections.closed = drained.closed,
             "drain finished"

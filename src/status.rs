@@ -39,7 +39,7 @@ pub use self::case::{Advice, Case, Placeholder};
 pub use crate::domain::reason::{FailureCode, Reason};
 use crate::{
     domain::call::{Call, Certainty, Ending, Method},
-    platform::error::{ErrorAnswer, ErrorBody},
+    platform::error::{ErrorBody, ErrorResponse},
 };
 
 /// One failed call, before it becomes a status.
@@ -202,7 +202,7 @@ impl Failure {
         self
     }
 
-    fn with_answer(mut self, answer: &ErrorAnswer) -> Self {
+    fn with_answer(mut self, answer: &ErrorResponse) -> Self {
         self.platform = answer.body.clone().map(Box::new);
         self.with_http_status(answer.status)
     }

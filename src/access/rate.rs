@@ -59,7 +59,7 @@ pub enum InvalidRate {
 impl FromStr for Rate {
     type Err = InvalidRate;
 
-    /// Reads `"50/s"`, `"30/min"`, `"100/h"` or `"unlimited"`, without blanks or a sign.
+    /// Reads `"50/s"`, `"30/min"`, `"100/h"` or `"unlimited"`, without spaces or a sign.
     fn from_str(text: &str) -> Result<Self, InvalidRate> {
         if text == "unlimited" {
             return Ok(Self::Unlimited);

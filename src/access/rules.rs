@@ -287,7 +287,7 @@ impl Rules {
         self.for_caller(caller).map(|_| ())
     }
 
-    /// Takes over the quota state of earlier rules that are unchanged, so that a reload does not
+    /// Keeps the quota state of earlier rules that are unchanged, so that a reload does not
     /// refill buckets.
     pub(super) fn inherit(&mut self, earlier: &Self) {
         let mut left: Vec<&Rule> = earlier.in_order.iter().collect();

@@ -52,7 +52,7 @@ impl FollowedFile for FollowedAuthorities {
         &self.reloads
     }
 
-    fn take_over(&mut self, new: &Authorities, _: Option<&Authorities>) -> Result<(), TlsConfigError> {
+    fn apply(&mut self, new: &Authorities, _: Option<&Authorities>) -> Result<(), TlsConfigError> {
         self.tls.replace(new);
         tracing::info!(
             file.path = &*self.name,

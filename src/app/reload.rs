@@ -153,7 +153,7 @@ impl FollowedFile for ConfigFile {
     }
 
     /// Replaces rules and tokens atomically. Everything that can fail comes first.
-    fn take_over(&mut self, new: &Arc<Contents>, old: Option<&Arc<Contents>>) -> Result<(), String> {
+    fn apply(&mut self, new: &Arc<Contents>, old: Option<&Arc<Contents>>) -> Result<(), String> {
         let Contents { reloadable: new, warnings, .. } = &**new;
         let policy = policy(&new.access, &new.tokens).map_err(|error| error.to_string())?;
         self.metrics.set_callers(new.access.literal_callers());
@@ -184,7 +184,7 @@ impl FollowedFile for ConfigFile {
     fn refused(&mut self, error: &PollError<String>, _: Option<&Arc<Contents>>) {
         tracing::error!(
             file.path = %self.path.display(),
-            config.faults = %error,
+            config.errors = %error,
             "new access rules refused, keeping the current ones"
         );
     }
@@ -197,7 +197,7 @@ fn parse(
     default_api_client: Option<&str>,
 ) -> Result<Contents, String> {
     let (reloadable, warnings) = Reloadable::parse(path, &contents.bytes, &Process, default_api_client)
-        .map_err(|faults| faults.to_string())?;
+        .map_err(|errors| errors.to_string())?;
     Ok(Contents { reloadable, document: Document::parse(&contents.bytes), warnings })
 }
 
@@ -219,9 +219,9 @@ impl ConfigFile {
                     tracing::warn!(%error, "cannot check whole configuration");
                     return;
                 }
-                Ok(Err(faults)) => {
+                Ok(Err(errors)) => {
                     tracing::warn!(
-                        config.faults = %faults,
+                        config.errors = %errors,
                         "configuration invalid, restart would fail"
                     );
                     return;

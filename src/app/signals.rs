@@ -14,7 +14,7 @@ use crate::observe::audit::StopCause;
 /// Maximum time for writing the audit records of calls in flight after a second signal.
 const LAST_RECORDS: Duration = Duration::from_millis(1500);
 
-/// Signals that are not blocked during start: those that stop a process, those that report a fault
+/// Signals that are not blocked during start: those that stop a process, those that report a crash
 /// of the process, and those that have no effect by default or only suspend a process at a
 /// terminal.
 const UNBLOCKED: [Name; 15] = [

@@ -24,45 +24,33 @@ pub enum StartError {
     /// The audit log.
     #[error(transparent)]
     Audit(#[from] AuditError),
-    /// The key of the fingerprints in the audit log.
+    /// The key of the fingerprints in the audit log cannot be read.
     #[error("cannot read the key of the audit fingerprints from {}", .0.display())]
     HmacKey(PathBuf, #[source] io::Error),
-    /// The access rules.
+    /// The access rules are not valid.
     #[error(transparent)]
     Rules(#[from] InvalidRules),
-    /// How callers are identified.
+    /// The settings for identifying callers are not valid.
     #[error(transparent)]
     Callers(#[from] caller::InvalidSettings),
-    /// Traces.
+    /// The export of traces cannot be set up.
     #[error(transparent)]
     Tracing(#[from] TracingError),
-    /// TLS towards the platform.
+    /// TLS to the platform cannot be set up.
     #[error(transparent)]
     Tls(#[from] TlsConfigError),
-    /// The HTTP client.
+    /// An HTTP client cannot be created.
     #[error(transparent)]
     Http(#[from] HttpClientError),
-    /// Reflection.
+    /// gRPC reflection cannot be set up.
     #[error("cannot set up gRPC reflection")]
     Reflection(#[source] ReflectionError),
-    /// The system cannot start another thread.
-    #[error(
-        "cannot start a thread; raise the limit of threads and processes (TasksMax=, pids.max, ulimit -u) \
-         or lower worker_threads"
-    )]
-    Thread(#[source] io::Error),
-    /// The runtime of a thread cannot be built.
-    #[error("cannot build the runtime of a thread")]
-    Runtime(#[source] io::Error),
-    /// A listening socket cannot be used.
-    #[error("cannot use a listening socket")]
-    Socket(#[source] io::Error),
-    /// The limit of open files.
+    /// A port cannot be served.
+    #[error(transparent)]
+    Serve(#[from] ServeError<Infallible>),
+    /// The limit of open files is too low.
     #[error(transparent)]
     OpenFiles(#[from] TooFewFiles),
-    /// A worker ended while it was starting.
-    #[error("a worker ended while it was starting")]
-    WorkerStopped,
 }
 
 impl StartError {
@@ -88,24 +76,6 @@ impl StartError {
 
 impl From<ServeError<Self>> for StartError {
     fn from(error: ServeError<Self>) -> Self {
-        match error {
-            ServeError::Thread(error) => Self::Thread(error),
-            ServeError::Runtime(error) => Self::Runtime(error),
-            ServeError::Socket(error) => Self::Socket(error),
-            ServeError::Routes(error) => error,
-            ServeError::WorkerStopped => Self::WorkerStopped,
-        }
-    }
-}
-
-impl From<ServeError<Infallible>> for StartError {
-    fn from(error: ServeError<Infallible>) -> Self {
-        match error {
-            ServeError::Thread(error) => Self::Thread(error),
-            ServeError::Runtime(error) => Self::Runtime(error),
-            ServeError::Socket(error) => Self::Socket(error),
-            ServeError::Routes(never) => match never {},
-            ServeError::WorkerStopped => Self::WorkerStopped,
-        }
+        error.into_routes().unwrap_or_else(Self::Serve)
     }
 }

@@ -37,14 +37,14 @@
 //! ```
 
 mod follow;
+mod no_result;
 mod progress;
 mod read;
 mod timed;
-mod unanswered;
 
 pub use self::{
     follow::{FollowedFile, Follower, Outcomes, POLL_INTERVAL, Parser, PollError, Trigger, load},
+    no_result::NoResult,
     read::{Contents, Exposure, MAX_BYTES, ReadError, Reader, describe, read},
     timed::{MAX_PENDING_READS, READ_TIMEOUT, run},
-    unanswered::Unanswered,
 };

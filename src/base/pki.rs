@@ -16,23 +16,25 @@ mod certificate;
 mod chain;
 mod error;
 mod explain;
-mod foreign;
+mod file_format;
 mod identity;
 mod pem;
 mod private_key;
 #[cfg(test)]
 mod tests;
+mod wanted;
 mod warning;
 
 pub use self::{
     authorities::Authorities,
-    certificate::Certificate,
+    certificate::{Certificate, UnusableCertificate},
     chain::CertificateChain,
-    error::{InvalidFile, UnusableCertificate, UnusableKey, Wanted},
+    error::{InvalidFile, UnusableKey},
     explain::{Peer, explain},
-    foreign::Foreign,
+    file_format::FileFormat,
     identity::{InvalidPair, ServerIdentity},
-    pem::{Label, Layout},
+    pem::{InvalidPem, Label, Layout},
     private_key::PrivateKey,
+    wanted::Wanted,
     warning::{Doubt, Warning},
 };

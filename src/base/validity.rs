@@ -48,12 +48,12 @@ impl Validity {
     #[must_use]
     pub fn of(certificate: &CertificateDer<'_>) -> Option<Self> {
         let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
-        Self::of_parsed(&certificate)
+        Self::from_parsed(&certificate)
     }
 
     /// Returns the period of a parsed certificate, or `None` if its times cannot be represented.
     #[must_use]
-    pub fn of_parsed(certificate: &X509Certificate<'_>) -> Option<Self> {
+    pub fn from_parsed(certificate: &X509Certificate<'_>) -> Option<Self> {
         let validity = certificate.validity();
         Some(Self { not_before: time(validity.not_before)?, not_after: time(validity.not_after)? })
     }

@@ -39,10 +39,10 @@ impl Address {
         }
         let slip = |what: &str| Err(format!("{what}; write {}", suggestion(stripped)));
         if stripped != text {
-            return slip("begins or ends with a blank or a quotation mark");
+            return slip("begins or ends with whitespace or a quotation mark");
         }
         if text.contains(|character: char| character.is_whitespace() || character.is_control()) {
-            return Err(format!("contains a blank or a control character; write {FORM}"));
+            return Err(format!("contains whitespace or a control character; write {FORM}"));
         }
         if text.contains('\\') {
             return slip("contains a backslash");
@@ -304,10 +304,10 @@ mod tests {
             ("http://gateway.example:1/ott.v1.OttService", "has a path", "http://gateway.example:1"),
             ("http://gateway.example:1?x=1", "has a path", "http://gateway.example:1"),
             ("http://gateway.example:1#x", "has a path", "http://gateway.example:1"),
-            (" http://gateway.example:1", "blank or a quotation mark", "http://gateway.example:1"),
-            ("http://gateway.example:1\n", "blank or a quotation mark", "http://gateway.example:1"),
+            (" http://gateway.example:1", "whitespace or a quotation mark", "http://gateway.example:1"),
+            ("http://gateway.example:1\n", "whitespace or a quotation mark", "http://gateway.example:1"),
             ("\"https://gateway.example:1\"", "quotation mark", "https://gateway.example:1"),
-            ("http://gateway .example:1", "contains a blank", "http://HOST:PORT"),
+            ("http://gateway .example:1", "contains whitespace", "http://HOST:PORT"),
             ("http:\\\\gateway.example:1", "backslash", "http://gateway.example:1"),
             ("http://", "has no host", "http://HOST:PORT"),
             ("http:///", "has no host", "http://HOST:PORT"),

@@ -106,7 +106,7 @@ pub(super) fn warn_of_doubts(section: &Section<'_>, key: &'static str, secret: &
 impl From<InvalidSecret> for Problem {
     fn from(why: InvalidSecret) -> Self {
         match why {
-            InvalidSecret::Unanswered | InvalidSecret::NoThread => Self::Unanswered(why.to_string().into()),
+            InvalidSecret::NoResult | InvalidSecret::NoThread => Self::Unanswered(why.to_string().into()),
             other => Self::rule(other.to_string()),
         }
     }
@@ -121,7 +121,7 @@ impl From<InvalidFile> for Problem {
 impl From<ReadError> for Problem {
     fn from(error: ReadError) -> Self {
         match error {
-            ReadError::Unanswered(why) => Self::Unanswered(why.to_string().into()),
+            ReadError::NoResult(why) => Self::Unanswered(why.to_string().into()),
             ReadError::Io(_) => Self::Unreadable(error.to_string()),
             other => Self::rule(other.to_string()),
         }
@@ -133,7 +133,7 @@ impl Problem {
     fn of_file(path: &Path, error: ReadError) -> Self {
         match error {
             ReadError::Io(error) => Self::Unreadable(unreadable(path, error.kind())),
-            ReadError::Unanswered(_) => error.into(),
+            ReadError::NoResult(_) => error.into(),
             ReadError::NotRegular | ReadError::TooLarge(_) => {
                 Self::rule(format!("{}: {error}", absolute(path).display()))
             }

@@ -132,12 +132,12 @@ impl Server {
     }
 
     fn check(&self, plaintext: bool, section: &Section<'_>) {
-        let server::Settings { listen, drain, .. } = &self.grpc;
+        let server::Settings { listen, transport, drain, .. } = &self.grpc;
         let has_tls = section.has("tls");
         if has_tls && plaintext {
             section.fault("plaintext", Problem::rule("must not be true if [server.tls] is set"));
         }
-        if !has_tls && !plaintext && !listen.ip().is_loopback() {
+        if !has_tls && !transport.is_allowed_on(*listen) {
             section.fault(
                 "listen",
                 Problem::rule(

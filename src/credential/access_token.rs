@@ -134,7 +134,7 @@ struct Verdicts {
     /// Whether the API has accepted it once.
     accepted: AtomicBool,
     /// When the next call may try it, in milliseconds after its receipt.
-    next_trial_ms: AtomicU64,
+    next_probe_ms: AtomicU64,
     /// Subject of the last call that was refused with it; 0 if a call was accepted since.
     refused_subject: AtomicU64,
     /// When a call was first refused with it since the last accepted one, in milliseconds after its
@@ -227,14 +227,14 @@ impl AccessToken {
     }
 
     /// Claims the right to try it. At most one caller per `interval` gets it.
-    pub(super) fn claim_trial(&self, now: Instant, interval: Duration) -> bool {
+    pub(super) fn claim_probe(&self, now: Instant, interval: Duration) -> bool {
         let milliseconds = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         let next = milliseconds(self.age(now) + interval);
-        let due = self.verdicts.next_trial_ms.load(Ordering::Relaxed);
+        let due = self.verdicts.next_probe_ms.load(Ordering::Relaxed);
         milliseconds(self.age(now)) >= due
             && self
                 .verdicts
-                .next_trial_ms
+                .next_probe_ms
                 .compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed)
                 .is_ok()
     }

@@ -2,8 +2,8 @@
 //!
 //! The caller decides when it is sent and how long it may take.
 
-mod answer;
 mod lifetime;
+mod token_response;
 
 use std::{
     fmt,
@@ -23,8 +23,8 @@ use url::Url;
 use zeroize::Zeroizing;
 
 use self::{
-    answer::{Answer, Granted},
     lifetime::Problem,
+    token_response::{Granted, TokenResponse},
 };
 use super::{
     ClientId, CredentialError, CredentialErrorKind,
@@ -46,7 +46,7 @@ const BODY: &str = "grant_type=client_credentials";
 
 /// Requests an access token from the platform.
 pub(super) trait TokenExchange: Send + Sync {
-    /// Sends one token request. The error's `retry_after` is the delay that the platform asks for,
+    /// Sends one token request. The error's `retry_after` is the delay that the platform requests,
     /// clamped.
     fn fetch(&self, secret: &ClientSecret) -> impl Future<Output = Result<Fetched, CredentialError>> + Send;
 }
@@ -162,12 +162,13 @@ impl TokenExchange for HttpExchange {
         let status = response.status();
         let headers = response.headers().clone();
         let (date, ours) = self.times(&headers);
-        let body = if Answer::needs_body(status) {
+        let body = if TokenResponse::needs_body(status) {
             body::read(&mut response, MAX_BODY_BYTES).await
         } else {
             Ok(Zeroizing::default())
         };
-        let granted = Answer { status, headers: &headers, body, now: date.unwrap_or(ours) }.interpret()?;
+        let granted =
+            TokenResponse { status, headers: &headers, body, now: date.unwrap_or(ours) }.interpret()?;
         self.note_lifetime(&granted);
         Ok(granted.token.requested_with(authorization))
     }

@@ -261,7 +261,7 @@ impl<X> Drop for Task<X> {
 /// sent at `sent` and ended at `ended`.
 ///
 /// The pause counts from `sent`, so that a request that hung does not prolong it. The delay that
-/// the platform asks for with `Retry-After` counts from `ended`.
+/// the platform requests with `Retry-After` counts from `ended`.
 fn next_request(failures: u32, retry_after: Option<Duration>, sent: Instant, ended: Instant) -> Instant {
     let backoff = sent + REQUEST_FLOOR + BACKOFF.full_jitter(failures);
     let requested = retry_after.map_or(backoff, |wait| backoff.max(ended + wait));

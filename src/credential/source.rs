@@ -103,7 +103,7 @@ impl FollowedFile for SecretFile {
         &self.reloads
     }
 
-    fn take_over(&mut self, new: &StoredSecret, old: Option<&StoredSecret>) -> Result<(), InvalidSecret> {
+    fn apply(&mut self, new: &StoredSecret, old: Option<&StoredSecret>) -> Result<(), InvalidSecret> {
         if old.is_some() {
             tracing::info!(api_client.name = &*self.api_client, "new client secret read");
             // Warnings about the first secret were reported with the configuration.

@@ -159,7 +159,7 @@ impl Running {
     }
 
     /// Returns the generation of the newest token in service. Unlike a call, does not claim a
-    /// trial.
+    /// probe.
     fn generation(&self) -> Option<Generation> {
         let shared = &self.credential.0;
         let tokens = shared.tokens().filter(|tokens| tokens.are_usable(shared.now()))?;

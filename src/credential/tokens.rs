@@ -13,7 +13,7 @@ use super::access_token::{AccessToken, Bearer, Now};
 pub(super) const YOUNG: Duration = Duration::from_secs(10);
 
 /// Interval between two calls that try a token that was not accepted yet.
-pub(super) const TRIAL_INTERVAL: Duration = Duration::from_secs(1);
+pub(super) const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Tokens in service: the newest, and an earlier one that is known to work.
 #[derive(Debug)]
@@ -63,7 +63,7 @@ impl Tokens {
         let newest = self.newest.is_usable(now).then_some(&self.newest);
         let token = match (newest, self.previous(now)) {
             (Some(newest), Some(previous)) if !newest.is_accepted() => {
-                if newest.claim_trial(now.instant, TRIAL_INTERVAL) { newest } else { previous }
+                if newest.claim_probe(now.instant, PROBE_INTERVAL) { newest } else { previous }
             }
             (Some(token), _) | (None, Some(token)) => token,
             (None, None) => return None,

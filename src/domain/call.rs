@@ -58,14 +58,16 @@ use crate::{
 mod certainty;
 mod ending;
 mod in_flight;
+mod method;
 mod named;
 mod peer_network;
 mod places;
 mod request_id;
 
-pub use certainty::{Certainty, Method};
+pub use certainty::Certainty;
 pub use ending::{BrokenBody, Ending};
 pub use in_flight::{AwaitedBody, BodyLimit, InFlight, InFlightLimit};
+pub use method::Method;
 pub use named::{UnvalidatedNames, UnvalidatedText};
 pub use peer_network::PeerNetwork;
 pub use places::{Exhausted, Holder, WeakHolder};

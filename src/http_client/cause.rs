@@ -103,7 +103,7 @@ fn is_another_protocol(error: &(dyn Error + 'static)) -> bool {
 /// server has recently requested a client certificate. Servers that require one often close the
 /// connection without a reason.
 #[must_use]
-pub fn of_exchange(error: &(dyn Error + 'static), certificate_requested: bool) -> String {
+pub fn exchange_cause(error: &(dyn Error + 'static), certificate_requested: bool) -> String {
     let cause = root_cause(error);
     if certificate_requested && is_refusal_without_certificate(error) {
         format!("{cause}; the server requested a client certificate, which the gateway does not have")

@@ -32,7 +32,7 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
-    /// Returns the fault of a request that was not sent.
+    /// Returns why a request that was not sent got no connection.
     #[must_use]
     pub fn from_error(error: &(dyn Error + 'static)) -> Self {
         if let Some(lookup) = failed_lookup(error) {

@@ -27,20 +27,23 @@ use std::{
 use tokio::{sync::Notify, time::timeout};
 
 pub(super) use self::host::Host;
-use self::{
-    query::{NameService, QueryError},
-    system::SystemNames,
-};
+use self::{host::Reply, query::QueryError, system::SystemNames};
 use crate::observe::telemetry::metrics::{LocalResource, OutgoingMetrics};
 
 /// Interval at which names in use are checked for stale addresses.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
+/// Answers queries. Returns at once; the result is sent through the [`Reply`].
+trait NameService: Send + Sync {
+    fn ask(&self, reply: Reply);
+}
+
 /// Looks up names and caches their addresses. Cheap to clone; all clones share their lookups.
 #[derive(Clone)]
-pub struct Resolver(Arc<Shared>);
+pub struct Resolver(Arc<SharedHosts>);
 
-struct Shared {
+/// The names that are in use, and what looks them up.
+struct SharedHosts {
     service: Box<dyn NameService>,
     metrics: OutgoingMetrics,
     hosts: Mutex<HashMap<Box<str>, Weak<Host>>>,
@@ -77,7 +80,7 @@ impl Resolver {
     }
 
     fn new(service: Box<dyn NameService>, metrics: OutgoingMetrics) -> Self {
-        Self(Arc::new(Shared { service, metrics, hosts: Mutex::default(), added: Notify::new() }))
+        Self(Arc::new(SharedHosts { service, metrics, hosts: Mutex::default(), added: Notify::new() }))
     }
 
     /// Looks up every name that an HTTP client connects to, now and when its addresses become
@@ -112,7 +115,7 @@ impl Resolver {
     }
 }
 
-impl Shared {
+impl SharedHosts {
     /// Removes a host that is no longer referenced.
     fn forget(&self, name: &str) {
         let mut hosts = self.hosts();

@@ -17,13 +17,13 @@ use super::date::parse_date;
 /// The server asked for a pause of unknown length. Five seconds relieve it without a long delay.
 pub const UNREADABLE_WAIT: Duration = Duration::from_secs(5);
 
-/// Returns the delay that a response asks for; `None` if it asks for none.
+/// Returns the delay that a response requests; `None` if it requests none.
 ///
 /// - A number is in seconds. Decimals are rounded up.
 /// - A date may have any format that [`parse_date`] accepts. It is compared with the response's
 ///   `Date`, so that the clocks need not agree, or with `now` if that is missing or invalid. A date
 ///   in the past means no delay.
-/// - Blanks and quotes around a value are ignored.
+/// - Whitespace and quotes around a value are ignored.
 /// - Of several values, in one or more header lines, the longest delay counts.
 /// - A value that cannot be parsed, such as a negative number, counts as [`UNREADABLE_WAIT`].
 #[must_use]

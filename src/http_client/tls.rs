@@ -33,25 +33,25 @@ pub enum TlsConfigError {
     /// The file of trusted certificates cannot be read.
     #[error("{}: {error}", path.display())]
     Unreadable {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// Why it cannot be read.
         error: ReadError,
     },
     /// The authorities were not read in time.
     #[error("{name}: {reason}")]
-    Unanswered {
-        /// What was to be read.
+    NoResult {
+        /// The file, or the system's authorities.
         name: String,
-        /// Why.
+        /// Why there is no result.
         reason: String,
     },
     /// The file does not contain usable certificates.
     #[error("{}: {error}", path.display())]
     NotAuthorities {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// Why its contents cannot be used.
         error: InvalidFile,
     },
     /// The system has no trusted certificates.
@@ -68,9 +68,9 @@ pub enum TlsConfigError {
 /// Source of trusted authorities.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum AuthoritySource {
-    /// Only those in this file.
+    /// The certificates in this file only.
     File(PathBuf),
-    /// Those of the system.
+    /// The certificates that the operating system trusts.
     System,
 }
 
@@ -91,7 +91,7 @@ impl AuthoritySource {
         files::load(&self.to_string(), Arc::new(move |reader| source.read(reader))).map_err(|error| {
             match error {
                 PollError::Refused(error) => error,
-                other => TlsConfigError::Unanswered { name: self.to_string(), reason: other.to_string() },
+                other => TlsConfigError::NoResult { name: self.to_string(), reason: other.to_string() },
             }
         })
     }
@@ -112,7 +112,7 @@ impl AuthoritySource {
             }
             // Not through the reader: the number and location of these files depend on the system.
             Self::System => {
-                reader.begin_untracked().map_err(|why| TlsConfigError::Unanswered {
+                reader.begin_untracked().map_err(|why| TlsConfigError::NoResult {
                     name: self.to_string(),
                     reason: why.to_string(),
                 })?;

@@ -117,7 +117,7 @@ mod tests {
         let limit = Duration::from_millis(300);
         let error = send_by_name(&url, Duration::ZERO, limit).await.unwrap_err();
         assert_eq!(ConnectError::from_error(&error), ConnectError::Unreachable);
-        assert_eq!(cause::of_exchange(&error, false), "no connection in time");
+        assert_eq!(cause::exchange_cause(&error, false), "no connection in time");
         assert!(error.is_connect());
     }
 }

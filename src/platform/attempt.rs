@@ -16,13 +16,14 @@ use futures_util::FutureExt as _;
 use http::{HeaderMap, HeaderValue, Method};
 use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 
-pub(super) use self::outcome::{Answer, AttemptOutcome, NotSent, ResponseBody};
+pub(super) use self::outcome::{AttemptOutcome, UnsentReason};
 use super::{
     connections::{ConnectFailure, Connections},
     endpoint::Endpoint,
     error::Malformation,
     messages::{self, Confidential},
     outgoing::{BodyGate, OutgoingBody},
+    response::{PlatformResponse, ResponseBody},
 };
 use crate::{
     base::{
@@ -60,7 +61,7 @@ pub(super) struct Request<'a> {
     pub(super) authorization: Option<HeaderValue>,
     /// W3C Trace Context, if it is propagated to the platform.
     pub(super) trace: HeaderMap,
-    /// JSON.
+    /// The JSON of the request.
     pub(super) body: Bytes,
     /// Values that must not be returned if an error message contains them.
     pub(super) confidential: Confidential<'a>,
@@ -95,7 +96,7 @@ pub(super) async fn send(
         let gate = BodyGate::new(call.clone(), wall.clone(), request.endpoint.min_time_left, lease);
         let guard = AttemptGuard { call, gate: &gate, certainty: None };
         match exchange(connections, request, &mut memory, call, &gate, started).await {
-            Ok(AttemptOutcome::NotSent(NotSent::NameLookup(_))) if may_need_address => {
+            Ok(AttemptOutcome::NotSent(UnsentReason::NameLookup(_))) if may_need_address => {
                 guard.end(Certainty::NotSent);
                 may_need_address = false;
                 if let Err(not_sent) = Box::pin(await_addresses(connections, request, call)).await {
@@ -112,7 +113,7 @@ pub(super) async fn send(
                 guard.end(Certainty::NotSent);
                 refused += u32::from(no_stream == NoStream::Refused);
                 if refused > MAX_REFUSED_STREAMS {
-                    return AttemptOutcome::NotSent(NotSent::Queued);
+                    return AttemptOutcome::NotSent(UnsentReason::Queued);
                 }
                 lease = connections.lease_instead_of(gate.lease());
             }
@@ -127,13 +128,13 @@ async fn await_addresses(
     connections: &Connections,
     request: &Request<'_>,
     call: &Call,
-) -> Result<(), NotSent> {
+) -> Result<(), UnsentReason> {
     let time_left = call.deadline().remaining().saturating_sub(request.endpoint.min_time_left);
     if let Ok(known) = timeout(time_left, connections.addresses_known()).await {
-        return known.map_err(NotSent::from);
+        return known.map_err(UnsentReason::from);
     }
     let lookup = connections.unanswered_lookup();
-    Err(lookup.map_or(NotSent::Withdrawn, |error| NotSent::NameLookup(error.to_string())))
+    Err(lookup.map_or(UnsentReason::Withdrawn, |error| UnsentReason::NameLookup(error.to_string())))
 }
 
 /// Why an unprocessed request needs another connection.
@@ -311,11 +312,11 @@ fn not_in_time(gate: &BodyGate, call: &Call) -> AttemptOutcome {
         return AttemptOutcome::Interrupted { cause, headers: None, missing: None };
     }
     AttemptOutcome::NotSent(if is_queued {
-        NotSent::Queued
+        UnsentReason::Queued
     } else if is_withdrawn(call) {
-        NotSent::Withdrawn
+        UnsentReason::Withdrawn
     } else {
-        NotSent::Unreachable("no connection in time".to_owned())
+        UnsentReason::Unreachable("no connection in time".to_owned())
     })
 }
 
@@ -329,16 +330,20 @@ fn broken(
 ) -> AttemptOutcome {
     if is_not_processed(error) {
         gate.close();
-        return AttemptOutcome::NotSent(NotSent::Unreachable(cause));
+        return AttemptOutcome::NotSent(UnsentReason::Unreachable(cause));
     }
-    let fault = ConnectError::from_error(error);
+    let connect_error = ConnectError::from_error(error);
     if gate.close().is_some() {
-        return AttemptOutcome::Interrupted { cause, headers: None, missing: fault.missing_resource() };
+        return AttemptOutcome::Interrupted {
+            cause,
+            headers: None,
+            missing: connect_error.missing_resource(),
+        };
     }
-    if fault == ConnectError::Unreachable && (was_withdrawn || is_withdrawn(call)) {
-        return AttemptOutcome::NotSent(NotSent::Withdrawn);
+    if connect_error == ConnectError::Unreachable && (was_withdrawn || is_withdrawn(call)) {
+        return AttemptOutcome::NotSent(UnsentReason::Withdrawn);
     }
-    let failure = ConnectFailure { fault, cause };
+    let failure = ConnectFailure { error: connect_error, cause };
     gate.lease().connection_failed(failure.clone());
     AttemptOutcome::NotSent(failure.into())
 }
@@ -402,7 +407,7 @@ async fn read(
         }
     };
     let sent_at = gate.close().unwrap_or_else(|| gate.now());
-    let answer = Answer { status, headers, body, sent_at };
+    let answer = PlatformResponse { status, headers, body, sent_at };
     if status.is_success() {
         AttemptOutcome::Succeeded(answer)
     } else {

@@ -6,6 +6,7 @@
 //! another client. [`attempt`](super::attempt) builds requests and interprets their outcomes.
 
 mod client;
+mod failure;
 mod lease;
 #[cfg(test)]
 mod tests;
@@ -22,7 +23,7 @@ use std::{
 use http::Version;
 
 use self::client::{Client, KnownServer};
-pub(super) use self::lease::{ConnectFailure, Lease};
+pub(super) use self::{failure::ConnectFailure, lease::Lease};
 use crate::{
     base::{
         backoff::jittered,

@@ -43,7 +43,7 @@ pub enum PlatformError {
     Interrupted(String),
     /// A response other than 2xx.
     #[error("{0}")]
-    Answer(ErrorAnswer),
+    Response(ErrorResponse),
     /// A 2xx response that is not as documented.
     #[error("undocumented response: {0}")]
     Malformed(Malformation),
@@ -61,8 +61,8 @@ pub enum Malformation {
     /// The content type is not JSON.
     #[error("its content type is not application/json")]
     ContentType,
-    /// It is compressed, although the request asks for no coding.
-    #[error("it is compressed (Content-Encoding), which was not asked for")]
+    /// It is compressed, although the request accepts no coding.
+    #[error("it is compressed (Content-Encoding), although the request did not accept that")]
     ContentCoding,
     /// It is not a JSON object.
     #[error("its body is not a JSON object")]
@@ -83,7 +83,7 @@ pub enum Malformation {
 
 /// A response other than 2xx, reduced to the parts that may be returned to the caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ErrorAnswer {
+pub struct ErrorResponse {
     /// The HTTP status.
     pub status: u16,
     /// The error object, if the body was one.
@@ -92,7 +92,7 @@ pub struct ErrorAnswer {
     pub retry_after: Option<Duration>,
 }
 
-impl ErrorAnswer {
+impl ErrorResponse {
     /// Returns whether the response proves that the request had no effect.
     ///
     /// Proxies send 408, 425 and 499 while the server may have the request, and a redirect can
@@ -106,7 +106,7 @@ impl ErrorAnswer {
             // These refuse the token. The code is ignored, because it could distinguish an
             // unknown token from a used one.
             400 | 401 | 404 | 410 if spends => self.body.is_some(),
-            400..=499 => !spends || (self.body.is_some() && !self.is_internal_fault()),
+            400..=499 => !spends || (self.body.is_some() && !self.is_internal_error()),
             _ => false,
         }
     }
@@ -114,14 +114,14 @@ impl ErrorAnswer {
     /// Returns whether its API code reports an internal error of the platform, regardless of
     /// the HTTP status.
     #[must_use]
-    pub fn is_internal_fault(&self) -> bool {
+    pub fn is_internal_error(&self) -> bool {
         use PlatformErrorCode::{BackupServiceUnavailable, InternalSystemError};
         let code = self.body.as_ref().and_then(|body| body.code);
         matches!(code, Some(InternalSystemError | BackupServiceUnavailable))
     }
 }
 
-impl fmt::Display for ErrorAnswer {
+impl fmt::Display for ErrorResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "HTTP status {}", self.status)?;
         match &self.body {

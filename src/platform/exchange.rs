@@ -11,12 +11,13 @@ use tokio::time::{sleep, timeout};
 
 use super::{
     ApiClient,
-    attempt::{self, Answer, AttemptOutcome, NotSent, Request},
+    attempt::{self, AttemptOutcome, Request, UnsentReason},
     breaker::{BreakerPermit, Open},
     connections::Connections,
     endpoint::Endpoint,
     error::{Malformation, PlatformError},
     messages::Confidential,
+    response::PlatformResponse,
     retry::Retries,
 };
 use crate::{
@@ -33,7 +34,7 @@ use crate::{
 pub(super) struct Exchange<'a> {
     pub(super) endpoint: &'a Endpoint,
     pub(super) connections: &'a Arc<Connections>,
-    /// JSON.
+    /// The JSON of the request.
     pub(super) body: Bytes,
     /// Values of the request that must not be returned if an error message repeats them.
     pub(super) echoes: &'a [&'a str],
@@ -87,7 +88,7 @@ impl ApiClient {
     pub(super) async fn exchange<T>(
         &self,
         exchange: &Exchange<'_>,
-        read: impl Fn(&Answer) -> Result<T, Malformation>,
+        read: impl Fn(&PlatformResponse) -> Result<T, Malformation>,
     ) -> Result<T, FailedExchange> {
         let Exchange { endpoint, call, .. } = *exchange;
         let shared = &*self.state;
@@ -116,7 +117,7 @@ impl ApiClient {
                     }
                 },
                 AttemptOutcome::Failed(answer, headers) => {
-                    FailedExchange::boxed(PlatformError::Answer(answer), Some(headers))
+                    FailedExchange::boxed(PlatformError::Response(answer), Some(headers))
                 }
                 AttemptOutcome::Interrupted { cause, headers, .. } => {
                     FailedExchange::boxed(PlatformError::Interrupted(cause), headers)
@@ -274,22 +275,22 @@ fn is_in_time(endpoint: &Endpoint, wait: Duration, call: &Call, now: Instant) ->
 /// Returns whether the response came from the platform's API itself, and not from a proxy or a
 /// firewall.
 fn is_from_api(error: &PlatformError) -> bool {
-    matches!(error, PlatformError::Answer(answer) if answer.body.is_some())
+    matches!(error, PlatformError::Response(answer) if answer.body.is_some())
 }
 
 fn is_unauthorized(error: &PlatformError) -> bool {
-    matches!(error, PlatformError::Answer(answer) if answer.status == 401)
+    matches!(error, PlatformError::Response(answer) if answer.status == 401)
 }
 
-impl From<NotSent> for PlatformError {
-    fn from(cause: NotSent) -> Self {
+impl From<UnsentReason> for PlatformError {
+    fn from(cause: UnsentReason) -> Self {
         match cause {
-            NotSent::Unreachable(cause) => Self::Unreachable(cause),
-            NotSent::CertificateInvalid(cause) => Self::CertificateInvalid(cause),
-            NotSent::NameLookup(cause) => Self::NameLookup(cause),
-            NotSent::Exhausted(cause) => Self::Exhausted(cause),
-            NotSent::Queued => Self::Queued,
-            NotSent::Withdrawn => Self::DeadlinePassed,
+            UnsentReason::Unreachable(cause) => Self::Unreachable(cause),
+            UnsentReason::CertificateInvalid(cause) => Self::CertificateInvalid(cause),
+            UnsentReason::NameLookup(cause) => Self::NameLookup(cause),
+            UnsentReason::Exhausted(cause) => Self::Exhausted(cause),
+            UnsentReason::Queued => Self::Queued,
+            UnsentReason::Withdrawn => Self::DeadlinePassed,
         }
     }
 }

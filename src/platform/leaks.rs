@@ -48,8 +48,8 @@ impl Secrets {
     /// password, and that password. The id is not a secret.
     pub(super) fn add_authorization(&mut self, header: &HeaderValue) {
         let value = header.as_bytes();
-        let blank = value.iter().position(|&byte| byte == b' ');
-        let (scheme, credentials) = blank.map_or((&b""[..], value), |at| (&value[..at], &value[at + 1..]));
+        let space = value.iter().position(|&byte| byte == b' ');
+        let (scheme, credentials) = space.map_or((&b""[..], value), |at| (&value[..at], &value[at + 1..]));
         self.add(credentials);
         if scheme.eq_ignore_ascii_case(b"basic")
             && let Ok(pair) = LENIENT.decode(credentials).map(Zeroizing::new)

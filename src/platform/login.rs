@@ -58,7 +58,7 @@ impl ApiClient {
         });
         logged_in.await.map_err(|FailedExchange { error, headers }| {
             // Cookies may belong to a session, unless the platform itself refused the token.
-            let is_refused_by_platform = matches!(&error, PlatformError::Answer(answer) if answer.body.is_some())
+            let is_refused_by_platform = matches!(&error, PlatformError::Response(answer) if answer.body.is_some())
                 && call.certainty() == Certainty::Refused;
             let headers = headers.filter(|_| !is_refused_by_platform);
             let session = headers.map(|headers| self.read_cookies(&headers).session).unwrap_or_default();

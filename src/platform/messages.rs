@@ -13,9 +13,9 @@ use http::{
 use zeroize::Zeroizing;
 
 use super::{
-    attempt::{Answer, ResponseBody},
-    error::{ErrorAnswer, ErrorBody, Malformation, PlatformErrorCode},
+    error::{ErrorBody, ErrorResponse, Malformation, PlatformErrorCode},
     leaks::{RUN, Secrets},
+    response::{PlatformResponse, ResponseBody},
 };
 use crate::{
     base::{secret::Secret, text::is_unprintable},
@@ -85,13 +85,13 @@ fn write_text(json: &mut Vec<u8>, text: &str) {
 }
 
 /// Parses the response to `POST /idp/ott`: `{"ott": "..."}`.
-pub(super) fn issued(answer: &Answer) -> Result<OneTimeToken, Malformation> {
+pub(super) fn issued(answer: &PlatformResponse) -> Result<OneTimeToken, Malformation> {
     let ott = json(answer)?.get("ott").ok_or(Malformation::Missing)?;
     OneTimeToken::try_new(ott).map_err(|_| Malformation::Missing)
 }
 
 /// Parses the response to `POST /idp/ott/login`: the user account.
-pub(super) fn account(answer: &Answer) -> Result<Account, Malformation> {
+pub(super) fn account(answer: &PlatformResponse) -> Result<Account, Malformation> {
     let account = json(answer)?;
     for required in ["id", "login"] {
         if account.get::<String>(required).is_none_or(|text| text.is_empty()) {
@@ -154,16 +154,20 @@ impl Confidential<'_> {
 struct ContainsSecret;
 
 /// Parses a response other than 2xx.
-pub(super) fn error(answer: &Answer, confidential: &Confidential<'_>, now: SystemTime) -> ErrorAnswer {
+pub(super) fn error(
+    answer: &PlatformResponse,
+    confidential: &Confidential<'_>,
+    now: SystemTime,
+) -> ErrorResponse {
     let status = answer.status.as_u16();
-    ErrorAnswer {
+    ErrorResponse {
         status,
         body: error_body(answer, status, confidential),
         retry_after: retry_after(&answer.headers, now),
     }
 }
 
-fn error_body(answer: &Answer, status: u16, confidential: &Confidential<'_>) -> Option<ErrorBody> {
+fn error_body(answer: &PlatformResponse, status: u16, confidential: &Confidential<'_>) -> Option<ErrorBody> {
     let error = json(answer).ok()?.object("error")?;
     let text = |name| error.get::<String>(name);
     // A number, or a string that contains one.
@@ -204,7 +208,7 @@ fn in_every_order([first, second, third]: [&str; 3]) -> String {
     [first, second, third, first, second, first, third, second, first].concat()
 }
 
-fn json(answer: &Answer) -> Result<Object<'_>, Malformation> {
+fn json(answer: &PlatformResponse) -> Result<Object<'_>, Malformation> {
     let ResponseBody(body) = answer.body.as_ref().map_err(|malformation| *malformation)?;
     if !is_json(&answer.headers) {
         return Err(Malformation::ContentType);

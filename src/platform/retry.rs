@@ -71,10 +71,10 @@ impl Retries {
             | PlatformError::NameLookup(_)
             | PlatformError::Exhausted(_)
             | PlatformError::Interrupted(_) => Some(self.backoff()),
-            PlatformError::Answer(answer) if matches!(answer.status, 408 | 425 | 499 | 500..) => {
+            PlatformError::Response(answer) if matches!(answer.status, 408 | 425 | 499 | 500..) => {
                 answer.retry_after.map_or_else(|| Some(self.backoff()), |wait| self.after_requested(wait))
             }
-            PlatformError::Answer(answer) if answer.status == 429 => {
+            PlatformError::Response(answer) if answer.status == 429 => {
                 self.after_requested(answer.retry_after?)
             }
             // Only once: a second malformed response is not a transient error.
@@ -85,13 +85,13 @@ impl Retries {
             | PlatformError::Queued
             | PlatformError::MemoryInUse
             | PlatformError::BreakerOpen { .. }
-            | PlatformError::Answer(_)
+            | PlatformError::Response(_)
             | PlatformError::Credential(_)
             | PlatformError::DeadlinePassed => None,
         }
     }
 
-    /// Adds jitter to the delay that the platform asks for, so that callers that were refused
+    /// Adds jitter to the delay that the platform requests, so that callers that were refused
     /// together do not retry together.
     fn after_requested(&self, wait: Duration) -> Option<Duration> {
         (wait <= self.policy.max_retry_after).then(|| wait.max(MIN_RETRY_AFTER) + self.backoff())
@@ -163,7 +163,7 @@ mod tests {
     use crate::{
         base::backoff::assert_spread,
         credential::{CredentialError, CredentialErrorKind},
-        platform::error::{ErrorAnswer, Malformation},
+        platform::error::{ErrorResponse, Malformation},
     };
 
     const LONG: Duration = Duration::from_secs(10);
@@ -194,7 +194,7 @@ mod tests {
     }
 
     fn answer(status: u16, retry_after: Option<Duration>) -> PlatformError {
-        PlatformError::Answer(ErrorAnswer { status, body: None, retry_after })
+        PlatformError::Response(ErrorResponse { status, body: None, retry_after })
     }
 
     #[test]

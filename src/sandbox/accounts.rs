@@ -200,7 +200,7 @@ impl Accounts {
 
 impl User {
     /// Creates the user of a login that requests a fault.
-    pub(super) fn of_fault(login: &str, tenant_id: &str) -> Option<Self> {
+    pub(super) fn for_fault(login: &str, tenant_id: &str) -> Option<Self> {
         let id = "5a4d0b0c-0000-4000-8000-000000fa0170";
         let account = serde_json::json!({
             "activated": true,

@@ -233,7 +233,7 @@ impl Fault {
                 answer
             }
             Self::Huge => huge(),
-            Self::OtherAccount => of_another_user(answer).await,
+            Self::OtherAccount => as_another_user(answer).await,
             Self::Status(..) | Self::Redirect | Self::Blocked => self.refusal().unwrap_or(answer),
         };
         spoilt.extensions_mut().insert(LoggedFault(self));
@@ -279,7 +279,7 @@ async fn half(answer: Response, cutter: &Cutter) -> Response {
 
 /// Returns the response with id and login of another user. Its headers contain the session. A response
 /// without an account is unchanged.
-async fn of_another_user(answer: Response) -> Response {
+async fn as_another_user(answer: Response) -> Response {
     let (mut head, body) = answer.into_parts();
     let Ok(whole) = body.collect().await else { return StatusCode::INTERNAL_SERVER_ERROR.into_response() };
     let whole = whole.to_bytes();

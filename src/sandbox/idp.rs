@@ -105,7 +105,7 @@ pub(super) async fn ott(
 
     let user = match (&demand, subject) {
         (Some(_), Subject::Login(login)) => {
-            let user = User::of_fault(&login.to_ascii_lowercase(), &client.tenant_id);
+            let user = User::for_fault(&login.to_ascii_lowercase(), &client.tenant_id);
             Arc::new(user.ok_or_else(|| ApiError::no_such("user"))?)
         }
         (_, subject) => {

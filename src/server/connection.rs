@@ -30,7 +30,7 @@ use crate::{
     base::clock,
     caller::Peer,
     observe::telemetry::metrics::{
-        ConnectionEnd, ConnectionState, Counted, Http2Error, Metrics, SecurityEvent,
+        ConnectionEnd, ConnectionState, GaugeGuard, Http2Error, Metrics, SecurityEvent,
     },
 };
 
@@ -88,7 +88,7 @@ async fn serve_http2<Io>(
     peer: Peer,
     mut trust: Option<Trust>,
     entry: &Arc<Entry>,
-    handshaking: Counted,
+    handshaking: GaugeGuard,
 ) -> ConnectionEnd
 where
     Io: AsyncRead + AsyncWrite + Unpin,

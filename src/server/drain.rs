@@ -1,6 +1,6 @@
 //! The shutdown of the server, in steps whose time limits no peer can extend.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use tokio::time::{sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -82,6 +82,8 @@ impl Phases {
 /// The state that a drain observes and changes.
 #[derive(Debug)]
 pub(super) struct Drain {
+    /// Address of the listener, for the log.
+    pub(super) address: SocketAddr,
     pub(super) times: DrainTimes,
     /// Cancelled when the process has to stop at once.
     pub(super) cut_off_calls: CancellationToken,
@@ -106,11 +108,12 @@ impl Drain {
     /// of calls that are cut off.
     pub(super) async fn run(&self) -> Drained {
         let cut_off_at = clock::now() + self.times.cut_off;
-        tracing::info!("drain started, health is NOT_SERVING");
+        tracing::info!(listener.address = %self.address, "drain started, health is NOT_SERVING");
         self.draining.cancel();
         self.unless_hurried(sleep(self.times.lame_duck)).await;
 
         tracing::info!(
+            listener.address = %self.address,
             calls.in_flight = self.calls.as_ref().map_or(0, |calls| calls.in_flight.count()),
             connections = self.connections.open(),
             "sending GOAWAY to all connections"
@@ -137,7 +140,11 @@ impl Drain {
             return 0;
         }
         let cut_off = in_flight.count();
-        tracing::warn!(calls.in_flight = cut_off, "drain cut off calls in flight");
+        tracing::warn!(
+            listener.address = %self.address,
+            calls.in_flight = cut_off,
+            "drain cut off calls in flight"
+        );
         self.phases.cut_off.cancel();
         if !matches!(self.unless_hurried(timeout(self.times.settle, in_flight.idle())).await, Some(Ok(()))) {
             // The outcome of these calls stays unknown, but their records are written.

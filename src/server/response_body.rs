@@ -24,7 +24,7 @@ enum Rest {
     Message(Bytes),
     /// The status OK, as a trailer.
     Status,
-    /// Nothing.
+    /// The response is complete.
     #[default]
     Nothing,
     /// The body of another service.

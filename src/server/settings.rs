@@ -50,11 +50,21 @@ pub enum Transport {
     LoopbackPlaintext,
     /// Not encrypted, on any address: a proxy in front provides encryption.
     Plaintext,
-    /// TLS.
+    /// Encrypted with the server's certificate, on any address.
     Tls(tls::Settings),
 }
 
 impl Transport {
+    /// Returns whether a server may listen on `address` without sending secrets over the network
+    /// unencrypted.
+    #[must_use]
+    pub const fn is_allowed_on(&self, address: SocketAddr) -> bool {
+        match self {
+            Self::LoopbackPlaintext => address.ip().is_loopback(),
+            Self::Plaintext | Self::Tls(_) => true,
+        }
+    }
+
     /// Returns whether clients present certificates, or `None` without TLS.
     #[must_use]
     pub const fn client_auth(&self) -> Option<&tls::ClientAuth> {

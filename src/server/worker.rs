@@ -37,18 +37,18 @@ pub(super) struct Worker {
 }
 
 /// Resolves when a worker serves, or could not be created.
-pub(super) type Started<E> = oneshot::Receiver<Result<(), ServeError<E>>>;
+pub(super) type WorkerStarted<E> = oneshot::Receiver<Result<(), ServeError<E>>>;
 
 /// Resolves when a worker's thread has finished or died.
-pub(super) type Stopped = oneshot::Receiver<()>;
+pub(super) type WorkerStopped = oneshot::Receiver<()>;
 
 impl Worker {
-    /// Starts a worker. `make` runs once on the worker's thread, inside its runtime; [`Started`]
+    /// Starts a worker. `make` runs once on the worker's thread, inside its runtime; [`WorkerStarted`]
     /// receives its result.
     pub(super) fn start<E: Send + 'static>(
         heartbeat: Heartbeat,
         make: impl FnOnce() -> Result<ConnectionContext, E> + Send + 'static,
-    ) -> io::Result<(Self, Started<E>, Stopped)> {
+    ) -> io::Result<(Self, WorkerStarted<E>, WorkerStopped)> {
         let (started, is_started) = oneshot::channel();
         let (end, ended) = oneshot::channel();
         // Unbounded, but limited by the maximum number of connections.
@@ -154,7 +154,7 @@ async fn serve_all(
             }
             Err(error) => {
                 let address = place.entry().address();
-                tracing::debug!(peer.address = %address, %error, "cannot take over connection");
+                tracing::debug!(peer.address = %address, %error, "cannot adopt connection");
             }
         }
     }

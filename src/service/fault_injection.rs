@@ -25,7 +25,7 @@ use crate::{
     },
     fault_injection::{FaultDecision, FaultInjector},
     observe::telemetry::metrics::Metrics,
-    platform::error::{ErrorAnswer, ErrorBody, PlatformError},
+    platform::error::{ErrorBody, ErrorResponse, PlatformError},
     proto::ott::v1::{IssueOttRequest, IssueOttResponse, LoginWithOttRequest, issue_ott_request as v1},
     service::arrival::Arrival,
     status::{Failure, FailureCode, Reason},
@@ -43,7 +43,7 @@ const MIN_TIME_FOR_SECOND_LOGIN: Duration = Duration::from_secs(2);
 const NEXT_PROBE: Duration = Duration::from_secs(1);
 
 /// A response, or the failure that the call is answered with.
-type Answer = Pin<Box<dyn Future<Output = Result<Bytes, Failure>> + Send>>;
+type ResponseFuture = Pin<Box<dyn Future<Output = Result<Bytes, Failure>> + Send>>;
 
 /// The service of one worker of a sandbox.
 #[derive(Debug)]
@@ -119,7 +119,13 @@ impl FaultInjectingService {
     }
 
     /// Answers a call, like [`OttService::answer`].
-    pub fn answer(&self, arrival: Arrival, admission: Admission, headers: &HeaderMap, body: &[u8]) -> Answer {
+    pub fn answer(
+        &self,
+        arrival: Arrival,
+        admission: Admission,
+        headers: &HeaderMap,
+        body: &[u8],
+    ) -> ResponseFuture {
         let method = arrival.call.method();
         let message = Message::of(method, headers, body);
         let decision = match &message {
@@ -141,7 +147,7 @@ impl FaultInjectingService {
     }
 
     /// Issues a token. Its `expire_time` follows the token lifetime of the simulated platform.
-    fn issue(&self, request: Request) -> Answer {
+    fn issue(&self, request: Request) -> ResponseFuture {
         let Request { arrival, admission, headers, body, .. } = request;
         let lifetime = self.injector.token_lifetime();
         let working = self.service.begin(arrival, admission, &headers, &body);
@@ -154,7 +160,7 @@ impl FaultInjectingService {
     }
 
     /// Fails a call with this reason and code.
-    fn fail(&self, reason: Reason, code: FailureCode, request: Request) -> Answer {
+    fn fail(&self, reason: Reason, code: FailureCode, request: Request) -> ResponseFuture {
         let call = request.arrival.call.clone();
         let unsent = |error: fn(String) -> PlatformError| {
             self.at_platform(&request, || {
@@ -194,7 +200,7 @@ impl FaultInjectingService {
                 (0..2).for_each(|_| call.attempt_begins());
                 call.attempt_ended(Certainty::Refused);
                 let body = Some(ErrorBody::default());
-                PlatformError::Answer(ErrorAnswer { status: 401, body, retry_after: None })
+                PlatformError::Response(ErrorResponse { status: 401, body, retry_after: None })
             }),
             (Reason::OttInUse, _) => return self.use_twice(request),
             (Reason::AuditUnavailable, FailureCode::Aborted) => return self.lose_record(request),
@@ -235,7 +241,7 @@ impl FaultInjectingService {
     }
 
     /// Spends a token that is marked as being spent by another call.
-    fn use_twice(&self, request: Request) -> Answer {
+    fn use_twice(&self, request: Request) -> ResponseFuture {
         let other = match &request.message {
             Message::Login { ott, .. } => OneTimeToken::try_new(ott.clone()).ok(),
             Message::Issue { .. } | Message::Other => None,
@@ -248,7 +254,7 @@ impl FaultInjectingService {
 
     /// Logs a user in, then fails the call as if its audit record could not be written. The session is
     /// logged out.
-    fn lose_record(&self, request: Request) -> Answer {
+    fn lose_record(&self, request: Request) -> ResponseFuture {
         let Request { arrival, admission, headers, body, .. } = request;
         let working = self.service.begin(arrival, admission, &headers, &body);
         Box::pin(async move {
@@ -261,7 +267,7 @@ impl FaultInjectingService {
     }
 
     /// Logs a user in under rules that allow the call, but no account.
-    fn log_in_for_nobody(&self, mut request: Request) -> Answer {
+    fn log_in_for_nobody(&self, mut request: Request) -> ResponseFuture {
         match self.for_nobody.admitted(&request.arrival) {
             Ok(admission) => request.admission = admission,
             Err(failure) => return failed(failure),
@@ -279,11 +285,11 @@ impl Access {
     }
 }
 
-fn failed(failure: Failure) -> Answer {
+fn failed(failure: Failure) -> ResponseFuture {
     Box::pin(ready(Err(failure)))
 }
 
-fn perform(service: &OttService, request: Request) -> Answer {
+fn perform(service: &OttService, request: Request) -> ResponseFuture {
     let Request { arrival, admission, headers, body, .. } = request;
     Box::pin(service.answer(arrival, admission, &headers, &body))
 }

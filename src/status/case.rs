@@ -96,7 +96,7 @@ pub enum Placeholder {
     Caller,
     /// Rate and burst of a quota: `50/s, burst 100`.
     Quota,
-    /// The field of the request with the user: `login`.
+    /// The field of the request that names the user: "the field `login`".
     User,
 }
 
@@ -220,7 +220,7 @@ cases! {
             NewToken "Issue a new token and log in with that; never send the same token again.";
     }
     PlatformRejectedRequest {
-        PlatformRejectedRequest: "The platform refused the request as malformed." Fix "Check {user field} in the request.";
+        PlatformRejectedRequest: "The platform refused the request as malformed." Fix "Check {user field}.";
     }
     PlatformCredentialRejected {
         CredentialRejected: "The platform refuses the gateway's own credential."
@@ -254,12 +254,12 @@ cases! {
             Retry "Retry with long backoff; contact the gateway's operator if this persists.";
     }
     UserNotFound {
-        UserNotFound: "The platform has no such user." Fix "Check {user field} in the request.";
+        UserNotFound: "The platform has no such user." Fix "Check {user field}.";
     }
     PlatformProtocolError {
         PlatformProtocolError: "The platform returned an undocumented response."
             Fix "Contact the gateway's operator and quote the request id.";
-        MalformedResponse: "The platform reported success in a malformed response."
+        UnusableResponse: "The platform reported success, but its response cannot be used."
             Fix "Contact the gateway's operator and quote the request id.";
         TokenEndpointProtocolError: "The platform's token endpoint returned an undocumented response."
             Fix "Contact the gateway's operator and quote the request id.";

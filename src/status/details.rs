@@ -59,7 +59,7 @@ struct ErrorInfo {
 }
 
 /// The parts of a status.
-struct Parts<'a> {
+struct StatusParts<'a> {
     code: FailureCode,
     text: Text<'a>,
     /// `text` and `violations`, composed.
@@ -75,14 +75,14 @@ struct Parts<'a> {
 /// Returns a failure as a status of the gRPC library.
 #[expect(clippy::disallowed_methods, reason = "the one place that builds a status")]
 pub(super) fn status(failure: Failure, call: &Call) -> Status {
-    let (parts, details) = Parts::within_limit(failure, call);
+    let (parts, details) = StatusParts::within_limit(failure, call);
     let trailers = MetadataMap::from_headers(parts.trailers);
     Status::with_details_and_metadata(parts.code.into(), parts.message, details.into(), trailers)
 }
 
 /// Returns a failure as the headers of a response without a body.
 pub(super) fn headers(failure: Failure, call: &Call) -> HeaderMap {
-    let (parts, details) = Parts::within_limit(failure, call);
+    let (parts, details) = StatusParts::within_limit(failure, call);
     let mut headers = parts.trailers;
     headers.insert(CONTENT_TYPE, GRPC_CONTENT_TYPE);
     headers.insert(Status::GRPC_STATUS, i32::from(tonic::Code::from(parts.code)).into());
@@ -106,7 +106,7 @@ fn encoded(message: String) -> String {
     }
 }
 
-impl<'a> Parts<'a> {
+impl<'a> StatusParts<'a> {
     /// Returns the parts of a failure that fit into [`MAX_STATUS_BYTES`], and their encoding.
     fn within_limit(failure: Failure, call: &'a Call) -> (Self, Vec<u8>) {
         let mut parts = Self::of(failure, call);

@@ -9,7 +9,7 @@ use crate::{
     base::backoff::jittered,
     credential::{CredentialError, CredentialErrorKind},
     domain::call::Method,
-    platform::error::{ErrorAnswer, PlatformError, PlatformErrorCode as Api},
+    platform::error::{ErrorResponse, PlatformError, PlatformErrorCode as Api},
 };
 
 /// Minimum retry delay if the platform requests none.
@@ -34,8 +34,8 @@ impl Failure {
                 Method::IssueOtt => Case::ResponseInterrupted,
                 Method::LoginWithOtt => Case::LoginInterrupted,
             }),
-            PlatformError::Answer(answer) => from_answer(method, answer),
-            PlatformError::Malformed(_) => Self::of(Case::MalformedResponse),
+            PlatformError::Response(answer) => from_answer(method, answer),
+            PlatformError::Malformed(_) => Self::of(Case::UnusableResponse),
             PlatformError::Credential(error) => from_credential(error),
             PlatformError::DeadlinePassed => Self::new(Reason::DeadlineExceeded),
         };
@@ -66,7 +66,7 @@ fn waits(case: Case, error: &CredentialError) -> Failure {
     Failure::of(case).retry_after(error.retry_after().unwrap_or_default())
 }
 
-fn from_answer(method: Method, answer: &ErrorAnswer) -> Failure {
+fn from_answer(method: Method, answer: &ErrorResponse) -> Failure {
     let code = answer.body.as_ref().and_then(|body| body.code);
     let (reason, grpc) = decide(method, answer.status, answer.body.is_some(), code);
     if reason == Reason::OttRejected {

@@ -58,7 +58,7 @@ pub enum Retry {
     IfUnavailable,
     /// Harmless, but would fail again.
     Useless,
-    /// Wrong: the token is or may be spent.
+    /// Would spend a token twice: it is or may be spent already.
     Never,
 }
 

@@ -91,6 +91,30 @@ async fn lame_duck_reports_not_serving_and_still_serves_calls() {
 }
 
 #[tokio::test]
+async fn log_lines_of_a_drain_contain_the_address_of_their_listener() {
+    let (_upstream, mut gateway, _client) =
+        start("drain_lame_duck = \"0s\"\nhealth_listen = \"127.0.0.1:0\"").await;
+    let listeners = [gateway.address(), gateway.health_address()].map(|address| address.to_string());
+    gateway.signal("TERM");
+    assert_eq!(gateway.ended().await.code(), Some(0));
+    let log = gateway.stderr().text();
+    for event in
+        ["drain started, health is NOT_SERVING", "sending GOAWAY to all connections", "drain finished"]
+    {
+        let mut found: Vec<String> = log
+            .lines()
+            .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+            .filter(|line| line["message"] == event)
+            .map(|line| line["listener.address"].as_str().unwrap_or("none").to_owned())
+            .collect();
+        let mut expected = listeners.to_vec();
+        found.sort();
+        expected.sort();
+        assert_eq!(found, expected, "{event}");
+    }
+}
+
+#[tokio::test]
 async fn calls_cut_off_by_the_drain_report_their_outcome() {
     let (upstream, mut gateway, client) = start("drain_lame_duck = \"0s\"\ndrain_timeout = \"1s\"").await;
     upstream.next(OTT, Behaviour::Stall).next(LOGIN, Behaviour::Stall);

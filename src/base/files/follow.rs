@@ -1,6 +1,6 @@
-//! Polls files and takes over their contents.
+//! Polls files and applies their changes.
 //!
-//! A version is taken over when two successive polls see the same one, because a file that is
+//! A version is applied when two successive polls see the same one, because a file that is
 //! written in place can be read half written. Parsed values are compared: different bytes with the
 //! same meaning are not a change, and delay a change by at most [`MAX_CHANGING`]. A value stays in
 //! use until another one can replace it.
@@ -20,14 +20,14 @@ use futures_util::FutureExt;
 use tokio::{sync::Notify, time::timeout};
 
 use super::{
+    no_result::NoResult,
     read::{Reader, Version},
     timed,
-    unanswered::Unanswered,
 };
 use crate::base::clock::{self, Instant, WallClock};
 
 /// Time between two polls. A change is in use within 10 s: the next poll sees it, and the one after
-/// that takes it over.
+/// that applies it.
 pub const POLL_INTERVAL: Duration = Duration::from_secs(3);
 
 /// Minimum time between the two polls of a requested reload.
@@ -66,9 +66,9 @@ pub trait FollowedFile: Send {
     /// Returns the function that reads and parses the files.
     fn parser(&self) -> Parser<Self::Value, Self::Error>;
 
-    /// Returns whether two values have the same effect when they are taken over. Equivalent values
+    /// Returns whether two values have the same effect when they are applied. Equivalent values
     /// that differ are different versions, but a difference that changes at every poll does not
-    /// prevent the value from being taken over.
+    /// prevent the value from being applied.
     fn are_equivalent(value: &Self::Value, other: &Self::Value) -> bool {
         value == other
     }
@@ -82,13 +82,13 @@ pub trait FollowedFile: Send {
     /// # Errors
     ///
     /// The value cannot be used now. This is tried again at every poll.
-    fn take_over(&mut self, new: &Self::Value, old: Option<&Self::Value>) -> Result<(), Self::Error>;
+    fn apply(&mut self, new: &Self::Value, old: Option<&Self::Value>) -> Result<(), Self::Error>;
 
     /// Logs the reason that a new version is not used. Not called again for the same reason until a
     /// version is usable.
     fn refused(&mut self, error: &PollError<Self::Error>, in_use: Option<&Self::Value>);
 
-    /// Called at every poll, before a value is taken over, with the parsed value, whether it can be
+    /// Called at every poll, before a value is applied, with the parsed value, whether it can be
     /// used or not.
     fn polled(&mut self, _seen: Option<&Self::Value>) {}
 }
@@ -97,7 +97,7 @@ pub trait FollowedFile: Send {
 pub trait Outcomes: Send + Sync {
     /// The first value is in use.
     fn loaded(&self);
-    /// A new version was taken over, or refused.
+    /// A new version was applied, or refused.
     fn reloaded(&self, ok: bool);
     /// The files contain the value in use again, after a version was refused.
     fn recovered(&self);
@@ -108,7 +108,7 @@ pub trait Outcomes: Send + Sync {
 pub enum PollError<E> {
     /// The files were not read in time.
     #[error("{0}")]
-    Unanswered(Unanswered),
+    NoResult(NoResult),
     /// The contents cannot be used.
     #[error("{0}")]
     Refused(E),
@@ -128,8 +128,8 @@ where
     T: Send + 'static,
     E: Display + Send + 'static,
 {
-    let result = timed::wait(name, move |progress| parser(&mut Reader::new(progress)))
-        .map_err(PollError::Unanswered)?;
+    let result =
+        timed::wait(name, move |progress| parser(&mut Reader::new(progress))).map_err(PollError::NoResult)?;
     result.map_err(PollError::Refused)
 }
 
@@ -252,10 +252,10 @@ impl<F: FollowedFile> Follower<F> {
             Ok(reading) => self.consider(reading),
             Err(error) => {
                 // A change must be in use within 10 s, and a timed-out read has used half of that.
-                let wait = if matches!(error, Unanswered::TimedOut) { Duration::ZERO } else { self.interval };
+                let wait = if matches!(error, NoResult::TimedOut) { Duration::ZERO } else { self.interval };
                 self.last = None;
                 self.file.polled(None);
-                self.refuse(&PollError::Unanswered(error));
+                self.refuse(&PollError::NoResult(error));
                 wait
             }
         }
@@ -293,8 +293,8 @@ impl<F: FollowedFile> Follower<F> {
             }
             return self.time_to_settle();
         }
-        match self.file.take_over(&value, self.in_use.as_ref()) {
-            Ok(()) => self.taken_over(value),
+        match self.file.apply(&value, self.in_use.as_ref()) {
+            Ok(()) => self.applied(value),
             Err(error) => {
                 self.see(SeenValue::Other(value));
                 self.refuse(&PollError::Refused(error));
@@ -303,7 +303,7 @@ impl<F: FollowedFile> Follower<F> {
         self.interval
     }
 
-    /// Records the version, and returns whether its value may be taken over.
+    /// Records the version, and returns whether its value may be applied.
     fn settle(&mut self, reading: &Reading<F::Value, F::Error>) -> bool {
         let now = clock::now();
         let last = self.last.as_ref();
@@ -343,7 +343,7 @@ impl<F: FollowedFile> Follower<F> {
         self.changing_since.is_some_and(|since| clock::now() - since >= MAX_CHANGING)
     }
 
-    /// Returns whether a value need not be taken over: it is in use, or it keeps changing without
+    /// Returns whether a value need not be applied: it is in use, or it keeps changing without
     /// effect.
     fn is_no_change(&self, value: &F::Value) -> bool {
         let in_use = self.in_use.as_ref();
@@ -373,7 +373,7 @@ impl<F: FollowedFile> Follower<F> {
         }
     }
 
-    /// Returns the time until the last version could be taken over, either unchanged or while the
+    /// Returns the time until the last version could be applied, either unchanged or while the
     /// files keep changing.
     fn time_to_settle(&self) -> Duration {
         let now = clock::now();
@@ -388,7 +388,7 @@ impl<F: FollowedFile> Follower<F> {
         age.is_some_and(|age| age >= SETTLED_AFTER)
     }
 
-    fn taken_over(&mut self, value: F::Value) {
+    fn applied(&mut self, value: F::Value) {
         match self.in_use.replace(value) {
             None => self.file.outcomes().loaded(),
             Some(_) => self.file.outcomes().reloaded(true),

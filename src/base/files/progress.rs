@@ -13,7 +13,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::unanswered::Unanswered;
+use super::no_result::NoResult;
 
 /// Maximum number of symbolic links in a path, as in the kernel (`path_resolution(7)`).
 const MAX_LINKS: usize = 40;
@@ -67,7 +67,7 @@ impl Progress {
     /// # Errors
     ///
     /// An earlier read hangs at one of the places on the path.
-    pub(super) fn approach(&self, path: &Path) -> Result<(), Unanswered> {
+    pub(super) fn approach(&self, path: &Path) -> Result<(), NoResult> {
         let mut rest: VecDeque<OsString> = components(path).collect();
         let mut place = Place { path: PathBuf::new(), way: Vec::new(), times: None, mounts: mounts() };
         let (mut folder, mut links) = (PathBuf::new(), 0);
@@ -98,13 +98,13 @@ impl Progress {
     /// # Errors
     ///
     /// Earlier reads hang, so this one may hang too.
-    pub(super) const fn untracked(&self) -> Result<(), Unanswered> {
-        if self.is_careful { Err(Unanswered::TooManyPending) } else { Ok(()) }
+    pub(super) const fn untracked(&self) -> Result<(), NoResult> {
+        if self.is_careful { Err(NoResult::TooManyPending) } else { Ok(()) }
     }
 
-    fn reach(&self, place: &Place) -> Result<(), Unanswered> {
+    fn reach(&self, place: &Place) -> Result<(), NoResult> {
         if self.avoided.contains(place) {
-            return Err(Unanswered::TooManyPending);
+            return Err(NoResult::TooManyPending);
         }
         *self.reached.lock().unwrap_or_else(PoisonError::into_inner) = Some(place.clone());
         Ok(())

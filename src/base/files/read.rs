@@ -16,7 +16,7 @@ use aws_lc_rs::digest::{self, SHA256};
 use rustix::fs::OFlags;
 use zeroize::Zeroizing;
 
-use super::{progress::Progress, timed, unanswered::Unanswered};
+use super::{no_result::NoResult, progress::Progress, timed};
 
 /// Default maximum size of a file, in bytes. Several times the size of the bundle of all public
 /// authorities.
@@ -42,7 +42,7 @@ pub enum ReadError {
     Io(#[from] io::Error),
     /// The file was not read in time.
     #[error(transparent)]
-    Unanswered(#[from] Unanswered),
+    NoResult(#[from] NoResult),
 }
 
 /// Returns why the operating system could not open or read a file, and the remedy.
@@ -62,9 +62,7 @@ impl From<ReadError> for io::Error {
     fn from(error: ReadError) -> Self {
         match error {
             ReadError::Io(error) => error,
-            ReadError::Unanswered(Unanswered::TimedOut) => {
-                Self::new(io::ErrorKind::TimedOut, error.to_string())
-            }
+            ReadError::NoResult(NoResult::TimedOut) => Self::new(io::ErrorKind::TimedOut, error.to_string()),
             other => Self::new(io::ErrorKind::InvalidInput, other.to_string()),
         }
     }
@@ -187,7 +185,7 @@ impl Reader {
     /// # Errors
     ///
     /// Earlier reads hang, so this one may hang too.
-    pub const fn begin_untracked(&self) -> Result<(), Unanswered> {
+    pub const fn begin_untracked(&self) -> Result<(), NoResult> {
         self.progress.untracked()
     }
 

@@ -14,8 +14,8 @@ use std::{
 use tokio::sync::oneshot;
 
 use super::{
+    no_result::NoResult,
     progress::{Progress, Reached},
-    unanswered::Unanswered,
 };
 use crate::base::clock::{self, Instant};
 
@@ -68,7 +68,7 @@ struct Slot {
 }
 
 impl Slot {
-    fn take(name: &str) -> Result<(Self, Progress), Unanswered> {
+    fn take(name: &str) -> Result<(Self, Progress), NoResult> {
         let mut pending = PENDING.lock().unwrap_or_else(PoisonError::into_inner);
         let name: Arc<str> = name.into();
         let now = clock::now();
@@ -85,7 +85,7 @@ impl Slot {
 }
 
 impl Pending {
-    fn admit(&mut self, now: Instant) -> Result<Progress, Unanswered> {
+    fn admit(&mut self, now: Instant) -> Result<Progress, NoResult> {
         let hanging: Vec<&ReadInProgress> = self
             .reads
             .iter()
@@ -104,7 +104,7 @@ impl Pending {
             return Ok(Progress::free());
         }
         if careful >= MAX_CAREFUL_READS {
-            return Err(Unanswered::TooManyPending);
+            return Err(NoResult::TooManyPending);
         }
         let place =
             |read: &&ReadInProgress| read.reached.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -133,12 +133,12 @@ impl Drop for Slot {
 pub(super) fn wait<T: Send + 'static>(
     name: &str,
     work: impl FnOnce(Progress) -> T + Send + 'static,
-) -> Result<T, Unanswered> {
+) -> Result<T, NoResult> {
     let (send, receive) = mpsc::sync_channel(1);
     start(name, work, move |result| drop(send.send(result)))?;
     receive.recv_timeout(READ_TIMEOUT).map_err(|error| match error {
-        mpsc::RecvTimeoutError::Timeout => Unanswered::TimedOut,
-        mpsc::RecvTimeoutError::Disconnected => Unanswered::Panicked,
+        mpsc::RecvTimeoutError::Timeout => NoResult::TimedOut,
+        mpsc::RecvTimeoutError::Disconnected => NoResult::Panicked,
     })
 }
 
@@ -150,7 +150,7 @@ pub(super) fn wait<T: Send + 'static>(
 pub(super) async fn read<T: Send + 'static>(
     name: &str,
     work: impl FnOnce(Progress) -> T + Send + 'static,
-) -> Result<T, Unanswered> {
+) -> Result<T, NoResult> {
     run_within(name, READ_TIMEOUT, work).await
 }
 
@@ -163,7 +163,7 @@ pub async fn run<T: Send + 'static>(
     name: &str,
     limit: Duration,
     work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, Unanswered> {
+) -> Result<T, NoResult> {
     run_within(name, limit, move |progress| progress.untracked().map(|()| work())).await?
 }
 
@@ -171,7 +171,7 @@ async fn run_within<T: Send + 'static>(
     name: &str,
     limit: Duration,
     work: impl FnOnce(Progress) -> T + Send + 'static,
-) -> Result<T, Unanswered> {
+) -> Result<T, NoResult> {
     // A paused clock would advance to the timeout at once, because the runtime is idle while the
     // thread works.
     #[cfg(test)]
@@ -180,8 +180,8 @@ async fn run_within<T: Send + 'static>(
     start(name, work, move |result| drop(send.send(result)))?;
     match tokio::time::timeout(limit, receive).await {
         Ok(Ok(result)) => Ok(result),
-        Ok(Err(_closed)) => Err(Unanswered::Panicked),
-        Err(_elapsed) => Err(Unanswered::TimedOut),
+        Ok(Err(_closed)) => Err(NoResult::Panicked),
+        Err(_elapsed) => Err(NoResult::TimedOut),
     }
 }
 
@@ -189,7 +189,7 @@ fn start<T>(
     name: &str,
     work: impl FnOnce(Progress) -> T + Send + 'static,
     send: impl FnOnce(T) + Send + 'static,
-) -> Result<(), Unanswered> {
+) -> Result<(), NoResult> {
     let (slot, progress) = Slot::take(name)?;
     let work = move || {
         let result = work(progress);
@@ -197,7 +197,7 @@ fn start<T>(
         drop(slot);
         send(result);
     };
-    thread::Builder::new().name("file-read".to_owned()).spawn(work).map(drop).map_err(Unanswered::NoThread)
+    thread::Builder::new().name("file-read".to_owned()).spawn(work).map(drop).map_err(NoResult::NoThread)
 }
 
 #[cfg(test)]
@@ -222,7 +222,7 @@ mod tests {
     }
 
     /// Begins a read of `path` that hangs until the sender is dropped.
-    async fn begin(path: &Path) -> (Sender<()>, JoinHandle<Result<(), Unanswered>>) {
+    async fn begin(path: &Path) -> (Sender<()>, JoinHandle<Result<(), NoResult>>) {
         let (end, work) = hanging();
         let (begin, started) = channel();
         let file = path.to_owned();
@@ -245,12 +245,12 @@ mod tests {
         tokio::time::advance(READ_TIMEOUT * 99 / 100).await;
         assert!(!read.is_finished());
         tokio::time::advance(READ_TIMEOUT / 50).await;
-        assert!(matches!(read.await.expect("no panic"), Err(Unanswered::TimedOut)));
+        assert!(matches!(read.await.expect("no panic"), Err(NoResult::TimedOut)));
         end
     }
 
     /// A read of `path` that does not hang.
-    async fn reads(path: &Path) -> Result<(), Unanswered> {
+    async fn reads(path: &Path) -> Result<(), NoResult> {
         let file = path.to_owned();
         read(&path.display().to_string(), move |progress: Progress| progress.approach(&file)).await?
     }
@@ -272,21 +272,21 @@ mod tests {
         };
         for number in 0..MAX_FREE_READS {
             if number >= FREE_READS {
-                assert!(matches!(reads(&path).await, Err(Unanswered::TooManyPending)), "the same file");
+                assert!(matches!(reads(&path).await, Err(NoResult::TooManyPending)), "the same file");
                 tokio::time::advance(RETRY_INTERVAL).await;
             }
             ends.push(hangs(&path).await);
         }
         tokio::time::advance(RETRY_INTERVAL * 60).await;
         for _ in 0..MAX_CAREFUL_READS {
-            assert!(matches!(reads(&path).await, Err(Unanswered::TooManyPending)), "the same file");
+            assert!(matches!(reads(&path).await, Err(NoResult::TooManyPending)), "the same file");
             replace();
             reads(&path).await.expect("another file");
             ends.push(hangs(&path).await);
         }
         assert_eq!(ends.len(), MAX_PENDING_READS);
         replace();
-        assert!(matches!(reads(&path).await, Err(Unanswered::TooManyPending)));
+        assert!(matches!(reads(&path).await, Err(NoResult::TooManyPending)));
         assert!(reads(folder.path()).await.is_ok(), "other files are not affected");
         drop(ends);
         while reads(&path).await.is_err() {}
@@ -304,7 +304,7 @@ mod tests {
         }
         tokio::time::advance(READ_TIMEOUT).await;
         for _ in 0..=MAX_CAREFUL_READS {
-            assert!(matches!(reads(&path).await, Err(Unanswered::TooManyPending)), "the same file");
+            assert!(matches!(reads(&path).await, Err(NoResult::TooManyPending)), "the same file");
         }
         fs::remove_file(&path).expect("removed");
         fs::write(&path, "other").expect("a file");
@@ -325,9 +325,9 @@ mod tests {
             let work = tokio::spawn(run("untracked", READ_TIMEOUT, work));
             tokio::task::yield_now().await;
             tokio::time::advance(READ_TIMEOUT).await;
-            assert!(matches!(work.await.expect("no panic"), Err(Unanswered::TimedOut)));
+            assert!(matches!(work.await.expect("no panic"), Err(NoResult::TimedOut)));
         }
-        assert!(matches!(run("untracked", READ_TIMEOUT, || ()).await, Err(Unanswered::TooManyPending)));
+        assert!(matches!(run("untracked", READ_TIMEOUT, || ()).await, Err(NoResult::TooManyPending)));
         tokio::time::advance(RETRY_INTERVAL).await;
         assert!(run("untracked", READ_TIMEOUT, || ()).await.is_ok());
     }
@@ -351,9 +351,9 @@ mod tests {
     async fn panic_is_an_error_and_frees_its_place() {
         for _ in 0..=FREE_READS {
             let result = run("panics", READ_TIMEOUT, || panic!("a test")).await;
-            assert!(matches!(result, Err::<(), _>(Unanswered::Panicked)));
+            assert!(matches!(result, Err::<(), _>(NoResult::Panicked)));
         }
-        assert!(matches!(wait("panics", |_| panic!("a test")), Err::<(), _>(Unanswered::Panicked)));
+        assert!(matches!(wait("panics", |_| panic!("a test")), Err::<(), _>(NoResult::Panicked)));
         assert_eq!(wait("panics", |_| 7).expect("a result"), 7);
     }
 
@@ -361,7 +361,7 @@ mod tests {
     fn blocking_wait_ends_even_if_the_read_hangs() {
         let (_end, work) = hanging();
         let began = clock::now();
-        assert!(matches!(wait("blocking", |_| work()), Err(Unanswered::TimedOut)));
+        assert!(matches!(wait("blocking", |_| work()), Err(NoResult::TimedOut)));
         assert!(began.elapsed() >= READ_TIMEOUT);
     }
 }

@@ -10,7 +10,7 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use super::{reader::Reader, responses::Reservation};
+use super::reader::Reader;
 
 /// Minimum total, in responses, for which memory is kept for other callers.
 const MIN_SHARED: usize = 4;
@@ -36,15 +36,15 @@ pub struct Consumer {
     pub member: u64,
 }
 
-/// The memory for responses.
+/// The memory for responses. A waiter receives a `G` when it gets memory.
 #[derive(Debug)]
-pub(super) struct Ledger {
+pub(super) struct Ledger<G> {
     total: usize,
     /// Units that each waiter needs: a response of the maximum size.
     largest: usize,
     free: usize,
     used: HashMap<u64, Group>,
-    waiting: HashMap<Consumer, BTreeMap<u64, oneshot::Sender<Arc<Reservation>>>>,
+    waiting: HashMap<Consumer, BTreeMap<u64, oneshot::Sender<G>>>,
     /// The numbers of all waiters.
     queue: BTreeSet<u64>,
     unread: BTreeMap<u64, Unread>,
@@ -86,7 +86,7 @@ impl Unread {
     }
 }
 
-impl Ledger {
+impl<G> Ledger<G> {
     pub(super) fn new(total: usize, largest: usize) -> Self {
         Self {
             total,
@@ -176,7 +176,7 @@ impl Ledger {
     }
 
     /// Queues a waiter, and returns its number.
-    pub(super) fn wait(&mut self, consumer: Consumer, granted: oneshot::Sender<Arc<Reservation>>) -> u64 {
+    pub(super) fn wait(&mut self, consumer: Consumer, granted: oneshot::Sender<G>) -> u64 {
         let number = self.number();
         self.waiting.entry(consumer).or_default().insert(number, granted);
         self.queue.insert(number);
@@ -190,7 +190,7 @@ impl Ledger {
 
     /// Takes memory for the next waiter, if there is enough. This is the first waiter of the caller
     /// that holds the least.
-    pub(super) fn grant(&mut self) -> Option<(Consumer, oneshot::Sender<Arc<Reservation>>)> {
+    pub(super) fn grant(&mut self) -> Option<(Consumer, oneshot::Sender<G>)> {
         if self.free < self.largest {
             return None;
         }
@@ -205,7 +205,7 @@ impl Ledger {
         Some((consumer, granted))
     }
 
-    fn take_waiter(&mut self, consumer: Consumer, number: u64) -> Option<oneshot::Sender<Arc<Reservation>>> {
+    fn take_waiter(&mut self, consumer: Consumer, number: u64) -> Option<oneshot::Sender<G>> {
         let waiters = self.waiting.get_mut(&consumer)?;
         let granted = waiters.remove(&number);
         self.queue.remove(&number);
@@ -271,6 +271,8 @@ impl Ledger {
 mod tests {
     use super::*;
 
+    type Ledger = super::Ledger<()>;
+
     const LARGEST: usize = 10;
     const PER_CHECK: usize = 3277;
     const ALICE: Consumer = Consumer { group: 1, member: 1 };
@@ -291,7 +293,7 @@ mod tests {
         }
     }
 
-    fn waits(ledger: &mut Ledger, consumer: Consumer) -> oneshot::Receiver<Arc<Reservation>> {
+    fn waits(ledger: &mut Ledger, consumer: Consumer) -> oneshot::Receiver<()> {
         let (granted, waiting) = oneshot::channel();
         ledger.wait(consumer, granted);
         waiting

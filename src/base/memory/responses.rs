@@ -44,7 +44,7 @@ pub struct ResponseMemory {
 
 #[derive(Debug)]
 struct SharedLedger {
-    ledger: Mutex<Ledger>,
+    ledger: Mutex<Ledger<Arc<Reservation>>>,
 }
 
 /// Reserved memory, released on drop. Used by a call and its response.
@@ -148,12 +148,12 @@ impl Default for ResponseMemory {
 }
 
 impl SharedLedger {
-    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+    fn ledger(&self) -> MutexGuard<'_, Ledger<Arc<Reservation>>> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Serves waiters, after memory was released.
-    fn serve_waiters(self: &Arc<Self>, mut ledger: MutexGuard<'_, Ledger>) {
+    fn serve_waiters(self: &Arc<Self>, mut ledger: MutexGuard<'_, Ledger<Arc<Reservation>>>) {
         let mut served = Vec::new();
         while let Some((consumer, granted)) = ledger.grant() {
             served.push((granted, Reservation::new(self, consumer, ledger.number())));

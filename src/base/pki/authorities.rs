@@ -5,10 +5,11 @@ use std::{collections::BTreeSet, sync::Arc, time::SystemTime};
 use rustls::{RootCertStore, pki_types::CertificateDer};
 
 use super::{
-    certificate::Certificate,
-    error::{InvalidFile, UnusableCertificate, Wanted},
+    certificate::{Certificate, UnusableCertificate},
+    error::InvalidFile,
     explain,
     pem::Label,
+    wanted::Wanted,
     warning::{self, Doubt, Warning},
 };
 use crate::base::validity::Validity;

@@ -1,5 +1,7 @@
 //! A certificate, and its properties that decide whether peers accept it.
 
+use std::fmt;
+
 use rustls::{
     crypto::aws_lc_rs,
     pki_types::{CertificateDer, SubjectPublicKeyInfoDer},
@@ -17,7 +19,7 @@ use x509_parser::{
     public_key::PublicKey,
 };
 
-use super::{error::UnusableCertificate, explain};
+use super::explain;
 use crate::base::validity::Validity;
 
 /// Minimum size of RSA keys that TLS libraries accept, in bits.
@@ -81,6 +83,19 @@ pub enum KeyKind {
     Other,
 }
 
+/// Reason that a block labelled as a certificate cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UnusableCertificate {
+    /// It is not a certificate.
+    NotCertificate,
+    /// There is data after the certificate.
+    TrailingData,
+    /// The server's own certificate has X.509 version 1 or 2.
+    OldVersion,
+    /// The TLS library refuses it, for this reason.
+    Refused(String),
+}
+
 impl Certificate {
     /// Parses DER without trailing data.
     pub(super) fn parse(der: &[u8]) -> Result<Self, UnusableCertificate> {
@@ -89,7 +104,7 @@ impl Certificate {
         if !rest.is_empty() {
             return Err(UnusableCertificate::TrailingData);
         }
-        let validity = Validity::of_parsed(&parsed).ok_or(UnusableCertificate::NotCertificate)?;
+        let validity = Validity::from_parsed(&parsed).ok_or(UnusableCertificate::NotCertificate)?;
         Ok(Self {
             der: CertificateDer::from(der.to_vec()),
             validity,
@@ -202,7 +217,7 @@ impl KeyKind {
     fn of(parsed: &X509Certificate<'_>) -> Self {
         let key = parsed.public_key();
         let curve = key.algorithm.parameters.as_ref().and_then(|parameters| parameters.as_oid().ok());
-        match Self::of_algorithm(&key.algorithm.algorithm, curve.as_ref()) {
+        match Self::from_algorithm(&key.algorithm.algorithm, curve.as_ref()) {
             Self::Rsa(_) => Self::Rsa(match key.parsed() {
                 Ok(PublicKey::RSA(key)) => bits(key.modulus),
                 _ => 0,
@@ -212,7 +227,7 @@ impl KeyKind {
     }
 
     /// Returns the kind of an algorithm, with size 0 for RSA.
-    pub(super) fn of_algorithm(algorithm: &Oid<'_>, curve: Option<&Oid<'_>>) -> Self {
+    pub(super) fn from_algorithm(algorithm: &Oid<'_>, curve: Option<&Oid<'_>>) -> Self {
         if *algorithm == OID_PKCS1_RSAENCRYPTION {
             Self::Rsa(0)
         } else if *algorithm == OID_PKCS1_RSASSAPSS {
@@ -224,19 +239,37 @@ impl KeyKind {
         } else if *algorithm == OID_KEY_TYPE_DSA {
             Self::Dsa
         } else if *algorithm == OID_KEY_TYPE_EC_PUBLIC_KEY {
-            Self::of_curve(curve)
+            Self::from_curve(curve)
         } else {
             Self::Other
         }
     }
 
     /// Returns the kind of an ECDSA key on a curve.
-    pub(super) fn of_curve(curve: Option<&Oid<'_>>) -> Self {
+    pub(super) fn from_curve(curve: Option<&Oid<'_>>) -> Self {
         match curve {
             Some(curve) if *curve == OID_EC_P256 => Self::P256,
             Some(curve) if *curve == OID_NIST_EC_P384 => Self::P384,
             Some(curve) if *curve == OID_NIST_EC_P521 => Self::P521,
             _ => Self::OtherCurve,
+        }
+    }
+}
+
+impl fmt::Display for UnusableCertificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotCertificate => {
+                f.write_str("is labelled as a certificate and does not contain one; copy it again, in full")
+            }
+            Self::TrailingData => f.write_str(
+                "has data after the certificate; export it again with `openssl x509 -in OLD -out NEW`",
+            ),
+            Self::OldVersion => f.write_str(
+                "is a certificate of X.509 version 1, which TLS libraries refuse; issue it with extensions \
+                 (`openssl x509 -req` needs -extfile)",
+            ),
+            Self::Refused(reason) => write!(f, "cannot be used: {reason}; issue another certificate"),
         }
     }
 }

@@ -4,9 +4,10 @@ use std::time::SystemTime;
 
 use super::{
     certificate::Certificate,
-    error::{InvalidFile, Wanted},
+    error::InvalidFile,
     pem::Label,
     private_key::PrivateKey,
+    wanted::Wanted,
     warning::{self, Doubt, Warning},
 };
 use crate::base::validity::Validity;

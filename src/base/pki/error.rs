@@ -3,42 +3,20 @@
 use std::fmt;
 
 use super::{
-    certificate::KeyKind,
-    foreign::Foreign,
-    pem::{self, Block, Label, Layout},
+    certificate::{KeyKind, MIN_RSA_BITS, UnusableCertificate},
+    file_format::FileFormat,
+    pem::{self, Block, InvalidPem, Label},
+    wanted::Wanted,
 };
-
-/// The required contents of a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wanted {
-    /// The certificate chain of the server.
-    CertificateChain,
-    /// The private key of the server.
-    PrivateKey,
-    /// The certificates of authorities.
-    Authorities,
-}
 
 /// Reason that a file cannot be used. `Display` is one sentence with the remedy, and contains no
 /// part of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum InvalidFile {
     /// The file contains no PEM block.
-    Foreign(Foreign, Wanted),
-    /// A marker is invalid. Lines are counted from 1.
-    Layout {
-        /// The kind of error.
-        layout: Layout,
-        /// The line of the marker, or of the BEGIN of the block.
-        line: usize,
-    },
-    /// A block is not base64.
-    NotBase64 {
-        /// The block, counted from 1.
-        number: usize,
-        /// Its first line.
-        line: usize,
-    },
+    NotPem(FileFormat, Wanted),
+    /// The blocks cannot be read.
+    Pem(InvalidPem),
     /// The file contains blocks, but none of the required kind.
     Missing {
         /// The required contents.
@@ -77,19 +55,6 @@ pub enum InvalidFile {
     },
 }
 
-/// Reason that a block labelled as a certificate cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum UnusableCertificate {
-    /// It is not a certificate.
-    NotCertificate,
-    /// There is data after the certificate.
-    TrailingData,
-    /// The server's own certificate has X.509 version 1 or 2.
-    OldVersion,
-    /// The TLS library refuses it, for this reason.
-    Refused(String),
-}
-
 /// Reason that a private key cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnusableKey {
@@ -108,15 +73,19 @@ pub enum UnusableKey {
 impl Wanted {
     /// Returns the blocks of a file that has at least one.
     pub(super) fn blocks(self, file: &[u8]) -> Result<Vec<Block>, InvalidFile> {
-        let is_document = |foreign| matches!(foreign, Foreign::Json | Foreign::Yaml | Foreign::Html);
+        let is_document = |format| matches!(format, FileFormat::Json | FileFormat::Yaml | FileFormat::Html);
         match pem::blocks(file) {
             Ok(blocks) if !blocks.is_empty() => Ok(blocks),
             // Certificates inside another document have invalid markers.
             Err(error) => {
-                let foreign = Foreign::identify(file);
-                Err(if is_document(foreign) { InvalidFile::Foreign(foreign, self) } else { error })
+                let format = FileFormat::identify(file);
+                Err(if is_document(format) {
+                    InvalidFile::NotPem(format, self)
+                } else {
+                    InvalidFile::Pem(error)
+                })
             }
-            Ok(_) => Err(InvalidFile::Foreign(Foreign::identify(file), self)),
+            Ok(_) => Err(InvalidFile::NotPem(FileFormat::identify(file), self)),
         }
     }
 
@@ -130,18 +99,6 @@ impl Wanted {
     pub(super) const fn unexpected(self, block: &Block, found: Label) -> InvalidFile {
         InvalidFile::Unexpected { wanted: self, found, number: block.number, line: block.line }
     }
-
-    pub(super) const fn name(self) -> &'static str {
-        match self {
-            Self::CertificateChain => "the certificate chain",
-            Self::PrivateKey => "the private key",
-            Self::Authorities => "the certificates of the authorities",
-        }
-    }
-
-    pub(super) const fn is_key(self) -> bool {
-        matches!(self, Self::PrivateKey)
-    }
 }
 
 impl std::error::Error for InvalidFile {}
@@ -149,13 +106,8 @@ impl std::error::Error for InvalidFile {}
 impl fmt::Display for InvalidFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Foreign(foreign, wanted) => foreign.describe(f, *wanted),
-            Self::Layout { layout, line } => write!(f, "line {line} of the file {layout}"),
-            Self::NotBase64 { number, line } => write!(
-                f,
-                "block {number} of the file (line {line}) is not base64; copy the file again, in full and \
-                 as text"
-            ),
+            Self::NotPem(format, wanted) => format.describe(f, *wanted),
+            Self::Pem(error) => error.fmt(f),
             Self::Missing { wanted, found } => {
                 write!(f, "the file contains {found} and not {}; {}", wanted.name(), Remedy(*wanted, *found))
             }
@@ -171,35 +123,6 @@ impl fmt::Display for InvalidFile {
             ),
             Self::Key { line, why } => write!(f, "the private key in line {line} of the file {why}"),
         }
-    }
-}
-
-impl fmt::Display for Layout {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Indented => {
-                "is indented; remove the white space at the start of each line, for example with `sed \
-                 's/^[[:space:]]*//' OLD > NEW`"
-            }
-            Self::EscapedLineBreaks => {
-                "has \\n written as two characters instead of line breaks; write real ones, for example \
-                 with `sed 's/\\\\n/\\n/g' OLD > NEW`"
-            }
-            Self::JoinedLines => {
-                "has a BEGIN or END marker and something else on it; put each marker on a line of its own \
-                 (files without a line break at their end join when they are concatenated)"
-            }
-            Self::OtherDashes => {
-                "has dashes that are not hyphens, as word processors insert them; type `-----` with hyphens"
-            }
-            Self::MalformedMarker => {
-                "is not a valid marker; write it with five hyphens on either side and in capitals, such as \
-                 `-----BEGIN CERTIFICATE-----`"
-            }
-            Self::MissingEnd => "begins a block whose END line is missing; copy the file again, in full",
-            Self::Cut => "begins a block that is cut off; copy the file again, in full",
-            Self::MissingBegin => "ends a block whose BEGIN line is missing; copy the file again, in full",
-        })
     }
 }
 
@@ -231,43 +154,6 @@ impl fmt::Display for Remedy {
     }
 }
 
-impl fmt::Display for Label {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Certificate => "a certificate",
-            Self::TrustedCertificate => "a TRUSTED CERTIFICATE, which only OpenSSL reads",
-            Self::Pkcs8 | Self::Pkcs1 | Self::Sec1 => "a private key",
-            Self::DsaKey => "a DSA private key",
-            Self::EncryptedKey => "an encrypted private key",
-            Self::OpensshKey => "an OpenSSH private key",
-            Self::PublicKey => "a public key",
-            Self::Request => "a certificate signing request",
-            Self::RevocationList => "a certificate revocation list",
-            Self::Pkcs7 => "PKCS #7",
-            Self::Parameters => "key parameters without a key",
-            Self::Unknown => "a PEM block with an unknown label",
-        })
-    }
-}
-
-impl fmt::Display for UnusableCertificate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NotCertificate => {
-                f.write_str("is labelled as a certificate and does not contain one; copy it again, in full")
-            }
-            Self::TrailingData => f.write_str(
-                "has data after the certificate; export it again with `openssl x509 -in OLD -out NEW`",
-            ),
-            Self::OldVersion => f.write_str(
-                "is a certificate of X.509 version 1, which TLS libraries refuse; issue it with extensions \
-                 (`openssl x509 -req` needs -extfile)",
-            ),
-            Self::Refused(reason) => write!(f, "cannot be used: {reason}; issue another certificate"),
-        }
-    }
-}
-
 impl fmt::Display for UnusableKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -278,9 +164,8 @@ impl fmt::Display for UnusableKey {
             Self::Malformed => f.write_str("is truncated or damaged; copy it again, in full"),
             Self::ShortRsa(bits) => write!(
                 f,
-                "is an RSA key of {bits} bits, which is too short; create one of at least {} bits and a \
-                 certificate for it",
-                super::certificate::MIN_RSA_BITS
+                "is an RSA key of {bits} bits, which is too short; create one of at least \
+                 {MIN_RSA_BITS} bits and a certificate for it"
             ),
             Self::Kind(kind) => write!(
                 f,

@@ -4,14 +4,14 @@
 //! around the blocks, RFC 1421 headers. Anything else that resembles a marker is an error, because
 //! skipping it would silently shorten a chain.
 
+use std::fmt;
+
 use base64::{
     Engine,
     alphabet::STANDARD,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
 use zeroize::Zeroizing;
-
-use super::error::InvalidFile;
 
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
@@ -67,6 +67,25 @@ pub enum Label {
     Unknown,
 }
 
+/// Reason that the blocks of a file cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InvalidPem {
+    /// A marker is invalid. Lines are counted from 1.
+    Layout {
+        /// The kind of error.
+        layout: Layout,
+        /// The line of the marker, or of the BEGIN of the block.
+        line: usize,
+    },
+    /// A block is not base64.
+    NotBase64 {
+        /// The block, counted from 1.
+        number: usize,
+        /// Its first line.
+        line: usize,
+    },
+}
+
 impl Label {
     fn parse(label: &[u8]) -> Self {
         match label {
@@ -118,6 +137,67 @@ pub enum Layout {
     MissingBegin,
 }
 
+impl fmt::Display for InvalidPem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Layout { layout, line } => write!(f, "line {line} of the file {layout}"),
+            Self::NotBase64 { number, line } => write!(
+                f,
+                "block {number} of the file (line {line}) is not base64; copy the file again, in full and \
+                 as text"
+            ),
+        }
+    }
+}
+
+impl fmt::Display for Layout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Indented => {
+                "is indented; remove the white space at the start of each line, for example with `sed \
+                 's/^[[:space:]]*//' OLD > NEW`"
+            }
+            Self::EscapedLineBreaks => {
+                "has \\n written as two characters instead of line breaks; replace them, for example \
+                 with `sed 's/\\\\n/\\n/g' OLD > NEW`"
+            }
+            Self::JoinedLines => {
+                "has other text on the line of a BEGIN or END marker; put each marker on a line of its own \
+                 (files without a line break at their end join when they are concatenated)"
+            }
+            Self::OtherDashes => {
+                "has dashes that are not hyphens, as word processors insert them; type `-----` with hyphens"
+            }
+            Self::MalformedMarker => {
+                "is not a valid marker; write it with five hyphens on either side and in capitals, such as \
+                 `-----BEGIN CERTIFICATE-----`"
+            }
+            Self::MissingEnd => "begins a block whose END line is missing; copy the file again, in full",
+            Self::Cut => "begins a block that is cut off; copy the file again, in full",
+            Self::MissingBegin => "ends a block whose BEGIN line is missing; copy the file again, in full",
+        })
+    }
+}
+
+impl fmt::Display for Label {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Certificate => "a certificate",
+            Self::TrustedCertificate => "a TRUSTED CERTIFICATE, which only OpenSSL reads",
+            Self::Pkcs8 | Self::Pkcs1 | Self::Sec1 => "a private key",
+            Self::DsaKey => "a DSA private key",
+            Self::EncryptedKey => "an encrypted private key",
+            Self::OpensshKey => "an OpenSSH private key",
+            Self::PublicKey => "a public key",
+            Self::Request => "a certificate signing request",
+            Self::RevocationList => "a certificate revocation list",
+            Self::Pkcs7 => "PKCS #7",
+            Self::Parameters => "key parameters without a key",
+            Self::Unknown => "a PEM block with an unknown label",
+        })
+    }
+}
+
 /// A line, classified by its markers.
 enum Line<'a> {
     Begin(&'a [u8]),
@@ -127,7 +207,7 @@ enum Line<'a> {
 }
 
 /// Returns all blocks of a file, in order.
-pub(super) fn blocks(file: &[u8]) -> Result<Vec<Block>, InvalidFile> {
+pub(super) fn blocks(file: &[u8]) -> Result<Vec<Block>, InvalidPem> {
     let mut blocks = Vec::new();
     let mut open: Option<Open<'_>> = None;
     for (number, line) in (1..).zip(lines(file)) {
@@ -139,18 +219,18 @@ pub(super) fn blocks(file: &[u8]) -> Result<Vec<Block>, InvalidFile> {
                 blocks.extend(open.take().map(|block| block.close(blocks.len() + 1)).transpose()?);
             }
             (Line::Begin(_) | Line::End(_), Some(block)) => {
-                return Err(InvalidFile::Layout { layout: Layout::MissingEnd, line: block.line });
+                return Err(InvalidPem::Layout { layout: Layout::MissingEnd, line: block.line });
             }
             (Line::End(_), None) => {
-                return Err(InvalidFile::Layout { layout: Layout::MissingBegin, line: number });
+                return Err(InvalidPem::Layout { layout: Layout::MissingBegin, line: number });
             }
-            (Line::Invalid(layout), _) => return Err(InvalidFile::Layout { layout, line: number }),
+            (Line::Invalid(layout), _) => return Err(InvalidPem::Layout { layout, line: number }),
         }
     }
     match open {
-        Some(block) => Err(InvalidFile::Layout { layout: Layout::Cut, line: block.line }),
+        Some(block) => Err(InvalidPem::Layout { layout: Layout::Cut, line: block.line }),
         None if ends_in_marker(file) => {
-            Err(InvalidFile::Layout { layout: Layout::Cut, line: lines(file).count() })
+            Err(InvalidPem::Layout { layout: Layout::Cut, line: lines(file).count() })
         }
         None => Ok(blocks),
     }
@@ -190,10 +270,10 @@ impl<'a> Open<'a> {
         }
     }
 
-    fn close(self, number: usize) -> Result<Block, InvalidFile> {
+    fn close(self, number: usize) -> Result<Block, InvalidPem> {
         let label = Label::parse(self.label);
         let decoded = BASE64.decode(&*self.base64).map(Zeroizing::new);
-        let der = decoded.map_err(|_| InvalidFile::NotBase64 { number, line: self.line })?;
+        let der = decoded.map_err(|_| InvalidPem::NotBase64 { number, line: self.line })?;
         Ok(Block { label, number, line: self.line, der, is_encrypted: self.is_encrypted })
     }
 }

@@ -11,8 +11,9 @@ use x509_parser::asn1_rs::{FromDer, Oid};
 
 use super::{
     certificate::{Certificate, KeyKind, MIN_RSA_BITS, bits, elements},
-    error::{InvalidFile, UnusableKey, Wanted},
+    error::{InvalidFile, UnusableKey},
     pem::{Block, Label},
+    wanted::Wanted,
 };
 
 /// A private key that the TLS library can sign with.
@@ -93,12 +94,12 @@ fn kind(label: Label, der: &[u8]) -> Option<KeyKind> {
         Label::Pkcs1 => Some(KeyKind::Rsa(bits(parts.get(1)?.data))),
         Label::Sec1 => {
             let curve = parts.get(2).and_then(|curve| Oid::from_der(curve.data).ok());
-            Some(KeyKind::of_curve(curve.map(|(_, curve)| curve).as_ref()))
+            Some(KeyKind::from_curve(curve.map(|(_, curve)| curve).as_ref()))
         }
         _ => {
             let (after, algorithm) = Oid::from_der(parts.get(1)?.data).ok()?;
             let curve = Oid::from_der(after).ok().map(|(_, curve)| curve);
-            match KeyKind::of_algorithm(&algorithm, curve.as_ref()) {
+            match KeyKind::from_algorithm(&algorithm, curve.as_ref()) {
                 KeyKind::Rsa(_) => {
                     let key = elements(parts.get(2)?.data)?;
                     Some(KeyKind::Rsa(bits(key.get(1)?.data)))

@@ -10,7 +10,7 @@ mod tests;
 use std::{fmt, io, path::Path};
 
 use super::Secret;
-use crate::base::files::{self, Contents, Exposure, ReadError, Unanswered};
+use crate::base::files::{self, Contents, Exposure, NoResult, ReadError};
 
 /// Maximum size of a client secret in bytes, including its newline.
 pub const MAX_BYTES: usize = 64 * 1024;
@@ -32,7 +32,7 @@ impl ClientSecret {
             return Err(InvalidSecret::TooLarge);
         }
         let text = std::str::from_utf8(without_newline(bytes)).map_err(|_| InvalidSecret::NotText)?;
-        if text.chars().all(is_blank) {
+        if text.chars().all(is_invisible) {
             return Err(InvalidSecret::Blank);
         }
         if text.starts_with(BYTE_ORDER_MARK) {
@@ -59,7 +59,7 @@ impl ClientSecret {
             let text = self.expose();
             text.starts_with(is) || text.ends_with(is)
         };
-        let found = [(Doubt::Blank, has(is_blank)), (Doubt::Quote, has(is_quote))];
+        let found = [(Doubt::OuterSpace, has(is_invisible)), (Doubt::Quote, has(is_quote))];
         found.into_iter().filter_map(|(doubt, found)| found.then_some(doubt))
     }
 }
@@ -78,7 +78,7 @@ pub enum InvalidSecret {
     Unreadable(io::ErrorKind),
     /// The file system did not respond.
     #[error("the file could not be read within 5 seconds; check the file system that it is on")]
-    Unanswered,
+    NoResult,
     /// The operating system could not start a thread to read the file.
     #[error("cannot start a thread to read the file; check the limits on threads and processes")]
     NoThread,
@@ -89,10 +89,10 @@ pub enum InvalidSecret {
     #[error("the secret is longer than 64 KiB; check that this is the right file or variable")]
     TooLarge,
     /// The text is not UTF-8.
-    #[error("the secret must be UTF-8 text; write the text that the platform has shown")]
+    #[error("the secret must be UTF-8 text; copy the secret that the platform displayed")]
     NotText,
     /// The text is empty or blank.
-    #[error("the secret is blank; write the secret that the platform has shown")]
+    #[error("the secret is blank; copy the secret that the platform displayed")]
     Blank,
     /// The text begins with U+FEFF.
     #[error("the secret begins with a byte order mark; save it as UTF-8 without one")]
@@ -101,7 +101,7 @@ pub enum InvalidSecret {
     #[error("the secret contains a line break; write it on one line, with at most one newline at the end")]
     LineBreak,
     /// The text contains a control character, which RFC 7617 forbids in a password.
-    #[error("the secret contains a control character; write only the characters that the platform has shown")]
+    #[error("the secret contains a control character; copy only the characters that the platform displayed")]
     ControlCharacter,
 }
 
@@ -111,8 +111,8 @@ impl From<ReadError> for InvalidSecret {
             ReadError::NotRegular => Self::NotRegular,
             ReadError::TooLarge(_) => Self::TooLarge,
             ReadError::Io(error) => Self::Unreadable(error.kind()),
-            ReadError::Unanswered(Unanswered::NoThread(_)) => Self::NoThread,
-            ReadError::Unanswered(_) => Self::Unanswered,
+            ReadError::NoResult(NoResult::NoThread(_)) => Self::NoThread,
+            ReadError::NoResult(_) => Self::NoResult,
         }
     }
 }
@@ -120,8 +120,8 @@ impl From<ReadError> for InvalidSecret {
 /// A sign that a secret was copied with extra characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Doubt {
-    /// A blank or an invisible character at either end.
-    Blank,
+    /// Whitespace or an invisible character at either end.
+    OuterSpace,
     /// A quotation mark at either end.
     Quote,
 }
@@ -131,7 +131,7 @@ impl Doubt {
     #[must_use]
     pub const fn text(self) -> &'static str {
         match self {
-            Self::Blank => "the secret begins or ends with a blank, which is sent as part of it",
+            Self::OuterSpace => "the secret begins or ends with whitespace, which is sent as part of it",
             Self::Quote => "the secret begins or ends with a quotation mark, which is sent as part of it",
         }
     }
@@ -186,7 +186,7 @@ const BYTE_ORDER_MARK: char = '\u{feff}';
 const LINE_BREAKS: [char; 7] = ['\n', '\r', '\u{b}', '\u{c}', '\u{85}', '\u{2028}', '\u{2029}'];
 
 /// Returns whether a character is invisible, so that it is copied unnoticed.
-fn is_blank(character: char) -> bool {
+fn is_invisible(character: char) -> bool {
     character.is_whitespace() || matches!(character, '\u{200b}'..='\u{200f}' | '\u{2060}' | BYTE_ORDER_MARK)
 }
 

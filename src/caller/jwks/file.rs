@@ -67,7 +67,7 @@ impl FollowedFile for KeyFile {
         &self.metrics.reloads
     }
 
-    fn take_over(&mut self, new: &KeySet, _: Option<&KeySet>) -> Result<(), JwksFileError> {
+    fn apply(&mut self, new: &KeySet, _: Option<&KeySet>) -> Result<(), JwksFileError> {
         self.ring.keep(new.clone());
         tracing::info!(
             jwt.issuer = self.metrics.issuer(),

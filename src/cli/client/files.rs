@@ -109,7 +109,7 @@ fn bearer_token(content: &[u8]) -> Result<&str, &'static str> {
         return Err("the file has more than one line; write only the token to it");
     }
     if token.contains(|character: char| character.is_whitespace() || character.is_control()) {
-        return Err("the token contains a blank or a control character; remove it");
+        return Err("the token contains whitespace or a control character; remove it");
     }
     if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err("the token contains a non-ASCII character; copy it again");
@@ -169,10 +169,10 @@ mod tests {
             ("'s3cret'\n", "quotation marks"),
             ("s3cret\n\n", "more than one line"),
             ("s3cret\ns3cret\n", "more than one line"),
-            (" s3cret", "a blank"),
-            ("s3cret ", "a blank"),
-            ("s3 cret", "a blank"),
-            ("s3\u{7}cret", "a blank"),
+            (" s3cret", "whitespace"),
+            ("s3cret ", "whitespace"),
+            ("s3 cret", "whitespace"),
+            ("s3\u{7}cret", "whitespace"),
             ("s3cr\u{e9}t", "non-ASCII"),
             ("{\"token\": \"s3cret\"}", "JSON"),
             ("-----BEGIN CERTIFICATE-----\ns3cret", "PEM"),

@@ -99,7 +99,7 @@ fn until(moment: f64, now: SystemTime) -> Option<f64> {
 }
 
 /// Parses a number in any spelling: a JSON number, or a string that contains one, with or without
-/// blanks and the unit `s`. A number too large for `f64` is infinite.
+/// whitespace and the unit `s`. A number too large for `f64` is infinite.
 fn number(value: &RawValue) -> Option<f64> {
     let text = serde_json::from_str::<String>(value.get()).ok();
     let text = text.as_deref().unwrap_or(value.get()).trim();

@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Mutex};
 use tokio::task::JoinSet;
 
 use super::{
-    tokens::{TRIAL_INTERVAL, YOUNG},
+    tokens::{PROBE_INTERVAL, YOUNG},
     *,
 };
 use crate::base::backoff::assert_spread;
@@ -316,18 +316,18 @@ async fn new_token_is_tried_by_one_call_a_second_until_it_is_accepted() {
     running.request().await.grant(LIFETIME);
     settle().await;
     for _ in 0..3 {
-        let trial = running.bearer().await;
-        assert!(trial.generation() > old);
+        let probe = running.bearer().await;
+        assert!(probe.generation() > old);
         for _ in 0..100 {
             assert_eq!(running.bearer().await.generation(), old);
         }
         // A refusal costs this call one replay with the old token, and no refresh.
-        assert_eq!(now(running.refused(&trial, "someone").await.1).generation(), old);
-        tokio::time::advance(TRIAL_INTERVAL).await;
+        assert_eq!(now(running.refused(&probe, "someone").await.1).generation(), old);
+        tokio::time::advance(PROBE_INTERVAL).await;
     }
     assert!(running.requests.try_recv().is_err());
-    let trial = running.bearer().await;
-    running.credential.accepted(&trial);
+    let probe = running.bearer().await;
+    running.credential.accepted(&probe);
     for _ in 0..100 {
         assert!(running.bearer().await.generation() > old);
     }
@@ -511,8 +511,8 @@ async fn no_call_fails_at_a_renewal_if_the_api_learns_of_the_new_token_late() {
         let renewals = platform.requests() - 1;
         assert!((3..=5).contains(&renewals), "{renewals}");
         let refusals = platform.refusals.load(Ordering::SeqCst) - before;
-        let trials = usize::try_from(lag.as_secs()).expect("few") * renewals;
-        assert!(refusals <= trials + renewals, "{refusals} refusals in {renewals} renewals, lag {lag:?}");
+        let probes = usize::try_from(lag.as_secs()).expect("few") * renewals;
+        assert!(refusals <= probes + renewals, "{refusals} refusals in {renewals} renewals, lag {lag:?}");
     }
 }
 

@@ -263,7 +263,7 @@ async fn exposed_or_suspicious_new_secret_causes_a_warning() {
         ("new", 0o644, "client secret file is readable by every user"),
         ("another", 0o600, ""),
         ("\"quoted\"", 0o600, "quotation mark"),
-        (" blank", 0o600, "blank"),
+        (" space", 0o600, "whitespace"),
     ]
     .into_iter()
     .enumerate()

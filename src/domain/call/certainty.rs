@@ -1,26 +1,6 @@
-//! Methods of the gRPC API, and the certainty of their effect.
+//! Certainty of the effect of a call at the platform.
 
-/// A method of the gRPC API.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Method {
-    /// Issues a token. Safe to repeat.
-    IssueOtt,
-    /// Spends a token. Never sent twice.
-    LoginWithOtt,
-}
-
-impl Method {
-    /// Returns the name of the method in the gRPC API.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::IssueOtt => "IssueOtt",
-            Self::LoginWithOtt => "LoginWithOtt",
-        }
-    }
-}
-
-/// Certainty of the effect at the platform (ARCHITECTURE.md, "Certainty").
+/// How certain it is what a call did at the platform (ARCHITECTURE.md, "Certainty").
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Certainty {
     /// The request was never sent: nothing happened.

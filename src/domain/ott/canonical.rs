@@ -65,7 +65,7 @@ pub(super) fn folds_into_ascii(text: &str) -> bool {
         .any(|character| nfkc.normalize_iter(once(character)).any(|folded| folded.is_ascii()))
 }
 
-/// Folds a text without its blanks and invisible characters. For names in the platform's responses,
+/// Folds a text without its whitespace and invisible characters. For names in the platform's responses,
 /// where spelling alone must not count as a difference.
 pub(super) fn fold_visible(text: &str) -> String {
     let visible = |text: &str| -> String {

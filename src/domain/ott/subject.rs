@@ -90,7 +90,7 @@ impl Subject {
         let Some(canonical) = canonical else {
             return Ok(Self { kind, canonical: sent.into(), sent: None, is_uuid, folds_into_ascii: false });
         };
-        // Folding can turn one character into several, including blanks.
+        // Folding can turn one character into several, including spaces.
         check(kind, &canonical)?;
         let folds_into_ascii =
             folds_into_ascii(&sent) || (kind == SubjectKind::Login && has_other_dot(&sent));
@@ -144,7 +144,7 @@ impl Subject {
     /// Returns whether a name of the same kind in the platform's response is this user's. `None` if
     /// the two cannot be compared.
     ///
-    /// Blanks, invisible characters and folding do not count as a difference.
+    /// Whitespace, invisible characters and folding do not count as a difference.
     #[must_use]
     pub fn is_named(&self, found: &str) -> Option<bool> {
         match self.kind {
@@ -188,12 +188,12 @@ pub enum InvalidSubject {
     /// It contains a control character.
     #[error("must not contain control characters")]
     ControlCharacter,
-    /// It begins or ends with a blank.
-    #[error("must not begin or end with a blank")]
-    OuterBlank,
-    /// It contains a blank that is not a space.
-    #[error("must not contain blanks other than spaces")]
-    UnusualBlank,
+    /// It begins or ends with a space.
+    #[error("must not begin or end with a space")]
+    OuterSpace,
+    /// It contains whitespace that is not a space.
+    #[error("must not contain whitespace other than spaces")]
+    OtherWhitespace,
     /// It contains a character that is invisible or changes the direction of the text.
     #[error("must not contain invisible characters")]
     InvisibleCharacter,
@@ -218,7 +218,7 @@ pub(super) fn check_characters(kind: SubjectKind, text: &str) -> Result<(), Inva
         text.chars().try_for_each(check_character)?;
     }
     if text.starts_with(' ') || text.ends_with(' ') {
-        return Err(InvalidSubject::OuterBlank);
+        return Err(InvalidSubject::OuterSpace);
     }
     let ends_with_dot = text.ends_with(['.', IDEOGRAPHIC_FULL_STOP]);
     if kind == SubjectKind::Login && ends_with_dot && text.contains('@') {
@@ -231,7 +231,7 @@ fn check_character(character: char) -> Result<(), InvalidSubject> {
     if character.is_control() || matches!(character, '\u{2028}' | '\u{2029}') {
         Err(InvalidSubject::ControlCharacter)
     } else if character.is_whitespace() && character != ' ' {
-        Err(InvalidSubject::UnusualBlank)
+        Err(InvalidSubject::OtherWhitespace)
     } else if is_unprintable(character) {
         Err(InvalidSubject::InvisibleCharacter)
     } else {

@@ -1,4 +1,4 @@
-//! One name whose addresses are cached.
+//! One name whose addresses are cached, and its queries in progress.
 
 use std::{
     fmt,
@@ -10,13 +10,13 @@ use std::{
 use tokio::{sync::watch, time::timeout_at};
 
 use super::{
-    LookupError, Shared,
-    query::{Answer, QueryError, Reply},
+    LookupError, SharedHosts,
+    query::{QueryError, ResolvedAddresses},
     state::{Change, Question, State, Step},
 };
 use crate::{
-    base::clock,
-    observe::telemetry::metrics::{LookupQuery, OutgoingMetrics},
+    base::clock::{self, Instant},
+    observe::telemetry::metrics::{LookupQuery, LookupResult, OutgoingMetrics},
 };
 
 /// Maximum time that a connection waits for the addresses of a name. Longer than 5 s, after which
@@ -26,14 +26,14 @@ const MAX_WAIT: Duration = Duration::from_secs(6);
 /// A name, its addresses, and the lookup in progress, shared by all connections to it.
 pub(in super::super) struct Host {
     name: Box<str>,
-    shared: Arc<Shared>,
+    shared: Arc<SharedHosts>,
     state: Mutex<State>,
     /// Notified of every result.
     changed: watch::Sender<()>,
 }
 
 impl Host {
-    pub(super) fn new(name: &str, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(name: &str, shared: Arc<SharedHosts>) -> Self {
         let state = Mutex::new(State::new(name));
         Self { name: Box::from(name), shared, state, changed: watch::Sender::new(()) }
     }
@@ -42,7 +42,7 @@ impl Host {
         &self.name
     }
 
-    pub(super) fn metrics(&self) -> &OutgoingMetrics {
+    fn metrics(&self) -> &OutgoingMetrics {
         &self.shared.metrics
     }
 
@@ -108,7 +108,7 @@ impl Host {
     }
 
     /// Records the result of a query.
-    pub(super) fn record(self: &Arc<Self>, query: LookupQuery, id: u64, result: Result<Answer, QueryError>) {
+    fn record(self: &Arc<Self>, query: LookupQuery, id: u64, result: Result<ResolvedAddresses, QueryError>) {
         let effect = self.state().record(query, id, result, clock::now());
         if effect.is_confirmed {
             self.metrics().addresses_confirmed(&self.name);
@@ -151,5 +151,57 @@ impl Drop for Host {
 impl fmt::Debug for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Host").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// A query in progress. Dropping it without a result fails it, so that it always ends.
+pub(super) struct Reply {
+    host: Arc<Host>,
+    query: LookupQuery,
+    /// Distinguishes it from an earlier query of the same kind that was abandoned.
+    id: u64,
+    asked_at: Instant,
+    is_sent: bool,
+}
+
+impl Reply {
+    pub(super) const fn new(host: Arc<Host>, query: LookupQuery, id: u64, asked_at: Instant) -> Self {
+        Self { host, query, id, asked_at, is_sent: false }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        self.host.name()
+    }
+
+    pub(super) const fn query(&self) -> LookupQuery {
+        self.query
+    }
+
+    /// Returns the time since the query was asked.
+    pub(super) fn elapsed(&self) -> Duration {
+        clock::now().saturating_duration_since(self.asked_at)
+    }
+
+    pub(super) fn send(mut self, result: Result<ResolvedAddresses, QueryError>) {
+        self.end(result);
+    }
+
+    fn end(&mut self, result: Result<ResolvedAddresses, QueryError>) {
+        if std::mem::replace(&mut self.is_sent, true) {
+            return;
+        }
+        let metrics = self.host.metrics();
+        let label = result.as_ref().map_or_else(QueryError::result, |_| LookupResult::Ok);
+        metrics.lookup(self.query, label, self.elapsed());
+        if let Err(QueryError::Exhausted { resource, .. }) = &result {
+            metrics.exhausted(*resource);
+        }
+        self.host.record(self.query, self.id, result);
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        self.end(Err(QueryError::Failed("the lookup ended without a result".to_owned())));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use super::query::{Answer, QueryError};
+use super::query::{QueryError, ResolvedAddresses};
 use crate::{base::clock::Instant, observe::telemetry::metrics::LookupQuery};
 
 /// Age up to which addresses are used without a new lookup.
@@ -199,7 +199,7 @@ impl State {
         &mut self,
         query: LookupQuery,
         id: u64,
-        result: Result<Answer, QueryError>,
+        result: Result<ResolvedAddresses, QueryError>,
         now: Instant,
     ) -> Effect {
         let had_addresses = self.has_addresses(now);
@@ -216,7 +216,7 @@ impl State {
         track.result = Some(result.as_ref().map(|_| ()).map_err(QueryError::clone));
         let mut effect = Effect::default();
         match result {
-            Ok(Answer { addresses, is_routable }) => {
+            Ok(ResolvedAddresses { addresses, is_routable }) => {
                 track.known = Some(Known { addresses, is_routable, confirmed_at: now });
                 self.confirmed_at = Some(now);
                 if !had_addresses {

@@ -19,7 +19,9 @@ use std::{
 use dns_lookup::{AddrFamily, AddrInfoHints, LookupErrorKind, SockType, getaddrinfo};
 
 use super::{
-    query::{Answer, NameService, QueryError, Reply},
+    NameService,
+    host::Reply,
+    query::{QueryError, ResolvedAddresses},
     state::QUERY_LIMIT,
 };
 use crate::{
@@ -170,7 +172,7 @@ impl Drop for Running {
 }
 
 /// Looks up a name with the system's resolver. Blocks.
-fn look_up(threads: &Threads, name: &str, query: LookupQuery) -> Result<Answer, QueryError> {
+fn look_up(threads: &Threads, name: &str, query: LookupQuery) -> Result<ResolvedAddresses, QueryError> {
     let absolute = if name.ends_with('.') { name.to_owned() } else { format!("{name}.") };
     let (name, family) = match query {
         LookupQuery::AsConfigured => (name, 0),
@@ -187,9 +189,10 @@ fn look_up(threads: &Threads, name: &str, query: LookupQuery) -> Result<Answer, 
         found.filter_map(Result::ok).map(|info| info.sockaddr.ip()).take(MAX_ADDRESSES).collect();
     match addresses.first() {
         None => Err(QueryError::NoAddress),
-        Some(first) => {
-            Ok(Answer { is_routable: query != LookupQuery::Ipv6 || is_routable(*first), addresses })
-        }
+        Some(first) => Ok(ResolvedAddresses {
+            is_routable: query != LookupQuery::Ipv6 || is_routable(*first),
+            addresses,
+        }),
     }
 }
 

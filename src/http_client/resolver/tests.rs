@@ -4,10 +4,7 @@ use std::{net::IpAddr, sync::Mutex, time::Duration};
 
 use tokio::time::{advance, timeout};
 
-use super::{
-    query::{Answer, NameService, Reply},
-    *,
-};
+use super::{query::ResolvedAddresses, *};
 use crate::observe::telemetry::{
     logging::captured::CapturedLog,
     metrics::{
@@ -44,7 +41,7 @@ impl NameService for Slow {
         let (delay, addresses) = (self.delay, vec![self.address]);
         tokio::spawn(async move {
             tokio::time::sleep(delay).await;
-            reply.send(Ok(Answer { addresses, is_routable: true }));
+            reply.send(Ok(ResolvedAddresses { addresses, is_routable: true }));
         });
     }
 }
@@ -78,8 +75,8 @@ impl Held {
     }
 }
 
-fn answer(address: &str, is_routable: bool) -> Answer {
-    Answer { addresses: vec![address.parse().unwrap()], is_routable }
+fn answer(address: &str, is_routable: bool) -> ResolvedAddresses {
+    ResolvedAddresses { addresses: vec![address.parse().unwrap()], is_routable }
 }
 
 fn resolver() -> (Resolver, Held) {

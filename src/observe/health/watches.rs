@@ -14,7 +14,7 @@ use std::{
     },
 };
 
-use crate::observe::telemetry::metrics::{Counted, WatchLimit, WatchMetrics};
+use crate::observe::telemetry::metrics::{GaugeGuard, WatchLimit, WatchMetrics};
 
 /// Maximum number of `Watch` streams per connection. A client needs one for each service name that
 /// it checks, and there are two names.
@@ -54,7 +54,7 @@ pub(super) struct ConnectionWatches {
 pub(super) struct OpenWatch {
     open: Arc<AtomicU32>,
     _address_place: Option<AddressPlace>,
-    _counted: Counted,
+    _counted: GaugeGuard,
 }
 
 /// One stream counted for an address until dropped.

@@ -24,7 +24,7 @@ use tracing_subscriber::{
 
 pub use self::throttle::LogThrottle;
 use self::{
-    limiter::{Limited, Limiter},
+    limiter::{LimitedLayer, Limiter},
     line::LineFormat,
     writer::LogWriter,
 };
@@ -133,7 +133,7 @@ where
         .event_format(LineFormat { format: settings.format, has_priority: settings.has_priorities })
         .with_writer(writer)
         .log_internal_errors(false);
-    Registry::default().with(Limited::new(lines, limiter).with_filter(filter))
+    Registry::default().with(LimitedLayer::new(lines, limiter).with_filter(filter))
 }
 
 /// Logs the location of a panic. Its message is logged only if it is a constant, because a

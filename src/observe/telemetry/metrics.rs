@@ -38,7 +38,7 @@ pub use self::{
     callers::{AccessDenial, QuotaBucket},
     calls::{CallLimit, CountedBy, MethodLabel},
     certificates::Certificate,
-    connections::{ConnectionEnd, ConnectionRefusal, ConnectionState, Counted},
+    connections::{ConnectionEnd, ConnectionRefusal, ConnectionState, GaugeGuard},
     health_calls::{HealthCallMetrics, HealthPort, HealthRefusal},
     key_waits::{KeyWait, KeyWaitMetrics},
     outgoing::{LocalResource, LookupQuery, LookupResult, OutgoingMetrics},

@@ -1,26 +1,21 @@
 //! Outcomes of an attempt: their certainty, and their evidence for the breaker.
 
-use std::time::SystemTime;
-
-use http::{HeaderMap, StatusCode};
-use zeroize::Zeroizing;
+use http::HeaderMap;
 
 use crate::{
     domain::call::Certainty,
     http_client::{ConnectError, media_type::is_json},
     observe::telemetry::metrics::LocalResource,
     platform::{
-        breaker::Evidence,
-        connections::ConnectFailure,
-        endpoint::Endpoint,
-        error::{ErrorAnswer, Malformation},
+        breaker::Evidence, connections::ConnectFailure, endpoint::Endpoint, error::ErrorResponse,
+        response::PlatformResponse,
     },
 };
 
 /// Outcome of an attempt. Not `Debug`, because headers may contain cookies.
 pub(in super::super) enum AttemptOutcome {
     /// The platform cannot have acted on the request.
-    NotSent(NotSent),
+    NotSent(UnsentReason),
     /// The platform may have acted on the request, and there is no usable response.
     Interrupted {
         /// For the operator.
@@ -31,14 +26,14 @@ pub(in super::super) enum AttemptOutcome {
         missing: Option<LocalResource>,
     },
     /// A response other than 2xx.
-    Failed(ErrorAnswer, HeaderMap),
+    Failed(ErrorResponse, HeaderMap),
     /// A 2xx response.
-    Succeeded(Answer),
+    Succeeded(PlatformResponse),
 }
 
 /// Why a request was not sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in super::super) enum NotSent {
+pub(in super::super) enum UnsentReason {
     /// There was no connection, or the platform refused the stream.
     Unreachable(String),
     /// The platform's certificate is not valid.
@@ -52,18 +47,6 @@ pub(in super::super) enum NotSent {
     /// The deadline was too close, or the caller was gone.
     Withdrawn,
 }
-
-/// A response. Not `Debug`, because headers may contain cookies.
-pub(in super::super) struct Answer {
-    pub(in super::super) status: StatusCode,
-    pub(in super::super) headers: HeaderMap,
-    pub(in super::super) body: Result<ResponseBody, Malformation>,
-    /// When the request was sent.
-    pub(in super::super) sent_at: SystemTime,
-}
-
-/// A complete response body, which may contain a token or personal data.
-pub(in super::super) struct ResponseBody(pub(in super::super) Zeroizing<Vec<u8>>);
 
 impl AttemptOutcome {
     /// Returns how certain the effect of the attempt is. `refused` requires a response that proves
@@ -103,14 +86,14 @@ impl AttemptOutcome {
     pub(in super::super) fn cause(&self) -> String {
         match self {
             Self::NotSent(
-                NotSent::Unreachable(cause)
-                | NotSent::CertificateInvalid(cause)
-                | NotSent::NameLookup(cause)
-                | NotSent::Exhausted(cause),
+                UnsentReason::Unreachable(cause)
+                | UnsentReason::CertificateInvalid(cause)
+                | UnsentReason::NameLookup(cause)
+                | UnsentReason::Exhausted(cause),
             )
             | Self::Interrupted { cause, .. } => cause.clone(),
-            Self::NotSent(NotSent::Queued) => "all streams are in use".to_owned(),
-            Self::NotSent(NotSent::Withdrawn) => "withdrawn before it was sent".to_owned(),
+            Self::NotSent(UnsentReason::Queued) => "all streams are in use".to_owned(),
+            Self::NotSent(UnsentReason::Withdrawn) => "withdrawn before it was sent".to_owned(),
             Self::Failed(..) | Self::Succeeded(_) => String::new(),
         }
     }
@@ -118,12 +101,12 @@ impl AttemptOutcome {
     /// Returns the label of an attempt without a usable response.
     pub(in super::super) const fn error_type(&self) -> Option<&'static str> {
         match self {
-            Self::NotSent(NotSent::Unreachable(_)) => Some("unreachable"),
-            Self::NotSent(NotSent::CertificateInvalid(_)) => Some("certificate_invalid"),
-            Self::NotSent(NotSent::NameLookup(_)) => Some("name_lookup"),
-            Self::NotSent(NotSent::Exhausted(_)) => Some("exhausted"),
-            Self::NotSent(NotSent::Queued) => Some("queued"),
-            Self::NotSent(NotSent::Withdrawn) => Some("withdrawn"),
+            Self::NotSent(UnsentReason::Unreachable(_)) => Some("unreachable"),
+            Self::NotSent(UnsentReason::CertificateInvalid(_)) => Some("certificate_invalid"),
+            Self::NotSent(UnsentReason::NameLookup(_)) => Some("name_lookup"),
+            Self::NotSent(UnsentReason::Exhausted(_)) => Some("exhausted"),
+            Self::NotSent(UnsentReason::Queued) => Some("queued"),
+            Self::NotSent(UnsentReason::Withdrawn) => Some("withdrawn"),
             Self::Interrupted { .. } => Some("interrupted"),
             Self::Failed(..) | Self::Succeeded(_) => None,
         }
@@ -133,12 +116,15 @@ impl AttemptOutcome {
     /// the breaker. Local limits and missing resources do not count.
     pub(in super::super) const fn evidence(&self) -> Evidence {
         match self {
-            Self::NotSent(NotSent::Unreachable(_) | NotSent::CertificateInvalid(_))
+            Self::NotSent(UnsentReason::Unreachable(_) | UnsentReason::CertificateInvalid(_))
             | Self::Interrupted { missing: None, .. } => Evidence::Down,
             // A request that waited for one of our streams, was withdrawn, or got no address or
             // socket must neither open nor close the breaker.
             Self::NotSent(
-                NotSent::NameLookup(_) | NotSent::Exhausted(_) | NotSent::Queued | NotSent::Withdrawn,
+                UnsentReason::NameLookup(_)
+                | UnsentReason::Exhausted(_)
+                | UnsentReason::Queued
+                | UnsentReason::Withdrawn,
             )
             | Self::Interrupted { missing: Some(_), .. } => Evidence::Nothing,
             Self::Failed(answer, _) if answer.status >= 500 => Evidence::Down,
@@ -147,9 +133,9 @@ impl AttemptOutcome {
     }
 }
 
-impl From<ConnectFailure> for NotSent {
+impl From<ConnectFailure> for UnsentReason {
     fn from(failure: ConnectFailure) -> Self {
-        match failure.fault {
+        match failure.error {
             ConnectError::Unreachable => Self::Unreachable(failure.cause),
             ConnectError::CertificateInvalid => Self::CertificateInvalid(failure.cause),
             ConnectError::NameLookup => Self::NameLookup(failure.cause),
@@ -166,10 +152,10 @@ mod tests {
     #[test]
     fn local_limits_and_missing_resources_are_no_evidence() {
         let causes = [
-            NotSent::Queued,
-            NotSent::Withdrawn,
-            NotSent::NameLookup(String::new()),
-            NotSent::Exhausted(String::new()),
+            UnsentReason::Queued,
+            UnsentReason::Withdrawn,
+            UnsentReason::NameLookup(String::new()),
+            UnsentReason::Exhausted(String::new()),
         ];
         for cause in causes {
             assert_eq!(AttemptOutcome::NotSent(cause.clone()).evidence(), Evidence::Nothing, "{cause:?}");
@@ -185,7 +171,7 @@ mod tests {
     #[test]
     fn only_server_errors_count_as_failures_of_the_endpoint() {
         for (status, evidence) in [(400, Evidence::Up), (429, Evidence::Up), (500, Evidence::Down)] {
-            let answer = ErrorAnswer { status, body: None, retry_after: None };
+            let answer = ErrorResponse { status, body: None, retry_after: None };
             assert_eq!(AttemptOutcome::Failed(answer, HeaderMap::new()).evidence(), evidence, "{status}");
         }
     }

@@ -10,7 +10,7 @@ use std::{
 
 use tokio::sync::{Semaphore, watch};
 
-use super::lease::ConnectFailure;
+use super::failure::ConnectFailure;
 use crate::{
     base::clock::{self, Instant},
     http_client::{

@@ -9,26 +9,14 @@ use tokio::{
 
 #[cfg(test)]
 use super::client::KnownServer;
-use super::client::{Client, Connection, SETTLING_TIME};
+use super::{
+    client::{Client, Connection, SETTLING_TIME},
+    failure::ConnectFailure,
+};
 use crate::{
     base::clock::{self, Instant},
-    http_client::{ConnectError, HttpProtocol, cause::root_cause},
+    http_client::HttpProtocol,
 };
-
-/// Connection error, as reported by the network stack.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(in super::super) struct ConnectFailure {
-    pub(in super::super) fault: ConnectError,
-    /// Root cause, for the log.
-    pub(in super::super) cause: String,
-}
-
-impl ConnectFailure {
-    /// Creates the failure of a request that was not sent because of this error.
-    pub(in super::super) fn from_error(error: &(dyn std::error::Error + 'static)) -> Self {
-        Self { fault: ConnectError::from_error(error), cause: root_cause(error) }
-    }
-}
 
 /// Assignment of a request to a client, until its response is complete.
 pub(in super::super) struct Lease {

@@ -113,7 +113,7 @@ impl<'h> ReceivedCookie<'h> {
 
 /// Splits at the first `=` and trims both parts; `None` without `=`.
 ///
-/// A header value contains no blanks but SP and HTAB.
+/// A header value contains no whitespace but SP and HTAB.
 fn split_pair(text: &[u8]) -> Option<(&[u8], &[u8])> {
     let equals = text.iter().position(|byte| *byte == b'=')?;
     let (name, value) = (&text[..equals], &text[equals + 1..]);

@@ -74,7 +74,7 @@ fn a_bare_cookie_has_no_attributes() {
 }
 
 #[test]
-fn attribute_names_ignore_case_and_surrounding_blanks() {
+fn attribute_names_ignore_case_and_surrounding_whitespace() {
     let cookie =
         only("\tsid = abc ;; PATH = /x ;\tsecure=false; httpONLY ;sAmESiTe=Odd;Partitioned;Priority=High; ");
     assert_eq!((cookie.name.as_str(), cookie.value.expose()), ("sid", "abc"));

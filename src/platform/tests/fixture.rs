@@ -165,7 +165,7 @@ pub(super) async fn log_in(client: &ApiClient, token: &str, call: &Call) -> Resu
     }
 }
 
-/// Pads a JSON text with trailing blanks to this length.
+/// Pads a JSON text with trailing spaces to this length.
 pub(super) fn padded(json: &str, length: usize) -> String {
     json.to_owned() + &" ".repeat(length - json.len())
 }

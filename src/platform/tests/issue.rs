@@ -34,8 +34,8 @@ fn platform_error(status: u16, code: &str, message: &str) -> Answer {
     )
 }
 
-fn answer(error: &Failed) -> &crate::platform::error::ErrorAnswer {
-    let PlatformError::Answer(answer) = &error.kind else { panic!("{error:?}") };
+fn answer(error: &Failed) -> &crate::platform::error::ErrorResponse {
+    let PlatformError::Response(answer) = &error.kind else { panic!("{error:?}") };
     answer
 }
 
@@ -202,7 +202,7 @@ async fn truncated_refusal_does_not_count_as_a_refusal() {
     assert_eq!((asked, error.certainty), (3, Certainty::Unknown));
 }
 
-/// The body is the platform's error object followed by blanks, so that only its size matters.
+/// The body is the platform's error object followed by spaces, so that only its size matters.
 #[tokio::test]
 async fn error_object_is_read_up_to_64_kib() {
     const LIMIT: usize = 64 * 1024;
@@ -333,7 +333,7 @@ async fn short_value_of_the_caller_does_not_hide_a_secret() {
         upstream.next(OTT, platform_error(400, "1002", message));
         let permit = issue_permit(subject(login));
         let kind = client.issue_ott(&permit, &call(), &CallSpan::default()).await.unwrap_err();
-        let PlatformError::Answer(answer) = &kind else { panic!("{kind:?}") };
+        let PlatformError::Response(answer) = &kind else { panic!("{kind:?}") };
         assert_eq!(answer.body.as_ref().unwrap().message.as_deref(), expected, "{login}");
     }
 }
@@ -530,7 +530,7 @@ async fn attempt_in_progress_outlives_the_deadline_and_is_not_repeated() {
         held.add_permits(1);
     });
     let error = result.unwrap_err();
-    assert!(matches!(&error, PlatformError::Answer(answer) if answer.status == 503), "{error:?}");
+    assert!(matches!(&error, PlatformError::Response(answer) if answer.status == 503), "{error:?}");
     assert_eq!((upstream.count(OTT), call.attempts()), (1, 1));
 }
 

@@ -121,7 +121,7 @@ async fn login_with_a_server_error_is_never_repeated_and_its_outcome_is_unknown(
         Behaviour::Huge { status: 500, bytes: 100_000, announced: false },
     ] {
         let (error, _) = under(behaviour.clone()).await;
-        assert!(matches!(&error.kind, PlatformError::Answer(answer) if answer.status >= 500), "{error:?}");
+        assert!(matches!(&error.kind, PlatformError::Response(answer) if answer.status >= 500), "{error:?}");
         assert_eq!(error.certainty, Certainty::Unknown, "{behaviour:?}");
     }
 }
@@ -136,7 +136,10 @@ async fn internal_error_of_the_platform_leaves_the_outcome_unknown_unless_the_to
     ] {
         let json = format!(r#"{{"error":{{"code":{code},"message":"it failed"}}}}"#);
         let (error, _) = under(Answer::json(status, json)).await;
-        assert!(matches!(&error.kind, PlatformError::Answer(answer) if answer.status == status), "{error:?}");
+        assert!(
+            matches!(&error.kind, PlatformError::Response(answer) if answer.status == status),
+            "{error:?}"
+        );
         assert_eq!(error.certainty, certainty, "{status} with the code {code}");
     }
 }
@@ -165,7 +168,7 @@ async fn refusal_without_the_platforms_error_object_leaves_the_outcome_unknown()
     for status in [400, 401, 403, 404, 405, 409, 410, 413, 415, 429, 431, 451] {
         for answer in [Answer::html(status), Answer::empty(status), Answer::json(status, "{}")] {
             let (error, _) = under(answer).await;
-            assert!(matches!(&error.kind, PlatformError::Answer(answer) if answer.status == status));
+            assert!(matches!(&error.kind, PlatformError::Response(answer) if answer.status == status));
             assert_eq!(error.certainty, Certainty::Unknown, "{status}");
         }
     }
@@ -204,7 +207,7 @@ async fn refused_login_is_never_repeated() {
         for behaviour in [Answer::json(status, json), Answer::html(status), Answer::empty(status)] {
             let is_json = format!("{behaviour:?}").contains("application/json");
             let (error, _) = under(behaviour.header("retry-after", "1")).await;
-            let PlatformError::Answer(answer) = &error.kind else { panic!("{error:?}") };
+            let PlatformError::Response(answer) = &error.kind else { panic!("{error:?}") };
             let certainty = if is_json { Certainty::Refused } else { Certainty::Unknown };
             assert_eq!((answer.status, error.certainty), (status, certainty));
             assert_eq!(answer.retry_after, Some(Duration::from_secs(1)));

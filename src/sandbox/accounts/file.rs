@@ -50,10 +50,10 @@ pub enum AccountsError {
 /// Problem with a field.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Problem {
-    /// It is required.
+    /// A required field is absent.
     #[error("is missing")]
     Missing,
-    /// It has the wrong type.
+    /// The value has another type than this one.
     #[error("must be {0}")]
     Type(&'static str),
     /// It is not one of the fields that exist.

@@ -112,7 +112,7 @@ impl fmt::Debug for Reload {
 fn read_once<T: Send + 'static>(name: &str, parser: Parser<T, TlsError>) -> Result<T, TlsError> {
     load(name, parser).map_err(|error| match error {
         PollError::Refused(error) => error,
-        PollError::Unanswered(error) => TlsError::Unreadable { file: name.into(), error: error.into() },
+        PollError::NoResult(error) => TlsError::Unreadable { file: name.into(), error: error.into() },
         PollError::KeepsChanging => {
             TlsError::Unreadable { file: name.into(), error: io::Error::other(error.to_string()).into() }
         }
@@ -174,7 +174,7 @@ impl FollowedFile for PairFiles {
         &self.reloads
     }
 
-    fn take_over(&mut self, new: &Pair, old: Option<&Pair>) -> Result<(), TlsError> {
+    fn apply(&mut self, new: &Pair, old: Option<&Pair>) -> Result<(), TlsError> {
         let now = self.clock.now();
         let (file, chain) = (&self.settings.certificate_file, new.identity.chain());
         if let Some(warning) = chain.not_valid_now(now)
@@ -254,7 +254,7 @@ impl FollowedFile for ClientCaFile {
         &self.reloads
     }
 
-    fn take_over(&mut self, new: &Authorities, _: Option<&Authorities>) -> Result<(), TlsError> {
+    fn apply(&mut self, new: &Authorities, _: Option<&Authorities>) -> Result<(), TlsError> {
         let now = self.clock.now();
         // Replaced even if none of the new ones is valid now, because removed authorities must not
         // be trusted any more.
@@ -289,7 +289,7 @@ fn follow(current: &mut Expiry, new: Expiry, now: SystemTime, metrics: &Metrics)
 fn refused(files: &str, error: &PollError<TlsError>) {
     let cause = match error {
         PollError::Refused(error) => std::error::Error::source(error),
-        PollError::Unanswered(_) | PollError::KeepsChanging => None,
+        PollError::NoResult(_) | PollError::KeepsChanging => None,
     };
     tracing::error!(
         file.path = files,

@@ -74,8 +74,8 @@ Messages are for people and may change; programs decide by the reason. Each mess
 - Invalid fields and their rules replace the first sentence:
   `target_uri: must be on the data center or on one of the API client's target_origins. Correct the request.`
 - `{call}` is `this IssueOtt call`; `{caller}` is `the caller \"NAME\"`, with the authenticated name of the caller (at most 256
-  bytes); `{quota}` is a rate and a burst, such as `30/min, burst 10`; `{user field}` is the field with the user. Messages
-  contain no other data of a request.
+  bytes); `{quota}` is a rate and a burst, such as `30/min, burst 10`; `{user field}` is the field that names the
+  user, such as \"the field `login`\". Messages contain no other data of a request.
 - If the token of a login is or may be spent, the message reports that and asks for a new token instead of a retry. The
   same applies if the token expires before the retry.
 - If the platform's response has a code [listed below](#the-platforms-codes), the message ends with it and its meaning.

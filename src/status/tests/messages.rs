@@ -11,7 +11,7 @@ use crate::{
         ott::{Subject, SubjectKind},
     },
     observe::telemetry::metrics::Metrics,
-    platform::error::{ErrorAnswer, ErrorBody, PlatformError, PlatformErrorCode},
+    platform::error::{ErrorBody, ErrorResponse, PlatformError, PlatformErrorCode},
     status::{Advice, Case, Failure, FailureCode, Placeholder, Reason},
 };
 
@@ -235,14 +235,14 @@ fn unknown_user_is_identified_by_its_field() {
         let call = call(Method::IssueOtt);
         call.set_subject(Subject::new(kind, "canary".to_owned()).expect("valid"));
         let answer = Answer::of(Failure::new(Reason::UserNotFound), &call);
-        assert_eq!(answer.message, format!("The platform has no such user. Check {field} in the request."));
+        assert_eq!(answer.message, format!("The platform has no such user. Check the field `{field}`."));
     }
 }
 
 fn message_of_code(method: Method, status: u16, number: i64) -> String {
     let code = Some(PlatformErrorCode::from_number(number));
     let body = Some(ErrorBody { code, ..ErrorBody::default() });
-    let error = PlatformError::Answer(ErrorAnswer { status, body, retry_after: None });
+    let error = PlatformError::Response(ErrorResponse { status, body, retry_after: None });
     let failure = Failure::from_platform(method, &error);
     Answer::of(failure, &call_with(method, Certainty::Refused)).message
 }

@@ -10,7 +10,7 @@ use crate::{
     credential::{CredentialError, CredentialErrorKind},
     domain::call::{Certainty, Method},
     platform::error::{
-        CookieProblem, ErrorAnswer, ErrorBody, Malformation, PlatformError, PlatformErrorCode,
+        CookieProblem, ErrorBody, ErrorResponse, Malformation, PlatformError, PlatformErrorCode,
     },
     status::Failure,
 };
@@ -25,7 +25,7 @@ fn answer(method: Method, error: PlatformError, certainty: Certainty) -> Answer 
 
 /// Returns the certainty that `platform` records.
 fn certainty_of(method: Method, answer: &PlatformError) -> Certainty {
-    let PlatformError::Answer(answer) = answer else { panic!("{answer:?}") };
+    let PlatformError::Response(answer) = answer else { panic!("{answer:?}") };
     if answer.is_definite(method == LoginWithOtt) { Refused } else { Unknown }
 }
 
@@ -35,7 +35,7 @@ fn decided(method: Method, error: PlatformError) -> Answer {
 }
 
 fn http(status: u16, body: impl Into<Option<ErrorBody>>) -> PlatformError {
-    PlatformError::Answer(ErrorAnswer { status, body: body.into(), retry_after: None })
+    PlatformError::Response(ErrorResponse { status, body: body.into(), retry_after: None })
 }
 
 fn json(code: Option<i64>) -> ErrorBody {
@@ -308,7 +308,7 @@ fn limited(method: Method, retry_after: Option<u64>) -> Answer {
     let retry_after = retry_after.map(Duration::from_secs);
     answer(
         method,
-        PlatformError::Answer(ErrorAnswer { status: 429, body: Some(json(None)), retry_after }),
+        PlatformError::Response(ErrorResponse { status: 429, body: Some(json(None)), retry_after }),
         Refused,
     )
 }
@@ -343,7 +343,11 @@ fn login_gets_no_retry_delay_beyond_its_tokens_lifetime() {
 fn retry_after_of_a_failing_platform_is_passed_on_where_a_retry_is_safe() {
     let failing = |method| {
         let retry_after = Some(Duration::from_secs(3));
-        answer(method, PlatformError::Answer(ErrorAnswer { status: 503, body: None, retry_after }), Unknown)
+        answer(
+            method,
+            PlatformError::Response(ErrorResponse { status: 503, body: None, retry_after }),
+            Unknown,
+        )
     };
     assert_eq!(failing(IssueOtt).retry_delay(), Some(Duration::from_secs(3)));
     assert_eq!(failing(LoginWithOtt).retry_delay(), None);

@@ -11,7 +11,7 @@ use super::{Answer, CERTAINTIES, OPERATIONS, call};
 use crate::{
     base::clock,
     domain::call::{Call, Certainty, Deadline, Method},
-    platform::error::{ErrorAnswer, ErrorBody, PlatformError, PlatformErrorCode},
+    platform::error::{ErrorBody, ErrorResponse, PlatformError, PlatformErrorCode},
     status::{Failure, Reason},
 };
 
@@ -230,8 +230,8 @@ proptest! {
             domain: Some(domain),
             message: Some(message),
         };
-        let answer = ErrorAnswer { status, body: Some(body), retry_after: Some(Duration::MAX) };
-        let error = PlatformError::Answer(answer);
+        let answer = ErrorResponse { status, body: Some(body), retry_after: Some(Duration::MAX) };
+        let error = PlatformError::Response(answer);
         let call = call(method);
         let status = Failure::from_platform(method, &error).into_status(&call);
         prop_assert!(wire_size(&status) <= 4096);

@@ -26,7 +26,7 @@ struct Record {
     refused: AtomicUsize,
     recovered: AtomicUsize,
     reasons: Mutex<Vec<String>>,
-    /// A value that is refused when it is to be taken over.
+    /// A value that is refused when it is to be applied.
     unusable: Mutex<Option<u32>>,
     /// Reads hang while this is `Some`, until its sender is dropped.
     hangs: Mutex<Option<watch::Receiver<()>>>,
@@ -85,7 +85,7 @@ impl FollowedFile for Number {
         &*self.record
     }
 
-    fn take_over(&mut self, new: &u32, _: Option<&u32>) -> Result<(), String> {
+    fn apply(&mut self, new: &u32, _: Option<&u32>) -> Result<(), String> {
         if *self.record.unusable.lock().unwrap() == Some(*new) {
             return Err("not now".to_owned());
         }
@@ -139,7 +139,7 @@ impl Followed {
         *self.in_use.borrow()
     }
 
-    /// Numbers of versions taken over, versions refused, and recoveries.
+    /// Numbers of versions applied, versions refused, and recoveries.
     fn counts(&self) -> [usize; 3] {
         let Record { taken_over, refused, recovered, .. } = &*self.record;
         [taken_over, refused, recovered].map(|count| count.load(Ordering::SeqCst))
@@ -165,7 +165,7 @@ async fn version_is_taken_over_after_two_polls_that_see_it() {
     sleep(POLL_INTERVAL).await;
     assert_eq!((followed.in_use(), followed.counts()), (Some(23), [1, 0, 0]));
     sleep(Duration::from_mins(1)).await;
-    assert_eq!(followed.counts(), [1, 0, 0], "each version is taken over once");
+    assert_eq!(followed.counts(), [1, 0, 0], "each version is applied once");
     assert_eq!(followed.record.loaded.load(Ordering::SeqCst), 1);
 }
 
@@ -281,7 +281,7 @@ async fn value_that_cannot_be_used_yet_is_tried_at_every_poll() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn requested_reload_is_fast_and_never_takes_over_a_half_written_file() {
+async fn requested_reload_is_fast_and_never_applies_a_half_written_file() {
     let followed = Followed::start("1", Some(1));
     sleep(POLL_INTERVAL / 2).await;
     followed.put("2");
@@ -299,7 +299,7 @@ async fn requested_reload_is_fast_and_never_takes_over_a_half_written_file() {
     sleep(POLL_INTERVAL * 2).await;
     followed.trigger.fire();
     sleep(REQUESTED_INTERVAL).await;
-    assert_eq!(followed.counts(), [2, 0, 0], "an unchanged file is also taken over");
+    assert_eq!(followed.counts(), [2, 0, 0], "an unchanged file is also applied");
     followed.put("x");
     for refused in 1..4 {
         followed.trigger.fire();

@@ -56,19 +56,19 @@ fn anything_but_one_line_of_text_is_refused() {
 }
 
 #[test]
-fn blanks_and_quotes_at_either_end_cause_doubts() {
+fn whitespace_and_quotes_at_either_end_cause_doubts() {
     let doubts =
         |text: &str| ClientSecret::parse(text.as_bytes()).expect("a secret").doubts().collect::<Vec<_>>();
     for text in ["s3cret", "s3 cret", "s3\"cret", "s3cret\n"] {
         assert_eq!(doubts(text), [], "{text}");
     }
     for text in [" s3cret", "s3cret ", "s3cret\u{a0}\n", "s3cret\u{200b}"] {
-        assert_eq!(doubts(text), [Doubt::Blank], "{text}");
+        assert_eq!(doubts(text), [Doubt::OuterSpace], "{text}");
     }
     for text in ["\"s3cret\"", "s3cret'", "\u{201c}s3cret\u{201d}", "`s3cret`"] {
         assert_eq!(doubts(text), [Doubt::Quote], "{text}");
     }
-    assert_eq!(doubts("'s3cret "), [Doubt::Blank, Doubt::Quote]);
+    assert_eq!(doubts("'s3cret "), [Doubt::OuterSpace, Doubt::Quote]);
 }
 
 #[test]

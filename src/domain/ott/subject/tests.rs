@@ -118,10 +118,10 @@ fn ambiguous_names_are_refused() {
     for kind in KINDS {
         for (text, fault) in [
             ("", Invalid::Empty),
-            (" a", Invalid::OuterBlank),
-            ("a ", Invalid::OuterBlank),
-            ("a\u{a0}", Invalid::UnusualBlank),
-            ("a\u{3000}b", Invalid::UnusualBlank),
+            (" a", Invalid::OuterSpace),
+            ("a ", Invalid::OuterSpace),
+            ("a\u{a0}", Invalid::OtherWhitespace),
+            ("a\u{3000}b", Invalid::OtherWhitespace),
             ("a\tb", Invalid::ControlCharacter),
             ("a\u{7f}", Invalid::ControlCharacter),
             ("a\u{85}b", Invalid::ControlCharacter),
@@ -142,9 +142,9 @@ fn ambiguous_names_are_refused() {
         assert_eq!(refused(kind, &"a".repeat(255)), Invalid::TooLong);
         assert_eq!(subject(kind, &"a".repeat(254)).as_sent().len(), 254);
     }
-    // Folding makes the name longer, or inserts a leading blank.
+    // Folding makes the name longer, or inserts a leading space.
     assert_eq!(refused(Login, &"\u{fdfa}".repeat(50)), Invalid::TooLong);
-    assert_eq!(refused(Login, "\u{a8}a"), Invalid::OuterBlank);
+    assert_eq!(refused(Login, "\u{a8}a"), Invalid::OuterSpace);
     for text in ["a@x.", "A@x.", "a@x\u{3002}", "a@x\u{ff0e}", "\u{e4}@x."] {
         assert_eq!(refused(Login, text), Invalid::TrailingDot, "{text:?}");
     }
@@ -181,7 +181,7 @@ fn user_lists_compare_canonical_forms() {
 #[test]
 fn pattern_that_matches_no_valid_name_is_refused() {
     let fault = |kind, text| SubjectPattern::new(kind, text).expect_err(text);
-    assert_eq!(fault(Login, " *@x"), InvalidSubject::OuterBlank);
+    assert_eq!(fault(Login, " *@x"), InvalidSubject::OuterSpace);
     assert_eq!(fault(ExternalId, "a\u{200b}*"), InvalidSubject::InvisibleCharacter);
     assert_eq!(fault(Login, "*@x."), InvalidSubject::TrailingDot);
     assert_eq!(
@@ -220,9 +220,9 @@ proptest! {
         }
     }
 
-    /// Any text with an invisible character or an outer blank is refused.
+    /// Any text with an invisible character or a space at either end is refused.
     #[test]
-    fn invisible_characters_and_outer_blanks_are_refused(
+    fn invisible_characters_and_outer_spaces_are_refused(
         kind in prop::sample::select(KINDS.to_vec()), text in "\\PC{0,6}", at in any::<prop::sample::Index>(),
         inserted in any::<char>().prop_filter("an invisible character", |&c| {
             is_unprintable(c) || c.is_control() || (c.is_whitespace() && c != ' ')

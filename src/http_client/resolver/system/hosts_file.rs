@@ -18,7 +18,7 @@ pub(super) fn lists(path: &Path, name: &str) -> bool {
     }
 }
 
-/// An entry is an address and one name or more, separated by blanks (hosts(5)).
+/// An entry is an address and one name or more, separated by spaces or tabs (hosts(5)).
 fn has_entry(mut file: impl BufRead, name: &str) -> io::Result<bool> {
     let mut line = Vec::new();
     while file.read_until(b'\n', &mut line)? > 0 {
@@ -64,10 +64,10 @@ mod tests {
         #[test]
         fn arbitrary_files_are_read_to_their_end(
             before in prop::collection::vec(any::<u8>(), 0..200),
-            blank in "[ \t]{1,3}",
+            space in "[ \t]{1,3}",
         ) {
             let mut file = before;
-            file.extend_from_slice(format!("\n10.0.0.1{blank}eu2.example\n").as_bytes());
+            file.extend_from_slice(format!("\n10.0.0.1{space}eu2.example\n").as_bytes());
             prop_assert!(found(&file, "EU2.example"));
         }
     }

@@ -37,7 +37,7 @@ const PEER: &str = "peer.address";
 pub(super) struct Limiter(Arc<Mutex<Counts>>);
 
 /// Layer whose lines are limited.
-pub(super) struct Limited<L> {
+pub(super) struct LimitedLayer<L> {
     lines: L,
     limiter: Limiter,
 }
@@ -183,7 +183,7 @@ impl Visit for Address {
     }
 }
 
-impl<L> Limited<L> {
+impl<L> LimitedLayer<L> {
     pub(super) const fn new(lines: L, limiter: Limiter) -> Self {
         Self { lines, limiter }
     }
@@ -203,7 +203,7 @@ impl<L> Limited<L> {
 // Not a `Filter`: if the only filter rejects an event because of its content, the following event
 // is lost too (tracing-subscriber 0.3.23). Spans are not forwarded, because lines do not contain
 // them.
-impl<S: Subscriber, L: Layer<S>> Layer<S> for Limited<L> {
+impl<S: Subscriber, L: Layer<S>> Layer<S> for LimitedLayer<L> {
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
         if self.admits(event) {
             self.lines.on_event(event, context);

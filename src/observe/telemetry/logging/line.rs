@@ -264,11 +264,11 @@ impl Visit for TextFields<'_> {
     }
 }
 
-/// Properties that decide whether a value is quoted. Unquoted, a value with blanks or an equals
+/// Properties that decide whether a value is quoted. Unquoted, a value with whitespace or an equals
 /// sign could look like several fields, and its content is often chosen by others.
 #[derive(Default)]
 struct Shape {
-    has_blank: bool,
+    has_whitespace: bool,
     /// An equals sign or a quote.
     has_mark: bool,
     quotes: Quotes,
@@ -298,7 +298,7 @@ impl Shape {
         match self.quotes {
             Quotes::Empty => true,
             Quotes::Closed => false,
-            Quotes::Open | Quotes::Escape | Quotes::None => self.has_blank || self.has_mark,
+            Quotes::Open | Quotes::Escape | Quotes::None => self.has_whitespace || self.has_mark,
         }
     }
 }
@@ -306,7 +306,7 @@ impl Shape {
 impl Write for Shape {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for character in text.chars() {
-            self.has_blank |= character.is_whitespace();
+            self.has_whitespace |= character.is_whitespace();
             self.has_mark |= matches!(character, '=' | '"');
             self.quotes = match (self.quotes, character) {
                 (Quotes::Open, '\\') => Quotes::Escape,

@@ -118,7 +118,7 @@ impl CallerCounters {
         without_deadline: &IntCounterVec,
         caller: &str,
     ) -> Self {
-        let calls = ByCode::of_caller(calls.clone(), caller);
+        let calls = ByCode::for_caller(calls.clone(), caller);
         // Other codes are added on their first use, because there may be many callers.
         for method in [MethodLabel::IssueOtt, MethodLabel::LoginWithOtt] {
             calls.counter(method, Code::Ok);

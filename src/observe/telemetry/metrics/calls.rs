@@ -116,7 +116,7 @@ pub(super) struct CallFamilies {
 impl CallFamilies {
     pub(super) fn register(families: &Families<'_>) -> Self {
         let [kind, service, method] = METHOD_LABELS;
-        let handled = ByCode::of_server(families.counters(
+        let handled = ByCode::for_server(families.counters(
             "grpc_server_handled_total",
             "Calls that ended, with any outcome.",
             &[kind, service, method, "grpc_code"],

@@ -64,16 +64,16 @@ labels! {
 
 /// Guard that increments a gauge until it is dropped.
 #[derive(Debug)]
-pub struct Counted(Gauge);
+pub struct GaugeGuard(Gauge);
 
-impl Counted {
+impl GaugeGuard {
     pub(super) fn new(gauge: &Gauge) -> Self {
         gauge.inc();
         Self(gauge.clone())
     }
 }
 
-impl Drop for Counted {
+impl Drop for GaugeGuard {
     fn drop(&mut self) {
         self.0.dec();
     }
@@ -107,8 +107,8 @@ impl ConnectionFamilies {
 impl Metrics {
     /// Counts a connection in a state until the returned value is dropped.
     #[must_use = "the connection counts until this is dropped"]
-    pub fn connection(&self, state: ConnectionState) -> Counted {
-        Counted::new(self.0.connections.in_state.get(state))
+    pub fn connection(&self, state: ConnectionState) -> GaugeGuard {
+        GaugeGuard::new(self.0.connections.in_state.get(state))
     }
 
     /// Counts a connection that was closed immediately after it was accepted.

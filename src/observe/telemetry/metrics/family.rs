@@ -178,12 +178,12 @@ pub(super) struct ByCode {
 
 impl ByCode {
     /// Creates the counters of `grpc_server_handled_total`, by type, service, method and code.
-    pub(super) fn of_server(family: IntCounterVec) -> Self {
+    pub(super) fn for_server(family: IntCounterVec) -> Self {
         Self { family, first_label: None, cells: no_cells() }
     }
 
     /// Creates the counters of one caller, by caller, method and code.
-    pub(super) fn of_caller(family: IntCounterVec, caller: &str) -> Self {
+    pub(super) fn for_caller(family: IntCounterVec, caller: &str) -> Self {
         Self { family, first_label: Some(caller.to_owned()), cells: no_cells() }
     }
 

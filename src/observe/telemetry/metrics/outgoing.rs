@@ -58,7 +58,7 @@ labels! {
         Ports = "ports",
         /// Memory or tables of the kernel.
         Memory = "memory",
-        /// Threads.
+        /// Threads, or the memory of their stacks.
         Threads = "threads",
         /// Permission: a local firewall rule or security policy forbids the connection.
         Permission = "permission",
@@ -97,7 +97,7 @@ impl OutgoingMetrics {
             confirmed: Arc::default(),
             exhausted: families.counter_per(
                 "ott_gateway_local_exhaustion_total",
-                "Outgoing connections and name lookups that failed because this machine lacked a resource.",
+                "Outgoing connections, name lookups and platform requests that failed because this machine or process lacked a resource.",
                 "resource",
             ),
         }

@@ -67,7 +67,7 @@ impl ProcessFamilies {
             ),
             limits: families.int_gauges(
                 "ott_gateway_limit",
-                "Effective limits, which depend on the limit of open files.",
+                "Effective limits, which depend on the limit of open files and on memory.",
                 &["limit"],
             ),
             limits_lowered: families.gauge(

@@ -5,7 +5,7 @@
 use prometheus::{Gauge, IntCounter};
 
 use super::{
-    Counted,
+    GaugeGuard,
     family::{Families, Per},
 };
 use crate::observe::telemetry::label::labels;
@@ -42,8 +42,8 @@ impl WatchMetrics {
 
     /// Counts a stream as open until the returned value is dropped.
     #[must_use = "the stream counts until this is dropped"]
-    pub fn opened(&self) -> Counted {
-        Counted::new(&self.open)
+    pub fn opened(&self) -> GaugeGuard {
+        GaugeGuard::new(&self.open)
     }
 
     /// Counts a stream that was refused.

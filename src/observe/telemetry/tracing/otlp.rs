@@ -44,9 +44,9 @@ use crate::{
 
 /// Creates spans. Cheap to clone.
 #[derive(Clone, Default)]
-pub struct Tracer(Option<Arc<Started>>);
+pub struct Tracer(Option<Arc<ActiveTracer>>);
 
-struct Started {
+struct ActiveTracer {
     tracer: SdkTracer,
     /// Ends the queue when the last handle is dropped.
     _provider: SdkTracerProvider,
@@ -65,7 +65,7 @@ struct Started {
 pub struct CallSpan(Option<Arc<Call>>);
 
 struct Call {
-    started: Arc<Started>,
+    active: Arc<ActiveTracer>,
     method: MethodLabel,
     request_id: RequestId,
     arrived: SystemTime,
@@ -77,7 +77,7 @@ struct Call {
 
 /// Span of one attempt at the platform. Ends when it is dropped.
 #[derive(Default)]
-pub struct AttemptSpan(Option<(Arc<Started>, Context)>);
+pub struct AttemptSpan(Option<(Arc<ActiveTracer>, Context)>);
 
 impl Tracer {
     /// Creates a tracer without traces.
@@ -113,7 +113,7 @@ impl Tracer {
             .with_resource(resource)
             .build();
         let tracer = provider.tracer("ott-gateway");
-        Ok(Self(Some(Arc::new(Started {
+        Ok(Self(Some(Arc::new(ActiveTracer {
             tracer,
             _provider: provider,
             export,
@@ -128,10 +128,10 @@ impl Tracer {
     /// Begins the span of a call that has just arrived with these headers.
     #[must_use]
     pub fn call(&self, method: MethodLabel, request_id: RequestId, headers: &HeaderMap) -> CallSpan {
-        let Some(started) = &self.0 else { return CallSpan::default() };
-        let parent = started.propagate.then(|| context::parent(headers)).flatten();
+        let Some(active) = &self.0 else { return CallSpan::default() };
+        let parent = active.propagate.then(|| context::parent(headers)).flatten();
         CallSpan(Some(Arc::new(Call {
-            started: Arc::clone(started),
+            active: Arc::clone(active),
             method,
             request_id,
             arrived: WallClock::system().now(),
@@ -142,16 +142,16 @@ impl Tracer {
 
     /// Sends the remaining spans and stops, within `limit`.
     pub async fn stop(&self, limit: Duration) {
-        let Some(started) = self.0.clone() else { return };
-        if !started.export.stop(limit).await {
-            let spans = started.queued.get();
-            started.metrics.lost(SpanLoss::ExportFailed, spans);
+        let Some(active) = self.0.clone() else { return };
+        if !active.export.stop(limit).await {
+            let spans = active.queued.get();
+            active.metrics.lost(SpanLoss::ExportFailed, spans);
             ::tracing::warn!(spans, "trace export timed out, dropped spans");
         }
     }
 }
 
-impl Started {
+impl ActiveTracer {
     /// Returns an attribute whose value may come from others, truncated to the maximum length.
     fn text(&self, name: &'static str, value: &str) -> KeyValue {
         KeyValue::new(name, self.cut(value))
@@ -181,9 +181,9 @@ impl Call {
                 (Some(parent), None) => Context::new().with_remote_span_context(parent.clone()),
                 (None, _) => Context::new(),
             };
-            let parent = self.started.sampling.decide(&parent, identified.is_some());
+            let parent = self.active.sampling.decide(&parent, identified.is_some());
             let span = self
-                .started
+                .active
                 .tracer
                 .span_builder(name)
                 .with_kind(SpanKind::Server)
@@ -193,7 +193,7 @@ impl Call {
                     KeyValue::new("rpc.method", rpc_method),
                     KeyValue::new("ott_gateway.request_id", self.request_id.to_string()),
                 ])
-                .start_with_context(&self.started.tracer, &parent);
+                .start_with_context(&self.active.tracer, &parent);
             parent.with_span(span)
         })
     }
@@ -229,7 +229,7 @@ impl CallSpan {
     #[must_use]
     pub fn attempt(&self, attempt: &Attempt<'_>) -> AttemptSpan {
         let Some(call) = &self.0 else { return AttemptSpan::default() };
-        let (started, context) = (&call.started, call.context(None));
+        let (active, context) = (&call.active, call.context(None));
         let url = attempt.url;
         let mut attributes = vec![
             KeyValue::new("http.request.method", attempt.http_method),
@@ -242,13 +242,13 @@ impl CallSpan {
         if attempt.resends > 0 {
             attributes.push(KeyValue::new("http.request.resend_count", i64::from(attempt.resends)));
         }
-        let span = started
+        let span = active
             .tracer
             .span_builder(format!("{} {}", attempt.http_method, url.path()))
             .with_kind(SpanKind::Client)
             .with_attributes(attributes)
-            .start_with_context(&started.tracer, context);
-        AttemptSpan(Some((Arc::clone(started), context.with_span(span))))
+            .start_with_context(&active.tracer, context);
+        AttemptSpan(Some((Arc::clone(active), context.with_span(span))))
     }
 
     /// Ends the span.
@@ -265,7 +265,7 @@ impl CallSpan {
             span.set_attribute(KeyValue::new("ott_gateway.reason", reason));
         }
         if let Some(cause) = end.cause {
-            span.set_attribute(call.started.text("ott_gateway.cause", cause));
+            span.set_attribute(call.active.text("ott_gateway.cause", cause));
         }
         if is_server_error(end.code) {
             span.set_attribute(KeyValue::new("error.type", code));
@@ -278,8 +278,8 @@ impl CallSpan {
 impl AttemptSpan {
     /// Propagates the trace in the headers of the request.
     pub fn inject(&self, headers: &mut HeaderMap) {
-        if let Some((started, context)) = &self.0
-            && started.propagate
+        if let Some((active, context)) = &self.0
+            && active.propagate
         {
             context::inject(context.span().span_context(), headers);
         }
@@ -299,10 +299,10 @@ impl AttemptSpan {
 
     /// Ends the span of an attempt without a usable response.
     pub fn failed(self, error_type: &'static str, cause: &str) {
-        let Some((started, context)) = &self.0 else { return };
+        let Some((active, context)) = &self.0 else { return };
         let span = context.span();
         span.set_attribute(KeyValue::new("error.type", error_type));
-        span.set_status(Status::error(started.cut(cause)));
+        span.set_status(Status::error(active.cut(cause)));
         span.end();
     }
 }

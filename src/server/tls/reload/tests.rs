@@ -53,7 +53,7 @@ impl Followed {
     }
 
     /// Waits for the polls that a change needs, and returns whether the configuration was replaced.
-    async fn takes_over(&self) -> bool {
+    async fn picks_up_change(&self) -> bool {
         let before = self.in_use();
         sleep(self.interval * 3).await;
         !Arc::ptr_eq(&before, &self.in_use())
@@ -68,7 +68,7 @@ impl Followed {
         text.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
     }
 
-    /// For certificate and client CAs: number of versions taken over, number refused, and whether
+    /// For certificate and client CAs: number of versions applied, number refused, and whether
     /// the newest is refused.
     fn counts(&self) -> [[i64; 3]; 2] {
         ["certificate", "client_ca"].map(|what| {
@@ -104,7 +104,7 @@ async fn new_pair_is_in_use_after_two_polls_that_see_the_same_files() {
     assert!(Arc::ptr_eq(&first, &followed.in_use()), "the files may still be changing");
     sleep(followed.interval).await;
     assert!(!Arc::ptr_eq(&first, &followed.in_use()));
-    assert!(!followed.takes_over().await, "one version is loaded once");
+    assert!(!followed.picks_up_change().await, "one version is loaded once");
 }
 
 #[tokio::test(start_paused = true)]
@@ -128,13 +128,13 @@ async fn unusable_pair_is_refused_as_a_whole_and_the_last_valid_one_stays() {
     ];
     for (what, certificate, private_key) in bad_pairs {
         folder.write(&Identity { certificate, private_key });
-        assert!(!followed.takes_over().await, "{what}");
+        assert!(!followed.picks_up_change().await, "{what}");
     }
     fs::remove_file(folder.path().join("tls.key")).unwrap();
-    assert!(!followed.takes_over().await, "a file is missing");
+    assert!(!followed.picks_up_change().await, "a file is missing");
 
     folder.write(&new);
-    assert!(followed.takes_over().await, "a valid pair is taken over afterwards");
+    assert!(followed.picks_up_change().await, "a valid pair is applied afterwards");
 }
 
 #[tokio::test(start_paused = true)]
@@ -155,7 +155,7 @@ async fn swap_of_a_symlinked_parent_directory_is_detected() {
     let followed = start(&folder).await;
     symlink("..two", folder.path().join("..new")).unwrap();
     fs::rename(folder.path().join("..new"), folder.path().join("..data")).unwrap();
-    assert!(followed.takes_over().await);
+    assert!(followed.picks_up_change().await);
 }
 
 #[tokio::test(start_paused = true)]
@@ -167,10 +167,10 @@ async fn new_client_cas_are_taken_over_and_unusable_ones_are_refused() {
     let followed = Followed::start(settings).await;
     for bad in ["", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
         folder.write_file("ca.crt", bad);
-        assert!(!followed.takes_over().await, "{bad:?}");
+        assert!(!followed.picks_up_change().await, "{bad:?}");
     }
     folder.write_file("ca.crt", &Authority::new().certificate());
-    assert!(followed.takes_over().await);
+    assert!(followed.picks_up_change().await);
 }
 
 #[tokio::test(start_paused = true)]
@@ -181,7 +181,7 @@ async fn certificate_and_client_ca_are_counted_separately() {
     let ca_file = folder.write_file("ca.crt", &authority.certificate());
     let followed = Followed::start(folder.settings(ClientAuth::Optional { ca_file })).await;
     let counts = async || {
-        followed.takes_over().await;
+        followed.picks_up_change().await;
         followed.counts()
     };
     assert_eq!(counts().await, [[0, 0, 0], [0, 0, 0]]);
@@ -209,15 +209,15 @@ async fn each_file_is_taken_over_even_if_the_other_cannot_be_used() {
     let followed = Followed::start(folder.settings(ClientAuth::Require { ca_file })).await;
     // A renewal that has replaced the certificate but not the key.
     folder.write_file("tls.crt", &authority.issue("localhost").certificate);
-    assert!(!followed.takes_over().await);
+    assert!(!followed.picks_up_change().await);
     folder.write_file("ca.crt", &Authority::new().certificate());
-    assert!(followed.takes_over().await, "the authority is withdrawn");
+    assert!(followed.picks_up_change().await, "the authority is withdrawn");
     assert_eq!(followed.counts(), [[0, 1, 1], [1, 0, 0]]);
 
     folder.write_file("ca.crt", "nothing");
-    assert!(!followed.takes_over().await);
+    assert!(!followed.picks_up_change().await);
     folder.write(&authority.issue("localhost"));
-    assert!(followed.takes_over().await, "the certificate is renewed");
+    assert!(followed.picks_up_change().await, "the certificate is renewed");
     assert_eq!(followed.counts(), [[1, 1, 0], [1, 1, 1]]);
 }
 
@@ -231,14 +231,14 @@ async fn certificate_that_is_not_valid_now_is_refused_until_it_is() {
     let log = CapturedLog::start();
 
     folder.write(&authority.issue_valid("localhost", (2020, 2026)));
-    assert!(followed.takes_over().await, "still valid in its last second");
+    assert!(followed.picks_up_change().await, "still valid in its last second");
     folder.write(&authority.issue_valid("localhost", (2020, 2028)));
-    assert!(followed.takes_over().await);
+    assert!(followed.picks_up_change().await);
     folder.write(&authority.issue_valid("localhost", (2020, 2025)));
-    assert!(!followed.takes_over().await);
+    assert!(!followed.picks_up_change().await);
     folder.write(&authority.issue_valid("localhost", (2027, 2030)));
     for _ in 0..5 {
-        assert!(!followed.takes_over().await);
+        assert!(!followed.picks_up_change().await);
     }
     assert_eq!(followed.counts()[0], [2, 2, 1], "each counted once");
     assert_eq!(followed.ends("server"), 2028, "the expiry of the one in use");
@@ -250,7 +250,7 @@ async fn certificate_that_is_not_valid_now_is_refused_until_it_is() {
     }
 
     followed.set_clock_forward(YEAR);
-    assert!(followed.takes_over().await, "the file is unchanged, and its certificate has become valid");
+    assert!(followed.picks_up_change().await, "the file is unchanged, and its certificate has become valid");
     assert_eq!((followed.counts()[0], followed.ends("server")), ([3, 2, 0], 2030));
 }
 
@@ -262,16 +262,16 @@ async fn certificate_that_is_not_valid_now_replaces_another_that_is_not() {
     let followed = start(&folder).await;
     for years in [(2020, 2024), (2020, 2025), (2027, 2030)] {
         folder.write(&authority.issue_valid("localhost", years));
-        assert!(followed.takes_over().await, "{years:?}");
+        assert!(followed.picks_up_change().await, "{years:?}");
     }
     assert_eq!(followed.counts()[0], [3, 0, 0]);
     folder.write(&authority.issue_valid("localhost", (2020, 2028)));
-    assert!(followed.takes_over().await);
+    assert!(followed.picks_up_change().await);
     // The one in use expires while an expired one waits.
     folder.write(&authority.issue_valid("localhost", (2020, 2025)));
-    assert!(!followed.takes_over().await);
+    assert!(!followed.picks_up_change().await);
     followed.set_clock_forward(YEAR * 3);
-    assert!(followed.takes_over().await);
+    assert!(followed.picks_up_change().await);
     assert_eq!(followed.counts()[0], [5, 1, 0]);
 }
 
@@ -284,7 +284,7 @@ async fn errors_of_certificate_and_key_are_reported_together() {
     for name in ["tls.crt", "tls.key"] {
         folder.write_file(name, "nothing");
     }
-    assert!(!followed.takes_over().await);
+    assert!(!followed.picks_up_change().await);
     assert_eq!(followed.counts()[0], [0, 1, 1]);
     let text = log.text();
     let line = text.lines().find(|line| line.contains("new TLS files refused")).unwrap();
@@ -294,7 +294,7 @@ async fn errors_of_certificate_and_key_are_reported_together() {
     let error = Reload::start(folder.settings(ClientAuth::Off)).unwrap_err();
     assert!(matches!(error, TlsError::Both { .. }), "{error:?}");
     folder.write(&authority.issue("localhost"));
-    assert!(followed.takes_over().await);
+    assert!(followed.picks_up_change().await);
 }
 
 #[tokio::test(start_paused = true)]
@@ -305,11 +305,11 @@ async fn chain_is_refused_only_for_its_first_certificate() {
     let leaf = old.issue_valid("localhost", (2020, 2030));
     let chain = |last: &Authority| format!("{}{}", leaf.certificate, last.certificate());
     folder.write(&Identity { certificate: chain(&old), private_key: leaf.private_key.clone() });
-    assert!(followed.takes_over().await);
+    assert!(followed.picks_up_change().await);
     assert_eq!(followed.ends("server"), 2030, "certificates that have already expired are left out");
     let ends_first = Authority::valid((2000, 2028));
     folder.write(&Identity { certificate: chain(&ends_first), private_key: leaf.private_key.clone() });
-    assert!(followed.takes_over().await);
+    assert!(followed.picks_up_change().await);
     assert_eq!(followed.ends("server"), 2028);
 }
 
@@ -320,18 +320,18 @@ async fn one_client_ca_of_several_may_expire() {
     let folder = Folder::new(&Authority::new().issue("localhost"));
     let ca_file = folder.write_file("ca.crt", &valid);
     let followed = Followed::start(folder.settings(ClientAuth::Require { ca_file })).await;
-    let take_over = async |bundle: &str| {
+    let apply = async |bundle: &str| {
         folder.write_file("ca.crt", bundle);
-        followed.takes_over().await
+        followed.picks_up_change().await
     };
-    assert!(take_over(&format!("{expired}{ends_first}{valid}{not_yet}")).await);
+    assert!(apply(&format!("{expired}{ends_first}{valid}{not_yet}")).await);
     assert_eq!(followed.ends("client_ca"), 2027);
     // The next one expires while the bundle is in use.
     followed.set_clock_forward(YEAR * 2);
-    assert!(!followed.takes_over().await);
+    assert!(!followed.picks_up_change().await);
     assert_eq!(followed.ends("client_ca"), 2040);
     followed.set_clock_forward(YEAR * 40);
-    assert!(!followed.takes_over().await);
+    assert!(!followed.picks_up_change().await);
     assert_eq!(followed.ends("client_ca"), 2050, "all have expired: the last one");
 }
 
@@ -347,7 +347,7 @@ async fn client_ca_is_withdrawn_even_if_no_other_one_is_valid() {
         let followed = Followed::start(folder.settings(ClientAuth::Require { ca_file })).await;
         let log = CapturedLog::start();
         folder.write_file("ca.crt", rest);
-        assert!(followed.takes_over().await);
+        assert!(followed.picks_up_change().await);
         assert_eq!(followed.shows(r#"ott_gateway_reload_failing{what="client_ca"}"#), Some(0));
         assert!(
             log.text().contains("certificate has expired")

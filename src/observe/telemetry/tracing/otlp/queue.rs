@@ -36,17 +36,17 @@ const ALLOCATION: usize = 16;
 #[derive(Debug)]
 pub(super) struct Queue {
     spans: UnboundedSender<Queued>,
-    shared: Arc<Shared>,
+    shared: Arc<QueueState>,
 }
 
 /// Handle to read the number of queued spans.
 #[derive(Debug)]
-pub(super) struct Length(Arc<Shared>);
+pub(super) struct Length(Arc<QueueState>);
 
 /// Consumer end of the queue, which returns batches.
 pub(super) struct Batches {
     spans: UnboundedReceiver<Queued>,
-    shared: Arc<Shared>,
+    shared: Arc<QueueState>,
 }
 
 /// Spans that are sent together. Their places are freed on drop.
@@ -54,7 +54,7 @@ pub(super) struct Batch {
     pub(super) spans: Vec<SpanData>,
     count: usize,
     bytes: usize,
-    shared: Arc<Shared>,
+    shared: Arc<QueueState>,
 }
 
 #[derive(Debug)]
@@ -64,7 +64,7 @@ struct Queued {
 }
 
 #[derive(Debug)]
-struct Shared {
+struct QueueState {
     settings: QueueSettings,
     count: AtomicUsize,
     bytes: AtomicUsize,
@@ -78,7 +78,7 @@ struct Shared {
 /// Returns both ends of a new queue.
 pub(super) fn queue(settings: QueueSettings, metrics: TraceMetrics) -> (Queue, Batches) {
     let (sender, receiver) = unbounded_channel();
-    let shared = Arc::new(Shared {
+    let shared = Arc::new(QueueState {
         settings,
         count: AtomicUsize::new(0),
         bytes: AtomicUsize::new(0),
@@ -102,7 +102,7 @@ impl Length {
     }
 }
 
-impl Shared {
+impl QueueState {
     fn take_place(&self, bytes: usize) -> Result<(), SpanLoss> {
         let max_spans = self.settings.max_spans;
         let one_more = |count| (count < max_spans).then_some(count + 1);

@@ -40,7 +40,7 @@ const REFUSED_CLIENT: [&str; 3] = ["invalid_client", "invalid_grant", "unauthori
 const REFUSED_CLIENT_CODES: [i64; 6] = [401, 403, 1002, 1003, 1012, 1018];
 
 /// Response of the token endpoint.
-pub(super) struct Answer<'a> {
+pub(super) struct TokenResponse<'a> {
     pub(super) status: StatusCode,
     pub(super) headers: &'a HeaderMap,
     pub(super) body: Result<Zeroizing<Vec<u8>>, BodyError>,
@@ -70,7 +70,7 @@ impl ErrorCode {
     }
 }
 
-impl Answer<'_> {
+impl TokenResponse<'_> {
     /// Returns whether the body can change the result. For other statuses, a body that never ends
     /// must not delay the result.
     pub(super) fn needs_body(status: StatusCode) -> bool {

@@ -7,14 +7,14 @@ use zeroize::Zeroizing;
 
 use super::{
     certificate::{Certificate, elements},
-    error::Wanted,
     pem::{self, contains},
+    wanted::Wanted,
 };
 
-/// Other formats, and common forms of damaged PEM.
+/// Format of a file without a PEM block: other formats, and common forms of damaged PEM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Foreign {
-    /// Empty, or only white space.
+pub enum FileFormat {
+    /// Empty, or only whitespace.
     Empty,
     /// Text in UTF-16 or UTF-32.
     Utf16,
@@ -48,7 +48,7 @@ pub enum Foreign {
     Binary,
 }
 
-impl Foreign {
+impl FileFormat {
     /// Identifies the format of a file without PEM blocks.
     pub(super) fn identify(file: &[u8]) -> Self {
         let text = file.strip_prefix(b"\xef\xbb\xbf").unwrap_or(file).trim_ascii();

@@ -14,7 +14,7 @@ fn granted(body: &str) -> Result<Fetched, CredentialError> {
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, "application/json; charset=utf-8".parse().expect("a header value"));
     let body = Ok(Zeroizing::new(body.as_bytes().to_vec()));
-    Answer { status: StatusCode::OK, headers: &headers, body, now: now() }
+    TokenResponse { status: StatusCode::OK, headers: &headers, body, now: now() }
         .interpret()
         .map(|granted| granted.token)
 }
@@ -94,7 +94,7 @@ fn cause_contains_only_the_status_and_known_codes() {
         let status = StatusCode::from_u16(status).expect("a status");
         let body = Ok(Zeroizing::new(body.as_bytes().to_vec()));
         let error =
-            Answer { status, headers: &headers, body, now: now() }.interpret().expect_err("a failure");
+            TokenResponse { status, headers: &headers, body, now: now() }.interpret().expect_err("a failure");
         assert_eq!((error.kind(), error.cause()), (kind, cause));
     }
 }
@@ -123,7 +123,8 @@ fn retry_after_is_parsed_in_every_form_and_clamped() {
         let mut headers = HeaderMap::new();
         headers.insert(RETRY_AFTER, text.parse().expect("a header value"));
         let body = Ok(Zeroizing::default());
-        let answer = Answer { status: StatusCode::TOO_MANY_REQUESTS, headers: &headers, body, now: now() };
+        let answer =
+            TokenResponse { status: StatusCode::TOO_MANY_REQUESTS, headers: &headers, body, now: now() };
         let failure = answer.interpret().expect_err("a 429 is a failure");
         assert_eq!(failure.retry_after(), Some(Duration::from_millis(expected_ms)), "{text}");
     }

@@ -4,7 +4,7 @@ use std::io;
 
 /// Reason that work on a file has no result.
 #[derive(Debug, thiserror::Error)]
-pub enum Unanswered {
+pub enum NoResult {
     /// The work did not finish in time, which is [`READ_TIMEOUT`](super::READ_TIMEOUT) for a read.
     #[error("it could not be read in time (5 seconds); check the file system that it is on")]
     TimedOut,
@@ -15,6 +15,6 @@ pub enum Unanswered {
     #[error("cannot start a thread to read it: {0}")]
     NoThread(#[source] io::Error),
     /// The thread panicked.
-    #[error("reading it failed unexpectedly; the log has the panic")]
+    #[error("reading it failed unexpectedly; see the panic in the log")]
     Panicked,
 }
