@@ -13,7 +13,10 @@ use tonic::metadata::{Ascii, MetadataValue};
 use zeroize::Zeroizing;
 
 use crate::{
-    base::pki::{Authorities, CertificateChain, InvalidFile, PrivateKey, ServerIdentity},
+    base::{
+        files::describe,
+        pki::{Authorities, CertificateChain, InvalidFile, PrivateKey, ServerIdentity},
+    },
     cli::failure::Failure,
     config::absolute,
 };
@@ -50,9 +53,10 @@ fn invalid(argument: &str, path: &Path, why: &InvalidFile) -> Failure {
 pub(super) fn authorization(path: &Path) -> Result<MetadataValue<Ascii>, Failure> {
     const ARGUMENT: &str = "--bearer-token-file";
     let content = read(ARGUMENT, path).map_err(|failure| match failure {
-        Failure::File { .. } if may_be_token(path) => Failure::Usage(format!(
-            "cannot read the file of {ARGUMENT}; write the token to a file and use its path (the argument is \
-             not shown, because it may be the token itself)"
+        Failure::File { kind, .. } if may_be_token(path) => Failure::Usage(format!(
+            "cannot read the file of {ARGUMENT}: {}; write the token to a file and use its path (the argument is \
+             not shown, because it may be the token itself)",
+            describe(kind)
         )),
         other => other,
     })?;
@@ -109,7 +113,7 @@ fn bearer_token(content: &[u8]) -> Result<&str, &'static str> {
         return Err("the file has more than one line; write only the token to it");
     }
     if token.contains(|character: char| character.is_whitespace() || character.is_control()) {
-        return Err("the token contains a blank or a control character; remove it");
+        return Err("the token contains whitespace or a control character; remove it");
     }
     if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err("the token contains a non-ASCII character; copy it again");
@@ -169,10 +173,10 @@ mod tests {
             ("'s3cret'\n", "quotation marks"),
             ("s3cret\n\n", "more than one line"),
             ("s3cret\ns3cret\n", "more than one line"),
-            (" s3cret", "a blank"),
-            ("s3cret ", "a blank"),
-            ("s3 cret", "a blank"),
-            ("s3\u{7}cret", "a blank"),
+            (" s3cret", "whitespace"),
+            ("s3cret ", "whitespace"),
+            ("s3 cret", "whitespace"),
+            ("s3\u{7}cret", "whitespace"),
             ("s3cr\u{e9}t", "non-ASCII"),
             ("{\"token\": \"s3cret\"}", "JSON"),
             ("-----BEGIN CERTIFICATE-----\ns3cret", "PEM"),
