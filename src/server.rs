@@ -349,7 +349,8 @@ impl Bound {
             "server listening"
         );
         let cut_off_calls = CancellationToken::new();
-        let drain = Drain { times: settings.drain, cut_off_calls, draining, phases, calls, connections };
+        let times = settings.drain;
+        let drain = Drain { local_addr, times, cut_off_calls, draining, phases, calls, connections };
         Ok(Server { local_addr, drain, workers: ends, _close: close })
     }
 }
@@ -424,6 +425,7 @@ impl Server {
             calls.refused.flush();
         }
         tracing::info!(
+            listener.address = %self.local_addr,
             calls.cut_off = drained.cut_off,
             connections.closed = drained.closed,
             "drain finished"

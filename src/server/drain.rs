@@ -1,6 +1,6 @@
 //! The shutdown of the server, in steps whose time limits no peer can extend.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use tokio::time::{sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -82,6 +82,8 @@ impl Phases {
 /// The state that a drain observes and changes.
 #[derive(Debug)]
 pub(super) struct Drain {
+    /// Address of the listener, for the log.
+    pub(super) local_addr: SocketAddr,
     pub(super) times: DrainTimes,
     /// Cancelled when the process has to stop at once.
     pub(super) cut_off_calls: CancellationToken,
@@ -106,11 +108,12 @@ impl Drain {
     /// of calls that are cut off.
     pub(super) async fn run(&self) -> Drained {
         let cut_off_at = clock::now() + self.times.cut_off;
-        tracing::info!("drain started, health is NOT_SERVING");
+        tracing::info!(listener.address = %self.local_addr, "drain started, health is NOT_SERVING");
         self.draining.cancel();
         self.unless_hurried(sleep(self.times.lame_duck)).await;
 
         tracing::info!(
+            listener.address = %self.local_addr,
             calls.in_flight = self.calls.as_ref().map_or(0, |calls| calls.in_flight.count()),
             connections = self.connections.open(),
             "sending GOAWAY to all connections"
