@@ -160,7 +160,10 @@ impl<'a> Message<'a> {
                 None => text.push_str("this caller"),
             },
             Placeholder::Quota => text.push_str(self.quota.as_deref().unwrap_or("see the access rules")),
-            Placeholder::User => text.push_str(self.user_field.unwrap_or("the user")),
+            Placeholder::User => match self.user_field {
+                Some(field) => text.extend(["the field `", field, "`"]),
+                None => text.push_str("the user"),
+            },
         }
     }
 }

@@ -89,10 +89,10 @@ pub enum InvalidSecret {
     #[error("the secret is longer than 64 KiB; check that this is the right file or variable")]
     TooLarge,
     /// The text is not UTF-8.
-    #[error("the secret must be UTF-8 text; write the text that the platform has shown")]
+    #[error("the secret must be UTF-8 text; copy the text that the platform displayed")]
     NotText,
     /// The text is empty or blank.
-    #[error("the secret is blank; write the secret that the platform has shown")]
+    #[error("the secret is blank; copy the secret that the platform displayed")]
     Blank,
     /// The text begins with U+FEFF.
     #[error("the secret begins with a byte order mark; save it as UTF-8 without one")]
@@ -101,7 +101,7 @@ pub enum InvalidSecret {
     #[error("the secret contains a line break; write it on one line, with at most one newline at the end")]
     LineBreak,
     /// The text contains a control character, which RFC 7617 forbids in a password.
-    #[error("the secret contains a control character; write only the characters that the platform has shown")]
+    #[error("the secret contains a control character; copy only the characters that the platform displayed")]
     ControlCharacter,
 }
 

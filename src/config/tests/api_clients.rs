@@ -33,7 +33,7 @@ fn every_error_of_an_api_client_is_reported() {
             "data_center_url = \"https://u:p@eu2\"\nclient_id = \"id\"\nclient_secret_file = \"empty\"",
             &[
                 "gateway.toml:2: api_clients.eu2.data_center_url: must not contain a user or a password",
-                "gateway.toml:4: api_clients.eu2.client_secret_file: the secret is blank; write the secret that the platform has shown",
+                "gateway.toml:4: api_clients.eu2.client_secret_file: the secret is blank; copy the secret that the platform displayed",
             ],
         ),
         (
@@ -110,7 +110,7 @@ fn secrets_from_all_three_sources_follow_the_same_rules() {
     };
     let line_break =
         "the secret contains a line break; write it on one line, with at most one newline at the end";
-    let blank = "the secret is blank; write the secret that the platform has shown";
+    let blank = "the secret is blank; copy the secret that the platform displayed";
     let doubtful_blank = "the secret begins or ends with a blank, which is sent as part of it";
     let doubtful_quote = "the secret begins or ends with a quotation mark, which is sent as part of it";
     let table: [(&str, &[&str]); 12] = [
@@ -124,7 +124,7 @@ fn secrets_from_all_three_sources_follow_the_same_rules() {
         (
             "s3\u{1b}cret",
             &[
-                "the secret contains a control character; write only the characters that the platform has shown",
+                "the secret contains a control character; copy only the characters that the platform displayed",
             ],
         ),
         ("", &[blank]),

@@ -236,7 +236,10 @@ fn unknown_user_is_identified_by_its_field() {
         let call = call(Method::IssueOtt);
         call.set_subject(Subject::new(kind, "canary".to_owned()).expect("valid"));
         let answer = Answer::of(Failure::new(Reason::UserNotFound), &call);
-        assert_eq!(answer.message, format!("The platform has no such user. Check {field} in the request."));
+        assert_eq!(
+            answer.message,
+            format!("The platform has no such user. Check the field `{field}` in the request.")
+        );
     }
 }
 
