@@ -32,7 +32,7 @@ pub use self::{
     check::check,
     online_check::{OnlineCheckError, fetch_access_token},
     signals::{OnHangUp, Shutdown, Signals, set_signal_mask},
-    start_error::StartError,
+    start_error::{Listener, StartError},
 };
 use self::{
     injected_faults::InjectedFaults,

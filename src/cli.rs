@@ -19,6 +19,7 @@ mod prompt;
 #[cfg(feature = "sandbox")]
 mod sandbox;
 mod serve;
+mod slip;
 mod status_report;
 mod terminal;
 mod timeout;
@@ -27,8 +28,9 @@ mod walk;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand, error::ErrorKind};
+use clap::{CommandFactory, Parser, Subcommand, error::ContextKind};
 
+use self::slip::Remedy;
 #[cfg(feature = "sandbox")]
 pub use self::walk::{Addresses, walk};
 pub use self::{failure::Failure, output::Output};
@@ -69,23 +71,13 @@ enum Command {
     Completions(completions::Arguments),
 }
 
-/// Returns the tip to print after an error about an unknown or missing argument.
-fn tip(error: &clap::Error) -> Option<&'static str> {
-    let command = std::env::args_os().nth(1)?;
-    match (error.kind(), command.to_str()?) {
-        (ErrorKind::UnknownArgument, "login") => Some(login::TIP),
-        (ErrorKind::UnknownArgument | ErrorKind::MissingRequiredArgument, "issue") => Some(issue::TIP),
-        _ => None,
-    }
-}
-
 /// Parses the command line and runs the command.
 #[must_use]
 pub fn run() -> ExitCode {
     let mut output = Output::terminal();
     let line = match CommandLine::try_parse() {
         Ok(line) => line,
-        Err(message) => return output.usage(&message, tip(&message)),
+        Err(message) => return refused(message, &mut output),
     };
     // Any command may hold a secret in memory.
     let core_dumps = app::process::forbid_core_dumps();
@@ -114,6 +106,26 @@ pub fn run() -> ExitCode {
             output.failure(&failure);
             failure.exit_code()
         }
+    }
+}
+
+/// Prints why the command line was refused, and the remedy.
+fn refused(mut error: clap::Error, output: &mut Output) -> ExitCode {
+    let arguments: Vec<String> =
+        std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect();
+    match slip::remedy(&error, &arguments) {
+        Some(Remedy::Tip(tip)) => {
+            // The parser's suggestions are only about similar names.
+            error.remove(ContextKind::Suggested);
+            error.remove(ContextKind::SuggestedArg);
+            output.usage(&error, Some(&tip))
+        }
+        Some(Remedy::Instead(text)) => {
+            let failure = Failure::Usage(text);
+            output.failure(&failure);
+            failure.exit_code()
+        }
+        None => output.usage(&error, None),
     }
 }
 

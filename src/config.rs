@@ -42,7 +42,7 @@ use std::{
     sync::Arc,
 };
 
-pub(crate) use self::finding::{absolute, nearest, unreadable};
+pub(crate) use self::finding::{absolute, is_name_of_file, nearest, unreadable};
 #[cfg(feature = "sandbox")]
 pub use self::for_sandbox::Platform as SandboxPlatform;
 use self::{

@@ -50,7 +50,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 pub use self::accounts::file::Problem;
-pub use self::accounts::{Accounts, AccountsError, CLIENT_ID, CLIENT_SECRET, ListedAccount};
+pub use self::accounts::{Accounts, AccountsError, CLIENT_ID, CLIENT_SECRET, InvalidField, ListedAccount};
 use self::accounts::{ApiClient, User};
 use self::error::ApiError;
 use self::fault_injector::Demands;

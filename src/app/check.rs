@@ -1,7 +1,7 @@
 //! Checks whether a gateway would start with a configuration, without starting it.
 
 use super::{
-    StartError,
+    Listener, StartError,
     descriptors::HEALTH_CONNECTIONS,
     hmac_key,
     outgoing::{Outgoing, token_endpoint},
@@ -19,9 +19,10 @@ use crate::{config::Config, observe::telemetry::metrics::Metrics, server};
 /// sink.
 pub fn check(config: &Config) -> Result<(), StartError> {
     let grpc = &config.server.grpc;
-    server::check(grpc)?;
+    server::check(grpc).map_err(StartError::of(Listener::Grpc))?;
     if let Some(listen) = config.server.health_listen {
-        server::check(&ports::health(listen, grpc.drain.clone(), HEALTH_CONNECTIONS))?;
+        server::check(&ports::health(listen, grpc.drain.clone(), HEALTH_CONNECTIONS))
+            .map_err(StartError::of(Listener::Health))?;
     }
     config.audit.check()?;
     hmac_key::read(&config.audit)?;

@@ -4,7 +4,7 @@
 
 use std::{net::SocketAddr, num::NonZeroUsize, time::Duration};
 
-use super::{StartError, descriptors, memory};
+use super::{Listener, StartError, descriptors, memory};
 use crate::{
     base::memory::ResponseMemory,
     config::Config,
@@ -36,14 +36,14 @@ impl Ports {
         let max_in_flight = settings.max_in_flight;
         let per_peer = u32::try_from(settings.limits.max_per_peer()).unwrap_or(u32::MAX);
         let drain = settings.drain.clone();
-        let grpc = server::bind(settings)?;
+        let grpc = server::bind(settings).map_err(StartError::of(Listener::Grpc))?;
         let health =
             config.server.health_listen.map(|listen| server::bind(health(listen, drain, share.health)));
         let admin = config.admin.listen.map(|listen| server::bind(admin(listen, share.admin)));
         let ports = Self {
             grpc,
-            health: health.transpose()?,
-            admin: admin.transpose().map_err(StartError::from_admin)?,
+            health: health.transpose().map_err(StartError::of(Listener::Health))?,
+            admin: admin.transpose().map_err(StartError::of(Listener::Admin))?,
             max_in_flight,
             watches_per_address: per_peer.max(MAX_WATCHES_PER_CONNECTION),
         };

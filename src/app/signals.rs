@@ -94,7 +94,8 @@ pub fn set_signal_mask() -> io::Result<()> {
 pub enum OnHangUp {
     /// Reloads the rules and reopens the audit file, as is usual for services.
     Refresh,
-    /// Stops the gateway, because the terminal that it belongs to was closed.
+    /// Stops the gateway, because the terminal that it belongs to was closed. Has no effect if the
+    /// parent process ignores SIGHUP, as `nohup` does.
     Stop,
 }
 
@@ -102,7 +103,8 @@ pub enum OnHangUp {
 #[derive(Debug)]
 pub struct Signals {
     stop: StopSignals,
-    hang_up: Signal,
+    /// `None` if SIGHUP stays ignored.
+    hang_up: Option<Signal>,
     on_hang_up: OnHangUp,
     user_1: Signal,
     user_2: Signal,
@@ -117,16 +119,17 @@ struct StopSignals {
 }
 
 impl Signals {
-    /// Installs the handlers, even for signals that the parent process ignores. A signal that
-    /// arrives before [`serve`](Self::serve) is handled then.
+    /// Installs the handlers, even for signals that the parent process ignores, except SIGHUP with
+    /// [`OnHangUp::Stop`]. A signal that arrives before [`serve`](Self::serve) is handled then.
     pub fn listen(on_hang_up: OnHangUp) -> io::Result<Self> {
+        let keeps_running = on_hang_up == OnHangUp::Stop && is_hang_up_ignored();
         let signals = Self {
             stop: StopSignals {
                 terminate: signal(SignalKind::terminate())?,
                 interrupt: signal(SignalKind::interrupt())?,
                 quit: signal(SignalKind::quit())?,
             },
-            hang_up: signal(SignalKind::hangup())?,
+            hang_up: if keeps_running { None } else { Some(signal(SignalKind::hangup())?) },
             on_hang_up,
             user_1: signal(SignalKind::user_defined1())?,
             user_2: signal(SignalKind::user_defined2())?,
@@ -148,7 +151,7 @@ impl Signals {
                 name = self.stop.next() => break Cause::Signal(name),
                 thread = app.lost_thread() => break Cause::ThreadLost(thread),
                 () = app.audit_closed() => break Cause::AuditClosed,
-                _ = self.hang_up.recv() => match self.on_hang_up {
+                () = next(self.hang_up.as_mut()) => match self.on_hang_up {
                     OnHangUp::Refresh => app.refresh(),
                     OnHangUp::Stop => break Cause::Signal("SIGHUP"),
                 },
@@ -192,6 +195,25 @@ impl Signals {
     }
 }
 
+/// Resolves at the next signal; never without one.
+async fn next(signal: Option<&mut Signal>) {
+    match signal {
+        Some(signal) => drop(signal.recv().await),
+        None => std::future::pending().await,
+    }
+}
+
+/// Returns whether this process ignores SIGHUP. Without `/proc`, it is taken as not ignored.
+fn is_hang_up_ignored() -> bool {
+    std::fs::read_to_string("/proc/self/status").is_ok_and(|status| ignores_hang_up(&status))
+}
+
+/// Reads the mask of ignored signals (`proc_pid_status(5)`). SIGHUP is the first signal.
+fn ignores_hang_up(status: &str) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
+}
+
 impl StopSignals {
     /// Resolves with the name of the next of these signals.
     async fn next(&mut self) -> &'static str {
@@ -199,6 +221,23 @@ impl StopSignals {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
             _ = self.quit.recv() => "SIGQUIT",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ignored_signals_are_read_from_the_status_of_the_process() {
+        for (status, is_ignored) in [
+            ("SigBlk:\t0000000000000001\nSigIgn:\t0000000000001000\n", false),
+            ("SigIgn:\t0000000000001001\nSigCgt:\t0000000000000000\n", true),
+            ("SigIgn:\tx\n", false),
+            ("", false),
+        ] {
+            assert_eq!(ignores_hang_up(status), is_ignored, "{status}");
         }
     }
 }

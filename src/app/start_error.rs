@@ -12,15 +12,35 @@ use crate::{
     service::ReflectionError,
 };
 
+/// A listener of the gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listener {
+    /// Calls.
+    Grpc,
+    /// Probes over gRPC, without TLS.
+    Health,
+    /// Metrics and probes over HTTP.
+    Admin,
+}
+
+impl Listener {
+    /// Returns the configuration key of its address.
+    #[must_use]
+    pub const fn key(self) -> &'static str {
+        match self {
+            Self::Grpc => "[server] listen",
+            Self::Health => "[server] health_listen",
+            Self::Admin => "[admin] listen",
+        }
+    }
+}
+
 /// Error that prevents a gateway from starting.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The gRPC listener.
-    #[error(transparent)]
-    Bind(#[from] BindError),
-    /// The admin listener.
-    #[error("cannot listen on {0} for metrics and probes: {1}")]
-    Admin(SocketAddr, #[source] io::Error),
+    /// A listener.
+    #[error("{1}")]
+    Bind(Listener, #[source] BindError),
     /// The audit log.
     #[error(transparent)]
     Audit(#[from] AuditError),
@@ -54,21 +74,18 @@ pub enum StartError {
 }
 
 impl StartError {
-    /// Converts an error of binding the admin port.
-    pub(super) fn from_admin(error: BindError) -> Self {
-        match error {
-            BindError::Address { address, source } => Self::Admin(address, source),
-            error => Self::Bind(error),
-        }
+    /// Returns a conversion of the errors of this listener.
+    pub(super) fn of(listener: Listener) -> impl Fn(BindError) -> Self {
+        move |error| Self::Bind(listener, error)
     }
 
-    /// Returns the address that could not be bound, the system's error, and the setting with the
-    /// address: `listen` for gRPC, or `[admin] listen`.
+    /// Returns the listener whose address could not be bound, the address, and the system's error.
     #[must_use]
-    pub fn refused_address(&self, listen: &'static str) -> Option<(SocketAddr, &io::Error, &'static str)> {
+    pub const fn refused_address(&self) -> Option<(Listener, SocketAddr, &io::Error)> {
         match self {
-            Self::Bind(BindError::Address { address, source }) => Some((*address, source, listen)),
-            Self::Admin(address, source) => Some((*address, source, "[admin] listen")),
+            Self::Bind(listener, BindError::Address { address, source }) => {
+                Some((*listener, *address, source))
+            }
             _ => None,
         }
     }

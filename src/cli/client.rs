@@ -17,13 +17,11 @@ use tonic::{
 };
 
 pub(super) use self::wire::GrpcChannel;
-use self::{
-    diagnosis::Budget,
-    wire::{Protocol, Wire},
-};
+pub(super) use self::wire::Wire;
+use self::{diagnosis::Attempt, wire::Protocol};
 use super::{
     endpoint::Address,
-    failure::{self, Failure},
+    failure::{self, Effect, Failure},
 };
 use crate::{
     base::{
@@ -31,15 +29,39 @@ use crate::{
         text::{Notation, is_unprintable},
     },
     config::{Environment, Process},
-    http_client::{cause::root_cause, is_loopback},
+    http_client::is_loopback,
     proto,
 };
 
 /// Upper bound on establishing a connection, even if the call may take longer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Time for finding the cause of a failure after the timeout of a command for people. A probe has
-/// none.
-pub(super) const DIAGNOSIS_GRACE: Duration = Duration::from_millis(500);
+
+/// The purpose of a command's call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// A person calls a method that changes something.
+    Method,
+    /// A probe reads the gateway's health. It must end within its timeout.
+    Probe,
+}
+
+impl Purpose {
+    /// Returns the time for finding the cause of a failure after the timeout.
+    const fn grace(self) -> Duration {
+        match self {
+            Self::Method => Duration::from_millis(500),
+            Self::Probe => Duration::ZERO,
+        }
+    }
+
+    /// Returns the effect of a request that was sent.
+    const fn effect(self) -> Effect {
+        match self {
+            Self::Method => Effect::Unknown,
+            Self::Probe => Effect::Nothing,
+        }
+    }
+}
 
 /// The address of the gateway, and the caller's credential.
 #[derive(Clone, Debug, Args)]
@@ -78,45 +100,32 @@ const ENDPOINT_VARIABLE: &str = "OTT_GATEWAY_ENDPOINT";
 #[derive(Debug)]
 pub(super) struct Client {
     channel: GrpcChannel,
-    target: Target,
+    server: Server,
     authorization: Option<MetadataValue<Ascii>>,
     timeout: Duration,
-    /// See [`ClientOptions::connect`].
-    grace: Duration,
+    purpose: Purpose,
 }
 
-/// The server that a client is connected to.
+/// The server of a client.
 #[derive(Debug)]
-enum Target {
-    /// The endpoint of the options.
-    Endpoint(Address, Box<ClientOptions>),
-    /// An address from elsewhere.
-    Other(String),
+struct Server {
+    address: Address,
+    /// `None` if the address is from a configuration file.
+    options: Option<Box<ClientOptions>>,
 }
 
 impl ClientOptions {
-    /// Connects. Every call has the deadline `timeout`. Once it has passed, the diagnosis of a failure
-    /// takes at most `grace`.
-    pub(super) async fn connect(&self, timeout: Duration, grace: Duration) -> Result<Client, Failure> {
-        let until = clock::now() + timeout;
+    /// Connects. Every call has the deadline `timeout`.
+    pub(super) async fn connect(&self, timeout: Duration, purpose: Purpose) -> Result<Client, Failure> {
         let address = self.address()?;
         let limit = timeout.min(CONNECT_TIMEOUT);
         let endpoint = self.endpoint(&address)?.connect_timeout(limit);
         let authorization = self.authorization(&address)?;
         let wire = Wire::default();
-        match endpoint.connect_with_connector(wire.connector(limit)).await {
-            Ok(channel) => Ok(Client {
-                channel: GrpcChannel { channel, wire },
-                target: Target::Endpoint(address, Box::new(self.clone())),
-                authorization,
-                timeout,
-                grace,
-            }),
-            Err(error) => {
-                let budget = Budget { waited: limit, until: until.max(clock::now() + grace) };
-                Err(diagnosis::diagnose(self, &address, &wire, &error, budget).await)
-            }
-        }
+        let connected = endpoint.connect_with_connector(wire.connector(limit));
+        let server = Server { address, options: Some(Box::new(self.clone())) };
+        let client = Client::connected(connected, server, wire, (limit, timeout), purpose).await?;
+        Ok(Client { authorization, ..client })
     }
 
     fn address(&self) -> Result<Address, Failure> {
@@ -189,11 +198,38 @@ impl ClientOptions {
 }
 
 impl Client {
-    /// Creates a client on a channel that is connected to `endpoint`. Calls carry no credential.
-    pub(super) fn on_channel(channel: Channel, endpoint: String, timeout: Duration) -> Self {
-        let channel = GrpcChannel { channel, wire: Wire::default() };
-        let target = Target::Other(endpoint);
-        Self { channel, target, authorization: None, timeout, grace: Duration::ZERO }
+    /// Connects a probe to an address from a configuration file. `connected` uses `wire`.
+    pub(super) async fn for_probe(
+        connected: impl Future<Output = Result<Channel, tonic::transport::Error>>,
+        address: Address,
+        wire: Wire,
+        timeout: Duration,
+    ) -> Result<Self, Failure> {
+        let server = Server { address, options: None };
+        Self::connected(connected, server, wire, (timeout, timeout), Purpose::Probe).await
+    }
+
+    /// Awaits the connection, and diagnoses a failure. `limit` ends the connection attempt, and
+    /// `timeout` the diagnosis. Calls carry no credential.
+    async fn connected(
+        connected: impl Future<Output = Result<Channel, tonic::transport::Error>>,
+        server: Server,
+        wire: Wire,
+        (limit, timeout): (Duration, Duration),
+        purpose: Purpose,
+    ) -> Result<Self, Failure> {
+        let until = clock::now() + timeout;
+        match connected.await {
+            Ok(channel) => {
+                let channel = GrpcChannel { channel, wire };
+                Ok(Self { channel, server, authorization: None, timeout, purpose })
+            }
+            Err(error) => {
+                let until = until.max(clock::now() + purpose.grace());
+                let attempt = Attempt { waited: limit, until, effect: Effect::Nothing };
+                Err(diagnosis::diagnose(&server, &wire, &error, attempt).await)
+            }
+        }
     }
 
     /// Returns the connection.
@@ -219,11 +255,12 @@ impl Client {
     }
 
     fn no_answer(&self) -> Failure {
-        match &self.target {
-            Target::Endpoint(address, _) if self.channel.wire.protocol() == Protocol::Silent => {
-                Failure::Silent { endpoint: address.to_string(), timeout: self.timeout }
+        let (timeout, effect) = (self.timeout, self.purpose.effect());
+        match self.channel.wire.protocol() {
+            Protocol::Silent => {
+                Failure::Silent { endpoint: self.server.address.to_string(), timeout, effect }
             }
-            _ => Failure::NoAnswer { timeout: self.timeout },
+            _ => Failure::NoAnswer { timeout, effect },
         }
     }
 
@@ -231,18 +268,12 @@ impl Client {
     async fn failure(&self, status: Status, until: Instant) -> Failure {
         let wire = &self.channel.wire;
         if let Some(response) = wire.foreign_response() {
-            return diagnosis::foreign(&self.target.to_string(), &response);
+            return diagnosis::foreign(&self.server.address.to_string(), &response);
         }
-        match (status.source(), &self.target) {
-            (Some(cause), Target::Endpoint(address, options)) => {
-                let budget = Budget { waited: self.timeout, until: until.max(clock::now() + self.grace) };
-                diagnosis::diagnose(options, address, wire, cause, budget).await
-            }
-            (Some(cause), Target::Other(endpoint)) => {
-                Failure::Connect { endpoint: endpoint.clone(), cause: root_cause(cause) }
-            }
-            (None, _) => status.into(),
-        }
+        let Some(cause) = status.source() else { return status.into() };
+        let until = until.max(clock::now() + self.purpose.grace());
+        let attempt = Attempt { waited: self.timeout, until, effect: self.purpose.effect() };
+        diagnosis::diagnose(&self.server, wire, cause, attempt).await
     }
 
     /// Creates a request with the deadline and the caller's credential.
@@ -253,15 +284,6 @@ impl Client {
             request.metadata_mut().insert("authorization", authorization.clone());
         }
         request
-    }
-}
-
-impl std::fmt::Display for Target {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Endpoint(address, _) => address.fmt(f),
-            Self::Other(endpoint) => endpoint.fmt(f),
-        }
     }
 }
 

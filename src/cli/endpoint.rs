@@ -130,6 +130,9 @@ impl std::fmt::Display for Address {
 /// Returns the problem of a text without `://`.
 fn without_scheme(text: &str) -> &'static str {
     let before = text.split(':').next().unwrap_or_default();
+    if scheme_without_colon(text).is_some() {
+        return "has no : after the scheme";
+    }
     if before.eq_ignore_ascii_case("http") || before.eq_ignore_ascii_case("https") {
         "has no // after the scheme"
     } else if before.eq_ignore_ascii_case("unix") {
@@ -144,7 +147,7 @@ fn without_scheme(text: &str) -> &'static str {
 }
 
 /// Returns the address that was probably intended, or the general form.
-fn suggestion(text: &str) -> String {
+pub(super) fn suggestion(text: &str) -> String {
     let (scheme, rest) = split_scheme(text);
     let rest = rest.trim_start_matches(['/', '\\']);
     let (authority, path) = rest.split_at(rest.find(['/', '?', '#', '\\']).unwrap_or(rest.len()));
@@ -182,10 +185,20 @@ fn suggestion(text: &str) -> String {
     }
 }
 
+/// Returns the scheme of a text such as `http//host` or `https;//host`, and the rest.
+fn scheme_without_colon(text: &str) -> Option<(&str, &str)> {
+    let end = text.find(|character: char| !character.is_ascii_alphabetic())?;
+    let (scheme, rest) = text.split_at(end);
+    let is_scheme = scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https");
+    (is_scheme && rest.starts_with(['/', ';', '.', ','])).then_some(())?;
+    let (separator, rest) = rest.split_once('/')?;
+    (!separator.contains(char::is_alphanumeric)).then_some((scheme, rest))
+}
+
 /// Returns the scheme of a text, or an empty one, and the rest.
 fn split_scheme(text: &str) -> (&str, &str) {
-    if let Some((scheme, rest)) = text.split_once("://") {
-        return (scheme, rest);
+    if let Some(split) = text.split_once("://").or_else(|| scheme_without_colon(text)) {
+        return split;
     }
     match text.split_once(':') {
         Some((scheme, rest))
@@ -300,6 +313,13 @@ mod tests {
             ("htps://gateway.example:1", "a scheme other than", "http://gateway.example:1"),
             ("http:gateway.example:1", "has no //", "http://gateway.example:1"),
             ("https:/gateway.example:1", "has no //", "https://gateway.example:1"),
+            ("http//gateway.example:1", "has no : after", "http://gateway.example:1"),
+            ("https//gateway.example:1", "has no : after", "https://gateway.example:1"),
+            ("HTTP;//127.0.0.1:1", "has no : after", "http://127.0.0.1:1"),
+            ("http/127.0.0.1:1", "has no : after", "http://127.0.0.1:1"),
+            ("http.//127.0.0.1:1", "has no : after", "http://127.0.0.1:1"),
+            ("http.example:1", "has no scheme", "http://http.example:1,"),
+            ("http.example:1/path", "has no scheme", "http://http.example:1,"),
             ("http:///gateway.example:1", "more than two slashes", "http://gateway.example:1"),
             ("http://gateway.example:1/ott.v1.OttService", "has a path", "http://gateway.example:1"),
             ("http://gateway.example:1?x=1", "has a path", "http://gateway.example:1"),

@@ -16,6 +16,14 @@ pub enum Failure {
     /// This machine temporarily cannot read files of the configuration.
     #[error("the configuration cannot be read now:\n{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     UnreadConfiguration(Errors),
+    /// A file that an argument names is not valid.
+    #[error("{argument}: the file is not valid:\n{}", .problems.join("\n"))]
+    InvalidFile {
+        /// Name of the argument.
+        argument: &'static str,
+        /// One printable line for each problem.
+        problems: Vec<String>,
+    },
     /// A file that an argument names cannot be read.
     #[error("{argument}: {}", unreadable(.path, *.kind))]
     File {
@@ -39,12 +47,12 @@ pub enum Failure {
         setting: &'static str,
     },
     /// The gateway cannot listen on an address.
-    #[error("cannot listen on {address} ({kind}): choose another address with {setting}")]
+    #[error("cannot listen on {address}: {cause}; choose another address with {setting}")]
     Listen {
         /// The address.
         address: SocketAddr,
-        /// Kind of the error.
-        kind: io::ErrorKind,
+        /// Error of the system.
+        cause: String,
         /// Flag or key that sets the address.
         setting: &'static str,
     },
@@ -57,22 +65,27 @@ pub enum Failure {
         cause: String,
     },
     /// The gateway did not respond.
-    #[error("no response within {}; the outcome of the call is unknown", humantime::format_duration(*.timeout))]
+    #[error("no response within {}{}", humantime::format_duration(*.timeout), .effect.after_separator("; "))]
     NoAnswer {
         /// Duration of the wait.
         timeout: Duration,
+        /// Effect of the request.
+        effect: Effect,
     },
     /// The port accepted the connection and sent nothing.
     #[error(
         "no response within {}: {endpoint} accepted the connection and sent nothing; check that this is the port \
-         of the gateway's gRPC listener. The outcome of the call is unknown",
-        humantime::format_duration(*.timeout)
+         of the gateway's gRPC listener{}",
+        humantime::format_duration(*.timeout),
+        .effect.after_separator("; ")
     )]
     Silent {
         /// The endpoint.
         endpoint: String,
         /// Duration of the wait.
         timeout: Duration,
+        /// Effect of the request.
+        effect: Effect,
     },
     /// The gateway returned an error.
     #[error("{}", .0.message())]
@@ -85,13 +98,33 @@ pub enum Failure {
     Failed(String),
 }
 
+/// The effect of a request without a response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// The request was not sent, or changes nothing.
+    Nothing,
+    /// The request may have been processed.
+    Unknown,
+}
+
+impl Effect {
+    /// Returns the separator and the clause about an unknown outcome, or an empty text.
+    #[must_use]
+    pub fn after_separator(self, separator: &str) -> String {
+        match self {
+            Self::Nothing => String::new(),
+            Self::Unknown => format!("{separator}the outcome of the call is unknown"),
+        }
+    }
+}
+
 impl Failure {
     /// Creates the failure to listen on an address, which the flag or key `setting` sets.
     #[must_use]
     pub fn listen(address: SocketAddr, error: &io::Error, setting: &'static str) -> Self {
         match error.kind() {
             io::ErrorKind::AddrInUse => Self::PortInUse { address, setting },
-            kind => Self::Listen { address, kind, setting },
+            _ => Self::Listen { address, cause: error.to_string(), setting },
         }
     }
 
@@ -99,7 +132,9 @@ impl Failure {
     /// other failure.
     pub(super) fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Usage(_) | Self::Configuration(_) | Self::File { .. } => ExitCode::from(2),
+            Self::Usage(_) | Self::Configuration(_) | Self::InvalidFile { .. } | Self::File { .. } => {
+                ExitCode::from(2)
+            }
             Self::Incomplete(_) => ExitCode::from(3),
             Self::UnreadConfiguration(_)
             | Self::PortInUse { .. }

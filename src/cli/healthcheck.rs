@@ -5,12 +5,13 @@ mod local;
 use std::{path::PathBuf, time::Duration};
 
 use clap::{ArgMatches, Args, Command, FromArgMatches, parser::ValueSource};
+use tonic::Code;
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
 use super::{
-    client::{self, ClientOptions},
+    client::{self, ClientOptions, Purpose},
     failure::Failure,
     output::Output,
     serve, timeout,
@@ -96,15 +97,27 @@ async fn check(arguments: Arguments, output: &mut Output) -> Result<(), Failure>
             return Err(Failure::Usage("use either --config or --endpoint, not both".to_owned()));
         }
         Some(file) => local::connect(file, arguments.timeout, output).await?,
-        None => arguments.client.connect(arguments.timeout, Duration::ZERO).await?,
+        None => arguments.client.connect(arguments.timeout, Purpose::Probe).await?,
     };
-    let request = client.request(HealthCheckRequest { service: arguments.service });
+    let request = client.request(HealthCheckRequest { service: arguments.service.clone() });
     let mut health = HealthClient::new(client.channel());
-    match client.answer(health.check(request)).await?.status() {
+    let answer = client.answer(health.check(request)).await.map_err(|failure| match failure {
+        Failure::Status(status) if status.code() == Code::NotFound => unknown_service(&arguments.service),
+        other => other,
+    })?;
+    match answer.status() {
         ServingStatus::Serving => {
             output.line("SERVING");
             Ok(())
         }
         other => Err(Failure::Failed(format!("the gateway reports {}", other.as_str_name()))),
     }
+}
+
+/// Returns the failure for a service that the gateway does not have (`NOT_FOUND`).
+fn unknown_service(name: &str) -> Failure {
+    Failure::Failed(format!(
+        "the gateway has no service {name:?} (NOT_FOUND): write --service ott.v1.OttService, or omit --service to \
+         check the whole gateway"
+    ))
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::{
-    client::{self, ClientOptions},
+    client::{self, ClientOptions, Purpose},
     failure::Failure,
     output::Output,
     timeout,
@@ -45,7 +45,7 @@ Examples:
       --ca-file ca.pem --certificate-file me.pem --private-key-file me.key";
 
 /// Tip for a user that is not given by an option.
-pub(super) const TIP: &str = "tip: specify the user: ott-gateway issue --login johncustomer@mysite.com";
+pub(super) const TIP: &str = "specify the user: ott-gateway issue --login johncustomer@mysite.com";
 
 /// The user, by exactly one option.
 #[derive(Debug, Args)]
@@ -67,7 +67,7 @@ pub(super) fn run(arguments: Arguments, output: &mut Output) -> Result<(), Failu
 }
 
 async fn issue(arguments: Arguments, output: &mut Output) -> Result<(), Failure> {
-    let client = arguments.client.connect(arguments.timeout, client::DIAGNOSIS_GRACE).await?;
+    let client = arguments.client.connect(arguments.timeout, Purpose::Method).await?;
     let user = arguments.subject;
     let subject = user
         .login

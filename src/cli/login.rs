@@ -9,7 +9,7 @@ use clap::Args;
 use zeroize::Zeroizing;
 
 use super::{
-    client::{self, ClientOptions},
+    client::{self, ClientOptions, Purpose},
     failure::Failure,
     output::Output,
     prompt::{self, Interrupts},
@@ -53,7 +53,10 @@ fn misplaced(_: &str) -> Result<Misplaced, String> {
 }
 
 /// Tip for a misplaced token.
-pub(super) const TIP: &str = "tip: pipe the token to standard input: ott-gateway login < token.txt";
+pub(super) const TIP: &str = "pipe the token to standard input: ott-gateway login < token.txt";
+/// Refusal of a token in an argument.
+pub(super) const REFUSAL: &str = "the token must not be an argument, because every user of this machine can read \
+    arguments; pipe it to standard input: ott-gateway login < token.txt";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -88,16 +91,12 @@ impl Arguments {
         if self.token.is_empty() && self.ott.is_none() {
             return Ok(());
         }
-        Err(Failure::Usage(
-            "the token must not be an argument, because every user of this machine can read arguments; pipe it to \
-             standard input: ott-gateway login < token.txt"
-                .to_owned(),
-        ))
+        Err(Failure::Usage(REFUSAL.to_owned()))
     }
 }
 
 async fn login(arguments: Arguments, ott: String, output: &mut Output) -> Result<(), Failure> {
-    let client = arguments.client.connect(arguments.timeout, client::DIAGNOSIS_GRACE).await?;
+    let client = arguments.client.connect(arguments.timeout, Purpose::Method).await?;
     let request = LoginWithOttRequest { ott, api_client: arguments.api_client.unwrap_or_default() };
     let mut gateway = OttServiceClient::new(client.channel());
     let answer = client.answer(gateway.login_with_ott(client.request(request))).await?;
@@ -136,10 +135,22 @@ fn token_in(input: &str) -> Result<String, &'static str> {
         )
     } else if input.starts_with('{') {
         serde_json::from_str::<Issued>(input)
+            .ok()
             .map(|issued| issued.ott)
-            .map_err(|_| "standard input is a JSON object without a member \"ott\"; pipe the token or the output of `ott-gateway issue`")
+            .filter(|ott| !ott.trim().is_empty())
+            .ok_or( "standard input is a JSON object without a member \"ott\"; pipe the token or the output of `ott-gateway issue`")
+    } else if input.contains("://") {
+        Err(
+            "standard input is a URL; pipe only the token, which is the member \"ott\" of the output of `ott-gateway issue`",
+        )
+    } else if input.contains(['"', '\'', '`', '\u{201c}', '\u{201d}']) {
+        Err("the token is in quotation marks; remove them (with jq, use -r)")
     } else if input.contains(char::is_whitespace) {
         Err("standard input has more than one word; pipe the token or the output of `ott-gateway issue`")
+    } else if input.starts_with("ott=") || input.starts_with("ott:") {
+        Err("standard input begins with the name of the member; pipe only the token")
+    } else if !input.bytes().all(|byte| byte.is_ascii_graphic()) {
+        Err("the token contains a control or non-ASCII character; copy it again")
     } else {
         Ok(input.to_owned())
     }
@@ -153,7 +164,25 @@ mod tests {
     fn input_is_a_token_or_the_json_of_issue() {
         assert_eq!(token_in("T1R=\n"), Ok("T1R=".to_owned()));
         assert_eq!(token_in("{\n  \"ott\": \"T1R=\",\n  \"expireTime\": \"x\"\n}"), Ok("T1R=".to_owned()));
-        for wrong in ["", " \n", "two words", "{\"token\": \"T1R=\"}", "{"] {
+        for wrong in [
+            "",
+            " \n",
+            "two words",
+            "{\"token\": \"T1R=\"}",
+            "{\"ott\": \" \"}",
+            "{",
+            "\"T1R=\"\n",
+            "'T1R='",
+            "`T1R=`",
+            "\u{201c}T1R=\u{201d}",
+            "https://eu2.example/api/2/idp/external-login#ott=T1R=&targetURI=%2Fmc%2F",
+            "\"https://eu2.example/#ott=T1R=\"",
+            "ott=T1R=",
+            "\"ott\": \"T1R=\"",
+            "[\"T1R=\"]",
+            "\u{feff}T1R=",
+            "T1R=\u{7}",
+        ] {
             let rule = token_in(wrong).unwrap_err();
             assert!(!rule.contains("T1R="), "{rule}");
         }

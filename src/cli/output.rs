@@ -96,10 +96,15 @@ impl Output {
     /// Prints why a command failed.
     pub(super) fn failure(&mut self, failure: &Failure) {
         let mark = paint(self.err_colour, Style::Bad, "error:");
+        if let Failure::Configuration(errors) = failure {
+            for warning in errors.warnings() {
+                self.note(format_args!("warning: {warning}"));
+            }
+        }
         match failure {
             Failure::Status(status) => self.note(format_args!("{mark} {}", status_report::report(status))),
             // One line per problem. Each is printable.
-            Failure::Configuration(_) | Failure::UnreadConfiguration(_) => {
+            Failure::Configuration(_) | Failure::UnreadConfiguration(_) | Failure::InvalidFile { .. } => {
                 self.note(format_args!("{mark} {failure}"));
             }
             other => self.note(format_args!("{mark} {}", Printable(other))),
@@ -118,7 +123,7 @@ impl Output {
             print(writer, false, text, "");
         }
         if let Some(tip) = tip {
-            print(writer, colour, tip, "\n");
+            print(writer, colour, format_args!("tip: {}", Printable(tip)), "\n");
         }
         if wrong { ExitCode::from(2) } else { ExitCode::SUCCESS }
     }

@@ -22,11 +22,11 @@ use super::{
 };
 use crate::{
     app::{App, OnHangUp, Shutdown},
-    base::secret::client_secret::ClientSecret,
-    config::{Config, Process, SandboxPlatform},
+    base::{secret::client_secret::ClientSecret, text::Printable},
+    config::{Config, Process, SandboxPlatform, absolute},
     credential::ClientId,
     observe::audit::StopCause,
-    sandbox::{self, Accounts, FaultPlan, Sandbox},
+    sandbox::{self, Accounts, AccountsError, FaultPlan, Sandbox},
     server::Transport,
 };
 
@@ -88,9 +88,8 @@ Examples:
 Every error on demand: issue for the login fault+KIND@sandbox to make issuing fail, or for
 login-fault+KIND@sandbox to get a token whose login fails. KIND is a reason in docs/errors.md,
 such as DRAINING or USER_NOT_FOUND, alone or with one of its codes (AUDIT_UNAVAILABLE-ABORTED),
-or a response of the platform: an HTTP status (503), a status with an API code (400-1018), 429,
-html, malformed, cut, reset, slow, huge, redirect, blocked, other-account. --fault accepts only
-responses of the platform.
+or a response of the platform: an HTTP status (503), a status with an API code (400-1018), malformed, cut, reset, slow, huge, redirect, blocked, other-account. --fault accepts only responses
+of the platform.
 
 For tests, on the platform's address:
   GET  /sandbox/requests   list the requests that the platform received
@@ -105,7 +104,7 @@ const DEFAULT_LISTEN: SocketAddr =
 
 pub(super) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Failure> {
     let accounts = match &arguments.accounts {
-        Some(file) => Accounts::from_file(file).map_err(|error| Failure::Usage(chain(&error)))?,
+        Some(file) => Accounts::from_file(file).map_err(invalid_accounts)?,
         None => Accounts::built_in(),
     };
     if arguments.list_accounts {
@@ -266,6 +265,26 @@ fn token_life(text: &str) -> Result<Duration, String> {
         .ok()
         .filter(|duration| bounds.contains(duration))
         .ok_or_else(|| "must be a duration with its unit, from 1s to 1h".to_owned())
+}
+
+fn invalid_accounts(error: AccountsError) -> Failure {
+    const ARGUMENT: &str = "--accounts";
+    match error {
+        AccountsError::Unreadable { path, source } if source.kind() == io::ErrorKind::InvalidData => {
+            Failure::Usage(format!(
+                "{ARGUMENT}: {}: is not UTF-8 text; save it as UTF-8",
+                absolute(&path).display()
+            ))
+        }
+        AccountsError::Unreadable { path, source } => {
+            Failure::File { argument: ARGUMENT, path, kind: source.kind() }
+        }
+        AccountsError::Syntax { .. } => Failure::Usage(format!("{ARGUMENT}: {error}")),
+        AccountsError::Fields(fields) => Failure::InvalidFile {
+            argument: ARGUMENT,
+            problems: fields.iter().map(|field| Printable(field).to_string()).collect(),
+        },
+    }
 }
 
 fn platform_not_started(error: sandbox::StartError) -> Failure {

@@ -17,7 +17,7 @@ use super::{
     terminal,
 };
 use crate::{
-    app::{App, OnHangUp, Shutdown, Signals, StartError, descriptors, set_signal_mask},
+    app::{App, Listener, OnHangUp, Shutdown, Signals, StartError, descriptors, set_signal_mask},
     config::{Checked, Config, Process},
     observe::telemetry::logging::{self, Logging},
     server::tls::ClientAuth,
@@ -245,10 +245,12 @@ pub(super) fn on_control_runtime<T>(work: impl Future<Output = Result<T, Failure
     result.unwrap_or_else(|_| Err(Failure::Failed("the control thread panicked; see the log".to_owned())))
 }
 
-/// Returns the failure of a gateway that did not start. `listen` is the flag or key of its address.
+/// Returns the failure of a gateway that did not start. `listen` is the flag or key of the address
+/// of its gRPC listener.
 pub(super) fn not_started(error: &StartError, listen: &'static str) -> Failure {
-    match error.refused_address(listen) {
-        Some((address, error, setting)) => Failure::listen(address, error, setting),
+    match error.refused_address() {
+        Some((Listener::Grpc, address, error)) => Failure::listen(address, error, listen),
+        Some((listener, address, error)) => Failure::listen(address, error, listener.key()),
         None => Failure::Failed(chain(error)),
     }
 }

@@ -15,6 +15,9 @@ use crate::{
     observe::telemetry::names::status_name,
 };
 
+/// Hint for a server without the method. The listener for probes has only the health service.
+const UNIMPLEMENTED: &str = "this server does not have the method: use the address of a gateway's gRPC listener \
+    (`listen` of [server]); `health_listen` is for probes only";
 /// Domain of a gateway's reasons (`ErrorInfo`).
 const DOMAIN: &str = "ott-gateway";
 
@@ -53,7 +56,7 @@ pub(super) fn report(status: &Status) -> String {
     if let Some(info) = details.error_info().filter(|info| info.domain == DOMAIN) {
         line(&mut report, "retry", &retry(status, info));
     } else if status.code() == Code::Unimplemented {
-        line(&mut report, "hint", "check that this is the address of an ott-gateway");
+        line(&mut report, "hint", UNIMPLEMENTED);
     }
     report
 }
@@ -145,10 +148,7 @@ mod tests {
     #[expect(clippy::disallowed_methods, reason = "a status of another server")]
     fn report_of_a_status_without_details_is_short() {
         let status = Status::unimplemented("");
-        assert_eq!(
-            report(&status),
-            "UNIMPLEMENTED\n  no message\n  hint:         check that this is the address of an ott-gateway"
-        );
+        assert_eq!(report(&status), format!("UNIMPLEMENTED\n  no message\n  hint:         {UNIMPLEMENTED}"));
     }
 
     #[test]

@@ -284,9 +284,10 @@ async fn healthcheck_fails_unless_the_gateway_is_serving() {
     let (out, _, done) = run_on_thread(format!("ott-gateway healthcheck --endpoint http://{address}")).await;
     assert_eq!((out.as_str(), done), ("SERVING\n", Ok(())));
     assert_eq!(check("down").await.2, Err("the gateway reports NOT_SERVING".to_owned()));
-    let (_, err, done) = check("unknown").await;
-    assert!(done.is_err());
-    assert!(err.starts_with("error: NOT_FOUND\n"), "{err}");
+    let (_, _, done) = check("OttService").await;
+    let failure = done.unwrap_err();
+    assert!(failure.starts_with("the gateway has no service \"OttService\""), "{failure}");
+    assert!(failure.contains("write --service ott.v1.OttService, or omit --service"), "{failure}");
     let (_, _, done) =
         run_on_thread("ott-gateway healthcheck --endpoint http://127.0.0.1:1".to_owned()).await;
     assert!(done.unwrap_err().starts_with("cannot connect to http://127.0.0.1:1: "));
@@ -302,9 +303,12 @@ async fn silent_gateway_is_reported_after_the_timeout() {
         run_on_thread(line).await.2,
         Err(format!(
             "no response within 200ms: http://{address} accepted the connection and sent nothing; check that this \
-             is the port of the gateway's gRPC listener. The outcome of the call is unknown"
+             is the port of the gateway's gRPC listener"
         ))
     );
+    let line = format!("ott-gateway issue --login a --endpoint http://{address} --timeout 200ms");
+    let failure = run_on_thread(line).await.2.unwrap_err();
+    assert!(failure.ends_with("gRPC listener; the outcome of the call is unknown"), "{failure}");
 }
 
 /// The port accepts connections and sends nothing, during the diagnosis too.

@@ -8,7 +8,7 @@ use toml::{
 };
 
 use super::{
-    finding::{Findings, Place, Problem, absolute},
+    finding::{Findings, Place, Problem, absolute, unexpanded_form},
     tree::{Node, Table, Value},
 };
 use crate::base::{
@@ -109,7 +109,11 @@ pub(super) fn read(path: &Path, findings: &Findings) -> Option<Table> {
     match files::read(path, files::MAX_BYTES) {
         Ok(contents) => parse_contents(path, &contents, findings),
         Err(error) => {
-            findings.fault(Place::File(Some(Arc::from(absolute(path)))), "", error.into());
+            let problem = match unexpanded_form(path) {
+                Some(hint) => Problem::Unreadable(format!("{error} ({hint})")),
+                None => error.into(),
+            };
+            findings.fault(Place::File(Some(Arc::from(absolute(path)))), "", problem);
             None
         }
     }
@@ -178,12 +182,36 @@ fn parse(path: &Arc<Path>, text: &str, findings: &Findings) -> Option<Table> {
     if errors.is_empty() {
         return Some(lines.table(document.into_inner()));
     }
+    if let Some(format) = other_format(text) {
+        let rule = format!("is {format} and not TOML; see `ott-gateway example-config`");
+        findings.fault(Place::File(Some(Arc::clone(path))), "", Problem::rule(rule));
+        return None;
+    }
     for error in errors {
         // Only the parser's message: its `Display` quotes the line, including the value.
         let place = error.span().map_or_else(|| Place::File(Some(Arc::clone(path))), |span| lines.at(&span));
         findings.fault(place, "", Problem::Syntax(error.message().to_owned()));
     }
     None
+}
+
+/// Returns the format of a text that is not TOML, by its first line. The parser would report an error
+/// for each line.
+fn other_format(text: &str) -> Option<&'static str> {
+    let mut lines = text.lines().map(str::trim);
+    let first = lines.find(|line| !line.is_empty() && !line.starts_with('#'))?;
+    let is_yaml_key = || {
+        let (key, value) = first.split_once(':')?;
+        let is_key = key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte));
+        (is_key && (value.is_empty() || value.starts_with(' '))).then_some(())
+    };
+    match first {
+        _ if first.starts_with("-----BEGIN") => Some("PEM"),
+        _ if first.starts_with('{') => Some("JSON"),
+        _ if first.starts_with('<') => Some("HTML or XML"),
+        _ if first == "---" || first.starts_with("- ") || is_yaml_key().is_some() => Some("YAML"),
+        _ => None,
+    }
 }
 
 struct Lines {
@@ -230,6 +258,47 @@ impl Lines {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_path_that_no_shell_has_expanded_is_reported_with_the_reason() {
+        for path in ["~/none/gateway.toml", "$NONE/gateway.toml"] {
+            let findings = Findings::default();
+            assert!(read(Path::new(path), &findings).is_none());
+            let errors = findings.conclude::<()>(None).unwrap_err().to_string();
+            assert!(
+                errors.ends_with("not expanded; write the path of the home folder)")
+                    || errors.contains("variables and"),
+                "{errors}"
+            );
+            assert!(errors.contains("no such file ("), "{errors}");
+        }
+    }
+
+    #[test]
+    fn a_file_in_another_format_is_one_error() {
+        for (text, format) in [
+            ("-----BEGIN CERTIFICATE-----\ncanary\ncanary==\n-----END CERTIFICATE-----\n", Some("PEM")),
+            ("# gateway\nserver:\n  listen: canary\n  tls: canary\n", Some("YAML")),
+            ("---\nserver: canary\n", Some("YAML")),
+            ("- canary: 1\n- canary: 2\n", Some("YAML")),
+            ("{\n  \"server\": {}\n}\n", Some("JSON")),
+            ("<html>\ncanary\n", Some("HTML or XML")),
+            ("[server\nlisten = 1\n", None),
+            ("listen canary\n", None),
+        ] {
+            let findings = Findings::default();
+            assert!(parse_bytes(Path::new("gateway.toml"), text.as_bytes(), &findings).is_none(), "{text}");
+            let errors = findings.conclude::<()>(None).unwrap_err().to_string();
+            assert!(!errors.contains("canary"), "{errors}");
+            match format {
+                Some(format) => assert_eq!(
+                    errors,
+                    format!("gateway.toml: is {format} and not TOML; see `ott-gateway example-config`")
+                ),
+                None => assert!(errors.contains("not valid TOML"), "{errors}"),
+            }
+        }
+    }
 
     #[test]
     fn documents_are_equal_if_the_same_keys_have_the_same_values() {

@@ -7,6 +7,7 @@
 use std::{
     borrow::Cow,
     cell::RefCell,
+    ffi::OsStr,
     fmt, io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -124,16 +125,16 @@ pub(crate) fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf())
 }
 
-/// Displays the absolute form of a path. Parts that do not exist are displayed only if they look like
-/// file names: users sometimes write a secret in place of its file.
+/// Displays the absolute form of a path, and the reason if it is written in a form that is not
+/// expanded. Parts that do not exist are displayed only if they look like file names: users sometimes
+/// write a secret in place of its file.
 pub(super) struct ShownPath<'a>(pub(super) &'a Path);
 
 impl fmt::Display for ShownPath<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = absolute(self.0);
-        let existing = path.ancestors().find(|part| part.exists()).unwrap_or(Path::new("/"));
-        let missing: Vec<_> = path.strip_prefix(existing).into_iter().flatten().collect();
-        if !missing.iter().all(|part| part.to_str().is_some_and(is_name_of_file)) {
+        let (existing, missing) = split_at_missing(&path);
+        if !missing.iter().all(|part| part.to_str().is_some_and(is_part_of_path)) {
             let existing = existing.display();
             return write!(
                 f,
@@ -141,6 +142,9 @@ impl fmt::Display for ShownPath<'_> {
             );
         }
         write!(f, "{}", path.display())?;
+        if let Some(hint) = missing.first().and_then(|first| unexpanded(first.to_str()?)) {
+            return write!(f, " ({hint})");
+        }
         if missing.len() > 1
             && let Some(folder) = path.parent()
         {
@@ -150,9 +154,73 @@ impl fmt::Display for ShownPath<'_> {
     }
 }
 
-/// Returns whether a text looks like a file name and not like a generated secret: words or numbers
+/// Splits a path into the part that exists and the parts that do not.
+fn split_at_missing(path: &Path) -> (&Path, Vec<&OsStr>) {
+    let existing = path.ancestors().find(|part| part.exists()).unwrap_or(Path::new("/"));
+    (existing, path.strip_prefix(existing).into_iter().flatten().collect())
+}
+
+/// Returns what is wrong with the form of a path that does not exist, if it has one that is not
+/// expanded.
+pub(super) fn unexpanded_form(path: &Path) -> Option<&'static str> {
+    let path = absolute(path);
+    let (_, missing) = split_at_missing(&path);
+    unexpanded(missing.first()?.to_str()?)
+}
+
+/// Returns whether a part of a path looks like a file name, or like a form that a shell, another
+/// program or another system would interpret, and not like a secret.
+fn is_part_of_path(part: &str) -> bool {
+    let part = part.trim_matches([' ', '"', '\'']);
+    let is_variable = |name: &str| {
+        name.starts_with(|first: char| first.is_ascii_uppercase())
+            && name.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_')
+    };
+    let braced =
+        |text: &str| text.strip_prefix('{').and_then(|text| text.strip_suffix('}')).map(str::to_owned);
+    let variable = part.strip_prefix('$').map(|name| braced(name).unwrap_or_else(|| name.to_owned()));
+    let specifier = part.strip_prefix('%').map(|name| name.strip_suffix('%').unwrap_or(name));
+    let scheme = part.strip_suffix(':');
+    let mut windows = part.split('\\');
+    let is_drive = |name: &str| matches!(name.as_bytes(), [letter, b':'] if letter.is_ascii_alphabetic());
+    let is_windows = part.contains('\\')
+        && windows
+            .next()
+            .is_some_and(|first| is_drive(first) || part.contains('.') && is_name_of_file(first))
+        && windows.all(is_name_of_file);
+    is_name_of_file(part)
+        || is_windows
+        || part.strip_prefix('~').is_some_and(is_name_of_file)
+        || variable.is_some_and(|name| is_variable(&name))
+        || specifier.is_some_and(|name| is_variable(name) || name.len() == 1)
+        || scheme.is_some_and(|name| name.bytes().all(|byte| byte.is_ascii_lowercase()))
+}
+
+/// Returns what is wrong with the form of a path, by the first part that does not exist: values of
+/// the configuration are not expanded.
+fn unexpanded(part: &str) -> Option<&'static str> {
+    if part.starts_with(['"', '\'']) {
+        Some("remove the quotation marks from the value")
+    } else if part.starts_with(' ') || part.ends_with(' ') {
+        Some("remove the spaces around the value")
+    } else if part.starts_with('~') {
+        Some("~ is not expanded; write the path of the home folder")
+    } else if part.contains('$') || part.starts_with('%') {
+        Some("variables and specifiers are not expanded; write the path itself")
+    } else if part.eq_ignore_ascii_case("file:") {
+        Some("the value is a URL; write the path without file://")
+    } else if part.ends_with(':') {
+        Some("the value is a URL; write the path of a file")
+    } else if part.contains('\\') {
+        Some("\\ is not a separator; write / between folders")
+    } else {
+        None
+    }
+}
+
+/// Returns whether a text looks like a name and not like a generated secret: words or numbers
 /// separated by punctuation.
-fn is_name_of_file(text: &str) -> bool {
+pub(crate) fn is_name_of_file(text: &str) -> bool {
     const MAX_NAME: usize = 64;
     const MAX_WORD: usize = 20;
     let is_word = |word: &str| {
@@ -193,15 +261,18 @@ pub(crate) fn nearest<'a, I: Iterator<Item = &'a str>>(name: &str, known: I) -> 
 /// Displayed one per line. If there are more than ten, the number and the first ten are displayed,
 /// for the log.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub struct Errors(Vec<Finding>);
+pub struct Errors {
+    errors: Vec<Finding>,
+    warnings: Vec<Finding>,
+}
 
 impl fmt::Display for Errors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let all = self.0.len();
+        let all = self.errors.len();
         if all > MAX_SHOWN_FAULTS {
             writeln!(f, "{all} problems; the first {MAX_SHOWN_FAULTS} are:")?;
         }
-        for (index, finding) in self.0.iter().take(MAX_SHOWN_FAULTS).enumerate() {
+        for (index, finding) in self.errors.iter().take(MAX_SHOWN_FAULTS).enumerate() {
             let separator = if index == 0 { "" } else { "\n" };
             write!(f, "{separator}{finding}")?;
         }
@@ -214,7 +285,7 @@ impl Errors {
     /// does not fix.
     #[must_use]
     pub fn are_of_machine(&self) -> bool {
-        self.0.iter().all(|finding| matches!(finding.problem, Problem::Unanswered(_)))
+        self.errors.iter().all(|finding| matches!(finding.problem, Problem::Unanswered(_)))
     }
 
     /// Adds further errors to a result.
@@ -227,22 +298,28 @@ impl Errors {
         further: impl Iterator<Item = Finding>,
     ) -> Result<T, Self> {
         let mut errors: Vec<Finding> = further.collect();
+        let mut warnings = Vec::new();
         match result {
             Ok(value) if errors.is_empty() => return Ok(value),
             Ok(_) => {}
-            Err(first) => errors.extend(first.0),
+            Err(first) => {
+                errors.extend(first.errors);
+                warnings = first.warnings;
+            }
         }
-        Err(Self::sorted(errors))
-    }
-
-    fn sorted(mut findings: Vec<Finding>) -> Self {
-        findings.sort_by(|one, other| one.place.cmp(&other.place));
-        Self(findings)
+        Err(Self { errors: sorted(errors), warnings })
     }
 
     /// Returns an iterator over all errors.
     pub fn iter(&self) -> std::slice::Iter<'_, Finding> {
-        self.0.iter()
+        self.errors.iter()
+    }
+
+    /// Returns the warnings that were found besides the errors. Those about a valid configuration as
+    /// a whole are missing.
+    #[must_use]
+    pub fn warnings(&self) -> &[Finding] {
+        &self.warnings
     }
 }
 
@@ -303,10 +380,69 @@ impl Findings {
 
     /// Returns the errors, or the result and the warnings.
     pub(super) fn conclude<T>(self, read: Option<T>) -> Result<(T, Vec<Finding>), Errors> {
-        let faults = Errors::sorted(self.faults.into_inner());
+        let sorted = |findings: RefCell<Vec<Finding>>| sorted(findings.into_inner());
+        let (errors, warnings) = (sorted(self.faults), sorted(self.warnings));
         match read {
-            Some(read) if faults.0.is_empty() => Ok((read, Errors::sorted(self.warnings.into_inner()).0)),
-            _ => Err(faults),
+            Some(read) if errors.is_empty() => Ok((read, warnings)),
+            _ => Err(Errors { errors, warnings }),
+        }
+    }
+}
+
+/// Returns findings in the order of their places.
+fn sorted(mut findings: Vec<Finding>) -> Vec<Finding> {
+    findings.sort_by(|one, other| one.place.cmp(&other.place));
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(path: &str) -> String {
+        ShownPath(&Path::new("/").join(path)).to_string()
+    }
+
+    #[test]
+    fn paths_that_are_not_expanded_are_shown_with_the_reason() {
+        for (path, hint) in [
+            ("~/sec", "~ is not expanded"),
+            ("~gateway/secrets/eu2", "~ is not expanded"),
+            ("$CREDENTIALS_DIRECTORY/eu2", "variables and specifiers are not expanded"),
+            ("${CREDENTIALS_DIRECTORY}/eu2", "variables and specifiers are not expanded"),
+            ("%d/eu2", "variables and specifiers are not expanded"),
+            ("%CREDENTIALS%/eu2", "variables and specifiers are not expanded"),
+            ("file:///none/eu2", "write the path without file://"),
+            ("https://vault.example/eu2", "the value is a URL"),
+            ("C:\\secrets\\eu2", "write / between folders"),
+            ("secrets\\eu2.txt", "write / between folders"),
+            ("\"/none/eu2\"", "remove the quotation marks"),
+            ("'/none/eu2'", "remove the quotation marks"),
+            (" none/eu2", "remove the spaces"),
+        ] {
+            let shown = shown(path);
+            assert!(shown.contains(hint), "{path}: {shown}");
+            assert!(shown.starts_with('/') && !shown.contains("not shown"), "{path}: {shown}");
+        }
+    }
+
+    #[test]
+    fn paths_that_may_be_secrets_are_not_shown() {
+        for path in [
+            "none/aB3dE5fG7hJ9kL1mN3pQ",
+            "~/aB3dE5fG7hJ9kL1mN3pQ",
+            "$aB3dE5fG7hJ9kL1mN3pQ",
+            "p$ssw0rd=%21",
+            "pa$$word",
+            "hunter:two",
+            "100%sure",
+            "tell\\no-one",
+            "$hunter",
+            "C:\\aB3dE5fG7hJ9kL1mN3pQ",
+            "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0",
+        ] {
+            let shown = shown(path);
+            assert!(shown.ends_with("not shown, because it may be a secret)"), "{path}: {shown}");
         }
     }
 }

@@ -15,6 +15,8 @@ use super::{
 
 /// Name of the program as a prefix of variables, without separators.
 const PROGRAM: &str = "OTTGATEWAY";
+/// Abbreviations of [`PROGRAM`]. Only a name that matches a key is taken for one.
+const ABBREVIATIONS: [&str; 2] = ["OTTGW", "OTT"];
 /// Maximum edit distance between a misspelled name and the intended one.
 const MAX_SLIPS: usize = 2;
 
@@ -84,7 +86,9 @@ pub(super) fn intended(name: &str) -> Option<String> {
     let mut best: Option<(usize, String)> = None;
     for count in 1..=parts.len().min(2) {
         let (program, rest) = parts.split_at(count);
-        let slips = distance(&program.concat(), PROGRAM);
+        let program = program.concat();
+        let is_abbreviated = ABBREVIATIONS.contains(&program.as_str());
+        let slips = if is_abbreviated { 1 } else { distance(&program, PROGRAM) };
         if slips > MAX_SLIPS || rest.is_empty() {
             continue;
         }
@@ -105,6 +109,13 @@ fn candidates(parts: &[String]) -> Vec<(usize, String)> {
     for (known, _) in KNOWN_VARIABLES {
         if let Some(rest) = known.strip_prefix(SHORT_PREFIX) {
             found.push((distance(&parts.concat(), &squeezed(rest)), (*known).to_owned()));
+            // Such as OTT_GATEWAY_CONFIG_FILE.
+            if let [name, suffix] = parts
+                && name == rest
+                && ["FILE", "PATH", "URL", "ADDRESS"].contains(&suffix.as_str())
+            {
+                found.push((1, (*known).to_owned()));
+            }
         }
     }
     let keys = example::keys();
@@ -199,6 +210,13 @@ mod tests {
             ("OTT_GATEWAY_CALLERS_TOKENS_BILLING", "OTT_GATEWAY__CALLERS__TOKENS__BILLING"),
             ("OTT_GATEWAY_CONFG", "OTT_GATEWAY_CONFIG"),
             ("ott_gateway_config", "OTT_GATEWAY_CONFIG"),
+            ("OTT_GATEWAY_CONFIG_FILE", "OTT_GATEWAY_CONFIG"),
+            ("OTT_GATEWAY_CONFIG_PATH", "OTT_GATEWAY_CONFIG"),
+            ("OTT_GATEWAY_ENDPOINT_URL", "OTT_GATEWAY_ENDPOINT"),
+            ("OTTGW__SERVER__LISTEN", LISTEN),
+            ("OTT_GW__SERVER__LISTEN", LISTEN),
+            ("OTTGW_SERVER_LISTEN", LISTEN),
+            ("OTT__SERVER__LISTEN", LISTEN),
         ] {
             let expected = format!("{name}: has no effect; did you mean {intended}?");
             assert_eq!(warned(name).as_deref(), Some(expected.as_str()));
@@ -217,6 +235,8 @@ mod tests {
             "OTT_GATEWAY_CONFIG",
             "OTT_GATEWAY_ENDPOINT",
             "OTT_GATEWAY_PORT",
+            "OTT_PORT",
+            "OTT_GW_HOST",
             "OTT_GATEWAY_SERVICE_HOST",
             "OTT_GATEWAY_SERVICE_PORT",
             "OTT_GATEWAY_SERVICE_PORT_GRPC",

@@ -137,7 +137,7 @@ impl<'a> Section<'a> {
             }
         };
         if items.is_empty() {
-            let problem = Problem::rule("must not be empty; remove the key if there is nothing to list");
+            let problem = Problem::rule("must contain at least one item");
             self.findings.fault(node.place.clone(), name, problem);
             return None;
         }

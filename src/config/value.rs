@@ -145,7 +145,9 @@ pub(super) fn one_of<T: Copy>(values: &'static [(&'static str, T)]) -> impl Fn(&
         let text = text(value)?;
         values.iter().find(|(label, _)| *label == text).map(|(_, value)| *value).ok_or_else(|| {
             let quoted: Vec<String> = values.iter().map(|(label, _)| format!("\"{label}\"")).collect();
-            let nearest = finding::nearest(&text, values.iter().map(|(label, _)| *label));
+            // The only value needs no suggestion.
+            let known = values.iter().map(|(label, _)| *label).filter(|_| values.len() > 1);
+            let nearest = finding::nearest(&text, known);
             let hint = nearest.map_or_else(String::new, |label| format!("; did you mean \"{label}\"?"));
             Problem::rule(format!("must be {}{hint}", quoted.join(" or ")))
         })

@@ -16,13 +16,13 @@ use crate::{
 /// Adds the warnings about a valid configuration.
 pub(super) fn check(tree: &Table, config: &Config, tests: &[AccessTestResult], findings: &Findings) {
     check_callers(tree, config, findings);
-    check_tests(config, tests, findings);
+    check_tests(tree, config, tests, findings);
     check_default(tree, config, findings);
 }
 
 /// Warns about patterns in `callers` that no caller can match.
 fn check_callers(tree: &Table, config: &Config, findings: &Findings) {
-    let possible = Callers::of(config);
+    let possible = Callers::of(tree, config);
     let Some(rules) = table_at(tree, "access").and_then(|access| list_at(access, "rules")) else { return };
     for (rule, number) in rules.iter().zip(1..) {
         let Value::Table(rule) = &rule.value else { continue };
@@ -46,8 +46,8 @@ fn check_callers(tree: &Table, config: &Config, findings: &Findings) {
 }
 
 /// Warns about access tests that expect an allowed call of a caller that cannot be identified.
-fn check_tests(config: &Config, tests: &[AccessTestResult], findings: &Findings) {
-    let possible = Callers::of(config);
+fn check_tests(tree: &Table, config: &Config, tests: &[AccessTestResult], findings: &Findings) {
+    let possible = Callers::of(tree, config);
     for AccessTestResult { test, .. } in tests {
         if let (Expected::Allow { .. }, Err(why)) = (&test.expected, possible.match_any(&test.caller)) {
             let key = format!("access.tests[{}].caller", test.number);
@@ -76,6 +76,8 @@ fn check_default(tree: &Table, config: &Config, findings: &Findings) {
 /// The callers that a configuration can identify.
 struct Callers {
     has_certificates: bool,
+    /// Whether client certificates are turned off although their authorities are configured.
+    has_unused_authorities: bool,
     /// Prefixes of the names of callers with JWTs, one for each issuer.
     jwts: Vec<String>,
     /// Names of callers with bearer tokens.
@@ -84,7 +86,7 @@ struct Callers {
 }
 
 impl Callers {
-    fn of(config: &Config) -> Self {
+    fn of(tree: &Table, config: &Config) -> Self {
         let (server, callers) = (&config.server, &config.callers);
         let transport = &server.grpc.transport;
         // Both headers contain the name of a certificate.
@@ -92,6 +94,9 @@ impl Callers {
         let jwt = |name: Option<&str>| name.map_or("jwt:".to_owned(), |name| format!("jwt:{name}:"));
         Self {
             has_certificates: transport.asks_for_certificates() || is_forwarded,
+            has_unused_authorities: table_at(tree, "server")
+                .and_then(|server| table_at(server, "tls"))
+                .is_some_and(|tls| tls.contains_key("client_ca_file")),
             jwts: callers.jwt.iter().map(|issuer| jwt(issuer.name.as_deref())).collect(),
             tokens: callers.tokens.keys().map(|name| format!("token:{name}")).collect(),
             // A proxy also forwards calls of unauthenticated clients.
@@ -138,6 +143,10 @@ impl Callers {
                 "matches no caller: no caller authentication is configured, so every caller is anonymous, which \
                  no glob matches; configure client_auth of [server.tls], [callers.jwt], [callers.tokens] or \
                  [callers.forwarded], or write \"anonymous\""
+            }
+            (true, false, false) if self.has_unused_authorities => {
+                "matches no caller: client_auth of [server.tls] is \"off\", so client certificates are not requested; \
+                 set it to \"require\" or \"optional\""
             }
             (true, false, false) => {
                 "matches no caller: client certificates are not requested; set client_ca_file in [server.tls], or \
@@ -220,6 +229,7 @@ mod tests {
         let owned = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
         Callers {
             has_certificates: certificates,
+            has_unused_authorities: false,
             jwts: owned(jwts),
             tokens: owned(tokens),
             has_anonymous: anonymous,
@@ -249,6 +259,13 @@ mod tests {
         assert!(nobody.match_any("spiffe://*").unwrap_err().contains("client_ca_file"));
         assert!(nobody.match_any("jwt:*").unwrap_err().contains("[callers.jwt]"));
         assert_eq!(nobody.match_any("anonymous"), Ok(()));
+        let turned_off = Callers { has_unused_authorities: true, ..callers(false, &[], &[], true) };
+        assert!(
+            turned_off
+                .match_any("spiffe://*")
+                .unwrap_err()
+                .contains("client_auth of [server.tls] is \"off\"")
+        );
 
         let certificates = callers(true, &[], &[], false);
         for glob in ["*", "spiffe://*", "spiffe://td/a", "dns:*", "d*", "*.example"] {

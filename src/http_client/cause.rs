@@ -9,6 +9,8 @@ use crate::base::pki::{self, Peer};
 
 /// Text of the HTTP library for a connection that was not opened in time.
 const TIMED_OUT: &str = "operation timed out";
+/// Cause of a connection that was not opened in time.
+pub(super) const NO_CONNECTION: &str = "no connection in time";
 
 /// Iterates over an error and everything that caused it, outermost first.
 ///
@@ -61,9 +63,7 @@ fn innermost(error: &(dyn Error + 'static)) -> String {
             "the server closed the connection during the TLS handshake".to_owned()
         }
         text if is_closed && text.contains("close_notify") => "the server closed the connection".to_owned(),
-        text if is_connect(error) && (text == TIMED_OUT || has_elapsed(error)) => {
-            "no connection in time".to_owned()
-        }
+        text if is_connect(error) && (text == TIMED_OUT || has_elapsed(error)) => NO_CONNECTION.to_owned(),
         text if is_another_protocol(error) => {
             format!(
                 "the server responded with a different protocol than the expected version of HTTP; check the scheme \

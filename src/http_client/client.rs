@@ -190,13 +190,13 @@ impl HttpSettings {
         self.protocol.get()
     }
 
-    /// Returns the root cause of a failed request as text for the operator. If a proxy
-    /// refused the tunnel, finds out its HTTP status, which takes up to 2 s.
+    /// Returns the root cause of a failed request as text for the operator. Names a proxy that cannot
+    /// be reached. If a proxy refused the tunnel, finds out its HTTP status, which takes up to 2 s.
     pub async fn cause_of(&self, error: &reqwest::Error) -> String {
         let cause = cause::exchange_cause(error, self.tls.was_asked_for_certificate());
         match &self.proxy {
             // Boxed, because it is rare and would enlarge the future of every call.
-            Some(proxy) => Box::pin(proxy.explain(cause, &self.server, &self.resolver)).await,
+            Some(proxy) => Box::pin(proxy.explain(error, cause, &self.server, &self.resolver)).await,
             None => cause,
         }
     }

@@ -22,13 +22,23 @@ use tokio_rustls::TlsConnector;
 use url::{Position, Url};
 use zeroize::Zeroizing;
 
-use super::{ClientTls, Resolver, is_loopback};
+use super::{
+    ClientTls, Resolver,
+    cause::{Causes, NO_CONNECTION},
+    is_loopback,
+};
 use crate::base::clock::{self, Instant};
 
 /// Text of the HTTP library for a tunnel that was refused with any status but 407.
 const REFUSED: &str = "tunnel error: unsuccessful";
 /// Text of the HTTP library for a tunnel that was refused with 407.
 const UNAUTHENTICATED: &str = "tunnel error: proxy authorization required";
+/// Text of the HTTP library for a connection to the proxy that was not opened.
+const UNCONNECTED: &str = "tunnel error: failed to create underlying connection";
+/// Text of the HTTP library for a connection that the proxy closed before it responded.
+const CLOSED: &str = "tunnel error: unexpected end of file";
+/// Text of the HTTP library for a connection that broke before the proxy responded.
+const BROKEN: &str = "tunnel error: io error establishing tunnel";
 /// Maximum duration of the request for the status.
 const TIMEOUT: Duration = Duration::from_secs(2);
 /// Time for which a result is reused, so that requests to a proxy that refuses tunnels do not
@@ -98,9 +108,31 @@ impl Proxy {
         &self.url
     }
 
-    /// Explains the cause of a failed request to `server`: adds the status with which the proxy
-    /// refused the tunnel, and returns any other cause unchanged.
-    pub(super) async fn explain(&self, cause: String, server: &Url, resolver: &Resolver) -> String {
+    /// Explains the cause of a failed request to `server`: names the proxy if it could not be
+    /// reached, and adds the status with which it refused the tunnel. Returns any other cause
+    /// unchanged.
+    pub(super) async fn explain(
+        &self,
+        error: &reqwest::Error,
+        cause: String,
+        server: &Url,
+        resolver: &Resolver,
+    ) -> String {
+        let proxy = self.host_and_port();
+        let has_cause = |text: &str| Causes::from_error(error).any(|cause| cause.to_string() == text);
+        if cause == NO_CONNECTION {
+            return format!("no connection through the proxy {proxy} in time");
+        }
+        // Without a tunnel, the only connection is that to the proxy.
+        if has_cause(UNCONNECTED) || server.scheme() == "http" && error.is_connect() {
+            return format!("cannot connect to the proxy {proxy}: {cause}");
+        }
+        if cause == CLOSED {
+            return format!("the proxy {proxy} closed the connection before the tunnel was open");
+        }
+        if has_cause(BROKEN) {
+            return format!("the connection to the proxy {proxy} was lost: {cause}");
+        }
         if cause == UNAUTHENTICATED {
             return "the proxy refused the tunnel with HTTP status 407 (proxy authentication)".to_owned();
         }
@@ -111,6 +143,12 @@ impl Proxy {
             Some(status) => format!("the proxy refused the tunnel with HTTP status {status}"),
             None => "the proxy refused the tunnel".to_owned(),
         }
+    }
+
+    /// Returns host and port for display, without user and password.
+    fn host_and_port(&self) -> String {
+        let (host, port) = (self.url.host_str().unwrap_or_default(), self.url.port_or_known_default());
+        format!("{host}:{}", port.unwrap_or_default())
     }
 
     async fn status(&self, server: &Url, resolver: &Resolver) -> Option<u16> {

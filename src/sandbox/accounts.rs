@@ -9,7 +9,7 @@ mod listing;
 use std::path::Path;
 use std::sync::Arc;
 
-pub use file::AccountsError;
+pub use file::{AccountsError, InvalidField};
 pub use listing::ListedAccount;
 use serde_json::value::RawValue;
 

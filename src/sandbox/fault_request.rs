@@ -2,13 +2,13 @@
 //!
 //! KIND is a [`Fault`] of the simulated platform, or the name of a reason, alone (`DRAINING`) or
 //! with one of its codes (`AUDIT_UNAVAILABLE-ABORTED`). Case does not matter. Any other login with
-//! one of the two prefixes, or of the form `…+…@sandbox`, is refused unless an account has it: a
-//! test must not mistake the result of a misspelled login for the fault that it expects.
+//! one of the two prefixes, and any `…@sandbox` that resembles one, is refused unless an account has
+//! it: a test must not mistake the result of a misspelled login for the fault that it expects.
 
 use std::fmt;
 
 use super::accounts::{Accounts, Subject};
-use super::faults::Fault;
+use super::faults::{API_CODES, Fault};
 use super::reasons::{Method, Origin};
 use crate::domain::reason::{FailureCode, Reason};
 
@@ -52,8 +52,10 @@ enum Problem {
     Prefix,
     /// It does not end in [`DOMAIN`].
     Domain,
-    /// KIND is not a kind.
-    Kind,
+    /// KIND is not a kind; the most similar one, if one is similar enough.
+    Kind(Option<&'static str>),
+    /// KIND is a status with a code that the platform does not have.
+    ApiCode,
     /// The fault changes the account, and the method returns none.
     NoAccount,
     /// The method never returns the reason.
@@ -76,7 +78,7 @@ impl FaultRequest {
         } else if let Some(rest) = login.strip_prefix(LOGIN) {
             (Method::Login, rest)
         } else {
-            let is_similar = login.strip_suffix(DOMAIN).is_some_and(|rest| rest.contains('+'));
+            let is_similar = login.strip_suffix(DOMAIN).is_some_and(resembles_request);
             let unknown = UnknownFaultRequest { method: Method::Issue, problem: Problem::Prefix };
             return is_similar.then_some(Err(unknown));
         };
@@ -89,6 +91,31 @@ impl FaultRequest {
     }
 }
 
+/// Returns whether the part of a login before [`DOMAIN`] may be a misspelled request: with another
+/// separator, a misspelled prefix, or none.
+fn resembles_request(local: &str) -> bool {
+    let mut words = local.split(|character: char| !character.is_ascii_alphabetic());
+    let is_prefix = |word: &str| word.starts_with("fault") || strsim::damerau_levenshtein(word, "fault") <= 1;
+    let is_kind =
+        |kind: &str| [Method::Issue, Method::Login].iter().any(|&method| kind_of(method, kind).is_ok());
+    local.contains('+') || words.any(is_prefix) || is_kind(local)
+}
+
+/// Returns the most similar kind of a method.
+fn nearest_kind(method: Method, text: &str) -> Option<&'static str> {
+    let squeezed = |text: &str| -> String {
+        text.chars().filter(char::is_ascii_alphanumeric).map(|letter| letter.to_ascii_lowercase()).collect()
+    };
+    let text = squeezed(text);
+    let names = Fault::NAMES.into_iter().filter(|name| kind_of(method, name).is_ok());
+    names
+        .chain(reasons(method))
+        .map(|name| (strsim::damerau_levenshtein(&text, &squeezed(name)), name))
+        .filter(|(distance, name)| distance * 3 <= name.len())
+        .min()
+        .map(|(_, name)| name)
+}
+
 /// Parses a lower-case KIND.
 fn kind_of(method: Method, text: &str) -> Result<Kind, Problem> {
     if let Ok(fault) = text.parse() {
@@ -98,7 +125,13 @@ fn kind_of(method: Method, text: &str) -> Result<Kind, Problem> {
     }
     let (name, code) = text.split_once('-').map_or((text, None), |(name, code)| (name, Some(code)));
     let mut reasons = Reason::ALL.iter().copied();
-    let reason = reasons.find(|reason| reason.as_str().eq_ignore_ascii_case(name)).ok_or(Problem::Kind)?;
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if is_number(name) && code.is_some_and(is_number) && name.parse::<Fault>().is_ok() {
+        return Err(Problem::ApiCode);
+    }
+    let reason = reasons
+        .find(|reason| reason.as_str().eq_ignore_ascii_case(name))
+        .ok_or_else(|| Problem::Kind(nearest_kind(method, text)))?;
     let origins = method.origins(reason);
     if origins.is_empty() {
         return Err(Problem::Method(reason));
@@ -124,16 +157,17 @@ impl UnknownFaultRequest {
     ///
     /// The texts have to fit into the 4 KiB of a status, where each is contained twice.
     pub(super) fn rules(self) -> Vec<String> {
-        let kinds = Fault::KINDS.replace(", ", ",");
-        let mut rules = vec![self.to_string(), format!("KIND: {kinds},REASON or REASON-CODE")];
+        let mut rules = vec![self.to_string(), format!("KIND is {}, REASON or REASON-CODE", Fault::KINDS)];
         let mut line = format!("REASON of {}:", self.method.name());
         for reason in reasons(self.method) {
-            if line.len() + 1 + reason.len() > MAX_RULE_BYTES {
+            if line.len() + 2 + reason.len() > MAX_RULE_BYTES {
                 rules.push(std::mem::take(&mut line));
             }
-            if !line.is_empty() {
-                line.push(if line.ends_with(':') { ' ' } else { ',' });
-            }
+            line.push_str(match line.as_str() {
+                "" => "",
+                line if line.ends_with(':') => " ",
+                _ => ", ",
+            });
             line.push_str(reason);
         }
         rules.push(line);
@@ -152,7 +186,16 @@ impl fmt::Display for UnknownFaultRequest {
                 write!(f, "write {ISSUE}KIND{DOMAIN} or {LOGIN}KIND{DOMAIN}; no account has this login")
             }
             Problem::Domain => write!(f, "write {prefix}KIND{DOMAIN}"),
-            Problem::Kind => write!(f, "unknown KIND in {prefix}KIND{DOMAIN}"),
+            Problem::Kind(nearest) => {
+                write!(f, "unknown KIND in {prefix}KIND{DOMAIN}")?;
+                nearest.map_or(Ok(()), |name| write!(f, "; did you mean {name}?"))
+            }
+            Problem::ApiCode => write!(
+                f,
+                "unknown API code in {prefix}KIND{DOMAIN}; the platform's codes are {} to {}",
+                API_CODES.start(),
+                API_CODES.end()
+            ),
             Problem::NoAccount => write!(
                 f,
                 "{} returns no account; write {LOGIN}{}{DOMAIN}",
@@ -218,7 +261,7 @@ mod tests {
         ] {
             assert_eq!(FaultRequest::read(login), Some(Ok(FaultRequest::Login(kind))), "{login}");
         }
-        for login in ["johncustomer@mysite.com", "fault@sandbox", "503@sandbox", "a+b@mysite.com", ""] {
+        for login in ["johncustomer@mysite.com", "nobody@sandbox", "404x@sandbox", "a+b@mysite.com", ""] {
             assert_eq!(FaultRequest::read(login), None, "{login}");
         }
     }
@@ -238,6 +281,19 @@ mod tests {
             "fault+OTT_REJECTED@sandbox",
             "fault+other-account@sandbox",
             "fault+DRAINING-ABORTED@sandbox",
+            "fault+400-9999@sandbox",
+            "login-fault+400-999@sandbox",
+            "fault-503@sandbox",
+            "fault_503@sandbox",
+            "fault.503@sandbox",
+            "fault503@sandbox",
+            "faultDRAINING@sandbox",
+            "login-fault-OTT_IN_USE@sandbox",
+            "login_fault_DRAINING@sandbox",
+            "fautl-503@sandbox",
+            "fault@sandbox",
+            "503@sandbox",
+            "draining@sandbox",
             "x-fault+503@sandbox",
             "fautl+503@sandbox",
         ] {
@@ -250,6 +306,21 @@ mod tests {
         assert!(!rule("fault+abc@sandbox").contains("OTT_IN_USE"), "only the reasons of the method");
         assert!(rule("login-fault+abc@sandbox").contains("OTT_IN_USE"));
         assert!(rule("fault+503@sandbx").starts_with("write fault+KIND@sandbox"));
+        for (login, nearest) in [
+            ("fault+DRAINNG@sandbox", "DRAINING"),
+            ("fault+user-not-found@sandbox", "USER_NOT_FOUND"),
+            ("fault+usernotfound@sandbox", "USER_NOT_FOUND"),
+            ("fault+USER_NOTFOUND@sandbox", "USER_NOT_FOUND"),
+            ("fault+redirct@sandbox", "redirect"),
+            ("login-fault+other_acount@sandbox", "other-account"),
+            ("login-fault+OTT_IN_US@sandbox", "OTT_IN_USE"),
+        ] {
+            let rule = rule(login);
+            assert!(rule.contains(&format!("@sandbox; did you mean {nearest}?\n")), "{login}: {rule}");
+        }
+        assert!(!rule("fault+abc@sandbox").contains("did you mean"));
+        assert!(!rule("fault+abc@sandbox").replace(", ", "").contains(','), "lists have spaces");
+        assert!(rule("fault+400-9999@sandbox").contains("the platform's codes are 1000 to 1035"));
         assert!(
             rule("login-fault+AUDIT_UNAVAILABLE-INTERNAL@sandbox")
                 .starts_with("LoginWithOtt returns AUDIT_UNAVAILABLE with UNAVAILABLE or ABORTED only")

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::num::NonZeroU64;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -26,6 +27,8 @@ const SLOWNESS: Duration = Duration::from_secs(5);
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("7");
 /// Target of `redirect`: a name that never resolves (RFC 6761, section 6.4).
 const ELSEWHERE: HeaderValue = HeaderValue::from_static("http://elsewhere.invalid/");
+/// The platform's documented API codes. A code outside of them is more likely a misspelled one.
+pub(super) const API_CODES: RangeInclusive<u32> = 1000..=1035;
 /// Number of chunks of `huge`, 16 MiB in total, without a content length.
 const HUGE_PIECES: usize = 256;
 const HUGE_PIECE: Bytes = Bytes::from_static(&[b' '; 64 * 1024]);
@@ -67,13 +70,13 @@ pub enum Fault {
 
 /// Text that is not a fault.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("no such fault; the faults are {}", Fault::KINDS)]
+#[error("no such fault; KIND is {}", Fault::KINDS)]
 pub struct UnknownFault;
 
 /// Requests that fail by count.
 ///
 /// Syntax: `KIND/N`, such as `503/10`: every N-th request to an endpoint under `/api/2` fails with the
-/// [`Fault`] KIND. `KIND` alone means every request. The page for browsers at
+/// [`Fault`] KIND. The page for browsers at
 /// `/api/2/idp/external-login` never fails.
 #[derive(Clone, Debug, Default)]
 pub struct FaultPlan(Option<(Fault, NonZeroU64)>);
@@ -87,6 +90,11 @@ pub enum FaultPlanError {
     /// N is not a count.
     #[error("N must be a whole number of at least 1; write KIND/N, as in `503/10` for every tenth request")]
     Count,
+    /// There is no N.
+    #[error(
+        "N is missing; write KIND/N, as in `503/10` for every tenth request, or `503/1` for every request"
+    )]
+    NoCount,
 }
 
 /// The plan, and the number of requests so far.
@@ -107,8 +115,12 @@ impl FromStr for FaultPlan {
     type Err = FaultPlanError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (kind, count) = text.split_once('/').unwrap_or((text, "1"));
-        Ok(Self(Some((kind.parse()?, count.parse().map_err(|_| FaultPlanError::Count)?))))
+        let (kind, count) = text.split_once('/').map_or((text, None), |(kind, count)| (kind, Some(count)));
+        let kind = kind.parse()?;
+        let count = count.ok_or(FaultPlanError::NoCount)?;
+        let digits = count.bytes().all(|byte| byte.is_ascii_digit());
+        let count = count.parse().ok().filter(|_| digits).ok_or(FaultPlanError::Count)?;
+        Ok(Self(Some((kind, count))))
     }
 }
 
@@ -157,7 +169,9 @@ impl FromStr for Fault {
                     .filter(|status| (300..600).contains(&number) && *status != StatusCode::NOT_MODIFIED)
                     .ok_or(UnknownFault)?;
                 let code = match code {
-                    Some(code) => code.parse().map_err(|_| UnknownFault)?,
+                    Some(code) => {
+                        code.parse().ok().filter(|code| API_CODES.contains(code)).ok_or(UnknownFault)?
+                    }
                     None => u32::from(number),
                 };
                 Self::Status(status, code)
@@ -186,8 +200,12 @@ impl fmt::Display for Fault {
 
 impl Fault {
     /// List of all kinds, for error messages.
-    pub const KINDS: &str = "HTTP status (503), status with API code (400-1018), html, malformed, \
+    pub const KINDS: &str = "an HTTP status (503), a status with an API code (400-1018), html, malformed, \
         cut, reset, slow, huge, redirect, blocked, other-account";
+
+    /// Names of the kinds without a number.
+    pub(super) const NAMES: [&str; 9] =
+        ["html", "malformed", "cut", "reset", "slow", "huge", "redirect", "blocked", "other-account"];
 
     /// Returns the response of a fault that replaces the processing; `None` if the fault changes the
     /// response.
@@ -333,7 +351,7 @@ mod tests {
     fn unknown_faults_are_refused_with_the_list() {
         for text in [
             "", "200", "304", "600", "99999", "0503", "+503", "503x", "400-", "400-x", "400-+1", "-1018",
-            "nothing", "HTML ",
+            "400-9999", "400-999", "400-1036", "400-400", "400-101", "nothing", "HTML ",
         ] {
             assert_eq!(text.parse::<Fault>(), Err(UnknownFault), "{text}");
         }
@@ -345,7 +363,7 @@ mod tests {
         let planned = Planned::new("503/3".parse().unwrap());
         let met: Vec<_> = (1..=9).filter(|_| planned.next().is_some()).collect();
         assert_eq!(met, [3, 6, 9]);
-        let planned = Planned::new("html".parse().unwrap());
+        let planned = Planned::new("html/1".parse().unwrap());
         assert!((0..5).all(|_| planned.next() == Some(Fault::Html)));
         let planned = Planned::new(FaultPlan::none());
         assert!((0..5).all(|_| planned.next().is_none()));
@@ -354,6 +372,9 @@ mod tests {
     #[test]
     fn malformed_plans_are_refused() {
         for (text, error) in [
+            ("503", FaultPlanError::NoCount),
+            ("html", FaultPlanError::NoCount),
+            ("503/+1", FaultPlanError::Count),
             ("503/0", FaultPlanError::Count),
             ("503/", FaultPlanError::Count),
             ("503/-1", FaultPlanError::Count),

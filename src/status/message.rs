@@ -88,10 +88,14 @@ impl<'a> Message<'a> {
     /// Returns the message. Invalid fields replace the sentence of the case.
     pub(super) fn text(&self, violations: &[Violation]) -> String {
         let mut text = String::with_capacity(256);
-        for (index, violation) in violations.iter().enumerate() {
-            text.push_str(if index == 0 { "" } else { "; " });
-            text.push_str(violation.field);
-            text.push_str(": ");
+        let mut field = "";
+        for violation in violations {
+            text.push_str(if text.is_empty() { "" } else { "; " });
+            if violation.field != field {
+                field = violation.field;
+                text.push_str(field);
+                text.push_str(": ");
+            }
             text.push_str(&bounded(&violation.description));
         }
         if violations.is_empty() {

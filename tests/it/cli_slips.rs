@@ -170,7 +170,10 @@ fn unusable_files_are_reported_with_their_path() {
         (vec!["--server-name", "https://localhost"], "--server-name must be a host name"),
         (vec!["--bearer-token-file", &at("empty")], "--bearer-token-file: FOLDER/empty: the file is empty"),
         (vec!["--bearer-token-file", &at("other")], "--bearer-token-file: FOLDER/other: is a directory"),
-        (vec!["--bearer-token-file", "eyJhbGciOi.canary.x"], "cannot read the file of --bearer-token-file"),
+        (
+            vec!["--bearer-token-file", "eyJhbGciOi.canary.x"],
+            "cannot read the file of --bearer-token-file: no such file; write the token to a file",
+        ),
     ] {
         let done =
             run(&[&["issue", "--login", "a", "--endpoint", "https://127.0.0.1:1"], &arguments[..]].concat());
@@ -204,12 +207,26 @@ fn a_secret_in_the_wrong_place_is_refused_and_not_repeated() {
             "write http://127.0.0.1:50051, or https",
         ),
         (vec!["issue", "someone@example"], "specify the user: ott-gateway issue --login"),
+        (vec!["issue", "SANDBOX-canary", "--login", "a"], "ott-gateway login < token.txt"),
+        (vec!["issue", "--token", "eyJ.canary", "--login", "a"], "use --bearer-token-file FILE"),
+        (
+            vec!["issue", "--login", "a", "--private-key-file", "-----BEGIN PRIVATE KEY-----\ncanary\n"],
+            "an argument contains PEM",
+        ),
+        (vec!["login", "-t", "SANDBOX-canary"], "pipe it to standard input"),
+        (vec!["check-config", "gateway.toml"], "use ott-gateway check-config --config gateway.toml"),
+        (vec!["sandbox", "--port", "1"], "--listen 127.0.0.1:PORT"),
+        (vec!["healthcheck", "127.0.0.1:1"], "use ott-gateway healthcheck --endpoint http://127.0.0.1:1"),
     ] {
+        if !cfg!(feature = "sandbox") && arguments[0] == "sandbox" {
+            continue;
+        }
         let done = run(&arguments);
         let error = String::from_utf8(done.stderr).expect("text");
         assert_eq!(done.status.code(), Some(2), "{error}");
         assert!(error.contains(expected), "{arguments:?}: {error}");
         assert!(!error.contains("canary"), "{error}");
+        assert!(!error.contains("-- -"), "the parser's tip about values: {error}");
     }
     let by_variable = Command::new(env!("CARGO_BIN_EXE_ott-gateway"))
         .args(["issue", "--login", "a"])
@@ -221,4 +238,71 @@ fn a_secret_in_the_wrong_place_is_refused_and_not_repeated() {
         error.starts_with("error: OTT_GATEWAY_ENDPOINT has no scheme; write http://gateway.example:1"),
         "{error}"
     );
+}
+
+/// For each listener, and for a sandbox whose own listener is set by an option.
+#[test]
+fn the_error_for_a_port_in_use_names_the_key_of_its_listener() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("its address").to_string();
+    let setup = |part: &str, by: &str| {
+        Setup::for_platform("127.0.0.1:1".parse().expect("an address"))
+            .replacing(part, &by.replace("ADDRESS", &address))
+    };
+    let health = || setup("[admin]", "health_listen = \"ADDRESS\"\n[admin]");
+    let admin = || setup("[admin]\n", "[admin]\nlisten = \"ADDRESS\" # ");
+    for (setup, key) in [(health(), "[server] health_listen"), (admin(), "[admin] listen")] {
+        let done = setup.refused();
+        let error = String::from_utf8(done.stderr).expect("text");
+        let expected =
+            format!("is in use ({address}): stop the other program, or choose another address with {key}\n");
+        assert!(error.ends_with(&expected), "{error}");
+    }
+    if !cfg!(feature = "sandbox") {
+        return;
+    }
+    let setup = health();
+    setup.write_config();
+    let config = setup.folder().join("config.toml");
+    let (code, error) = refused(&[
+        "sandbox",
+        "--listen",
+        "127.0.0.1:0",
+        "--platform-listen",
+        "127.0.0.1:0",
+        "--config",
+        config.to_str().expect("a path"),
+    ]);
+    assert_eq!(code, Some(1), "{error}");
+    assert!(error.contains("choose another address with [server] health_listen"), "{error}");
+    assert!(!error.contains("another sandbox"), "{error}");
+}
+
+#[cfg(feature = "sandbox")]
+#[test]
+fn unusable_values_of_a_sandbox_are_refused_before_it_starts() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name).to_str().expect("a path").to_owned();
+    write(folder.path(), "accounts.json", "{\"tenants\": [{\"id\": 1, \"nme\": \"T\"}]}");
+    write(folder.path(), "text.json", "tenants");
+    for (arguments, expected) in [
+        (["--ready-file", &at("none/ready.json")], "FOLDER/none/ready.json: there is no folder FOLDER/none"),
+        (["--ready-file", "nodir-of-slips/x"], "there is no folder /"),
+        (["--fault", "503"], "--fault: N is missing; write KIND/N, as in `503/10`"),
+        (["--fault", "error/2"], "KIND is an HTTP status (503), a status with an API code"),
+        (["--fault", "400-9999/2"], "no such fault"),
+        (["--accounts", "nope.json"], "/nope.json: no such file"),
+        (["--accounts", &at("none/nope.json")], "(there is no folder FOLDER/none): no such file"),
+        (["--accounts", &at("text.json")], "--accounts: FOLDER/text.json:1: not valid JSON"),
+        (["--accounts", &at("accounts.json")], "accounts.json:1: tenants[1].id: must be text"),
+        (["--accounts", &at("accounts.json")], "tenants[1].nme: is not known; did you mean `name`?"),
+    ] {
+        let ports = ["sandbox", "--once", "--listen", "127.0.0.1:0", "--platform-listen", "127.0.0.1:0"];
+        let done = run(&[&ports[..], &arguments[..]].concat());
+        let error = String::from_utf8(done.stderr).expect("text");
+        assert_eq!(done.status.code(), Some(2), "{arguments:?}: {error}");
+        let expected = expected.replace("FOLDER", folder.path().to_str().expect("a path"));
+        assert!(error.contains(&expected), "{arguments:?}: {error}");
+        assert!(done.stdout.is_empty(), "{arguments:?}: nothing was started");
+    }
 }

@@ -113,6 +113,38 @@ fn a_prompt_cannot_be_suspended() {
     assert!(terminal.can_suspend(), "the terminal is restored");
 }
 
+/// `nohup` starts a command with SIGHUP ignored.
+#[cfg(feature = "sandbox")]
+#[test]
+fn a_sandbox_that_ignores_hang_ups_keeps_running() {
+    use std::process::Stdio;
+
+    use crate::support::gateway::Output;
+
+    let mut sandbox = Command::new("env")
+        .args(["--ignore-signal=HUP", env!("CARGO_BIN_EXE_ott-gateway"), "sandbox"])
+        .args(["--listen", "127.0.0.1:0", "--platform-listen", "127.0.0.1:0"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the sandbox starts");
+    let stderr = Output::default();
+    stderr.follow(sandbox.stderr.take().expect("it is piped"));
+    stderr.wait_for("it serves", |line| line.contains("Serving until Ctrl-C.").then_some(()));
+    let process = sandbox.id().to_string();
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("its status");
+    let mask = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a mask");
+        u64::from_str_radix(line.trim(), 16).expect("a number") & 1
+    };
+    assert_eq!((mask("SigIgn:"), mask("SigCgt:")), (1, 0), "SIGHUP stays ignored");
+    for signal in ["HUP", "TERM"] {
+        let done = Command::new("kill").args(["-s", signal, &process]).status().expect("kill");
+        assert!(done.success(), "{signal}");
+    }
+    assert_eq!(ended(sandbox).code(), Some(0));
+}
+
 #[cfg(feature = "sandbox")]
 #[test]
 fn a_sandbox_stops_when_its_terminal_closes() {

@@ -235,3 +235,26 @@ async fn login_without_a_usable_cookie_causes_a_warning() {
     has(&warning, &expected.map(|(name, value)| (name, Value::from(value))));
     assert_eq!(gateway.stderr().text().matches("has no usable cookie").count(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_of_a_drain_names_each_listener() {
+    let upstream = Upstream::http().await;
+    let setup = Setup::for_platform(upstream.address());
+    let mut gateway = setup.replacing("[admin]", "health_listen = \"127.0.0.1:0\"\n[admin]").start();
+    let mut listeners = [gateway.address(), gateway.health_address()].map(|address| address.to_string());
+    listeners.sort();
+    gateway.signal("TERM");
+    assert_eq!(gateway.ended().await.code(), Some(0));
+    for message in ["drain started", "sending GOAWAY", "drain finished"] {
+        let text = gateway.stderr().text();
+        let lines = text.lines().filter(|line| line.contains(message));
+        let mut named: Vec<String> = lines
+            .map(|line| {
+                let line: Value = serde_json::from_str(line).expect("JSON");
+                line["listener.address"].as_str().expect("an address").to_owned()
+            })
+            .collect();
+        named.sort();
+        assert_eq!(named, listeners, "{message}");
+    }
+}

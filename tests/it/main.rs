@@ -27,6 +27,7 @@ mod broken_requests;
 mod certificates;
 mod claims;
 mod cli;
+mod cli_diagnosis;
 mod cli_slips;
 mod cli_terminal;
 mod clients;

@@ -214,6 +214,7 @@ fn assert_refused_with_a_list(status: &Status, asked: &str) {
         assert_eq!(listed.contains(&reason.as_str()), exists, "{asked}: {reason:?}: {rules:?}");
     }
     assert!(rules.iter().all(|rule| status.message().contains(rule)), "{asked}: {status:?}");
+    assert_eq!(status.message().matches("login: ").count(), 1, "the field is named once: {status:?}");
 }
 
 #[tokio::test]
@@ -230,6 +231,9 @@ async fn unknown_faults_are_refused_with_the_list_and_a_warning() {
         "login-fault+",
         "login-fault+200@sandbox",
         "fautl+503@sandbox",
+        "fault+400-9999@sandbox",
+        "fault-503@sandbox",
+        "fault+DRAINNG@sandbox",
         "login_fault+DRAINING@sandbox",
     ] {
         let status = client.issue_ott(issue(asked)).await.expect_err("refused");

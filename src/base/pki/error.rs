@@ -138,10 +138,10 @@ impl fmt::Display for Remedy {
                 "extract the certificates with `openssl pkcs7 -print_certs -in OLD -out NEW`"
             }
             (Wanted::PrivateKey, Label::Certificate) => {
-                "if the two files are swapped, exchange the values of private_key_file and certificate_file"
+                "if the paths of the certificate and the private key are swapped, exchange them"
             }
             (Wanted::CertificateChain, found) if found.is_private_key() => {
-                "if the two files are swapped, exchange the values of certificate_file and private_key_file"
+                "if the paths of the certificate and the private key are swapped, exchange them"
             }
             (_, found) if found.is_private_key() => "name the file of the certificates instead",
             (Wanted::PrivateKey, Label::Request) => "use the private key that the request was made with",

@@ -13,7 +13,10 @@ use tonic::metadata::{Ascii, MetadataValue};
 use zeroize::Zeroizing;
 
 use crate::{
-    base::pki::{Authorities, CertificateChain, InvalidFile, PrivateKey, ServerIdentity},
+    base::{
+        files::describe,
+        pki::{Authorities, CertificateChain, InvalidFile, PrivateKey, ServerIdentity},
+    },
     cli::failure::Failure,
     config::absolute,
 };
@@ -50,9 +53,10 @@ fn invalid(argument: &str, path: &Path, why: &InvalidFile) -> Failure {
 pub(super) fn authorization(path: &Path) -> Result<MetadataValue<Ascii>, Failure> {
     const ARGUMENT: &str = "--bearer-token-file";
     let content = read(ARGUMENT, path).map_err(|failure| match failure {
-        Failure::File { .. } if may_be_token(path) => Failure::Usage(format!(
-            "cannot read the file of {ARGUMENT}; write the token to a file and use its path (the argument is \
-             not shown, because it may be the token itself)"
+        Failure::File { kind, .. } if may_be_token(path) => Failure::Usage(format!(
+            "cannot read the file of {ARGUMENT}: {}; write the token to a file and use its path (the argument is \
+             not shown, because it may be the token itself)",
+            describe(kind)
         )),
         other => other,
     })?;

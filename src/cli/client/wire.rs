@@ -38,7 +38,7 @@ const EMPTY_HELLO: &[u8] = b"\x16\x03\x01\0\x04\x01\0\0\0";
 
 /// The data received on a connection. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Wire(Arc<Mutex<Seen>>);
+pub(in crate::cli) struct Wire(Arc<Mutex<Seen>>);
 
 #[derive(Debug, Default)]
 struct Seen {
@@ -105,7 +105,7 @@ impl Wire {
     }
 
     /// Returns a connector like that of the client library, which records received data.
-    pub(super) fn connector(
+    pub(in crate::cli) fn connector(
         &self,
         limit: Duration,
     ) -> impl Service<
@@ -131,6 +131,9 @@ impl Wire {
     }
 }
 
+/// A request that every HTTP/1 server answers (RFC 9112, 3.2.4).
+const HTTP1_REQUEST: &[u8] = b"OPTIONS * HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+
 /// Sends an HTTP/2 preface without TLS, and returns the protocol of the response.
 pub(super) async fn probe(address: &(String, u16), until: Instant) -> Protocol {
     answer_to(PREFACE, address, until).await
@@ -140,6 +143,15 @@ pub(super) async fn probe(address: &(String, u16), until: Instant) -> Protocol {
 /// in HTTP/1, or not at all.
 pub(super) async fn speaks_tls(address: &(String, u16), until: Instant) -> bool {
     answer_to(EMPTY_HELLO, address, until).await == Protocol::Tls
+}
+
+/// Returns the status line with which the port responds to an HTTP/1 request; `None` if it does not
+/// respond in HTTP/1.
+pub(super) async fn speaks_http1(address: &(String, u16), until: Instant) -> Option<String> {
+    match answer_to(HTTP1_REQUEST, address, until).await {
+        Protocol::Http1(line) => Some(line),
+        _ => None,
+    }
 }
 
 async fn answer_to(sent: &[u8], (host, port): &(String, u16), until: Instant) -> Protocol {
@@ -167,7 +179,7 @@ async fn answer_to(sent: &[u8], (host, port): &(String, u16), until: Instant) ->
 
 /// A connection that records the first bytes it receives.
 #[derive(Debug)]
-pub(super) struct Recorded<S> {
+pub(in crate::cli) struct Recorded<S> {
     stream: S,
     wire: Wire,
 }

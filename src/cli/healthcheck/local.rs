@@ -1,6 +1,6 @@
 //! The connection of a probe to a gateway on this machine, by its configuration.
 
-use std::{io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use hyper_util::rt::TokioIo;
 use rustls::{
@@ -9,12 +9,13 @@ use rustls::{
     crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, ServerName, UnixTime},
 };
-use tokio::net::TcpStream;
-use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio_rustls::TlsConnector;
 use tonic::transport::{Endpoint, Uri};
+use tower::Service as _;
 
 use super::super::{
-    client::Client,
+    client::{Client, Wire},
+    endpoint::Address,
     failure::{Failure, chain},
     output::Output,
 };
@@ -46,39 +47,45 @@ pub(super) async fn connect(file: &Path, timeout: Duration, output: &mut Output)
         ));
     }
     let scheme = if with_tls { "https" } else { "http" };
-    let connected = async {
-        // Without "https", because our own connector sets up TLS.
-        let endpoint = Endpoint::from_shared(format!("http://{address}"))?;
-        if with_tls {
-            let endpoint = endpoint.origin(Uri::try_from(format!("https://{address}"))?);
-            let connector =
-                tower::service_fn(move |_: Uri| async move { secured(address).await.map(TokioIo::new) });
-            Ok::<_, Box<dyn std::error::Error>>(endpoint.connect_with_connector(connector).await?)
-        } else {
-            Ok(endpoint.connect().await?)
-        }
-    };
-    let endpoint = format!("{scheme}://{address}");
-    let failed = |cause| Failure::Connect { endpoint: endpoint.clone(), cause };
-    match tokio::time::timeout(timeout, connected).await {
-        Ok(Ok(channel)) => Ok(Client::on_channel(channel, endpoint, timeout)),
-        Ok(Err(error)) => Err(failed(chain(&*error))),
-        Err(_) => Err(failed(format!("no connection within {}", humantime::format_duration(timeout)))),
+    let invalid = |error: &dyn std::error::Error| Failure::Failed(chain(error));
+    let target = Address::parse(&format!("{scheme}://{address}")).map_err(Failure::Failed)?;
+    // Without "https", because our own connector sets up TLS.
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))
+        .map_err(|error| invalid(&error))?
+        .connect_timeout(timeout);
+    let wire = Wire::default();
+    let mut tcp = wire.connector(timeout);
+    if with_tls {
+        let origin = Uri::try_from(format!("https://{address}")).map_err(|error| invalid(&error))?;
+        let tls = connector().map_err(|error| invalid(&error))?;
+        let name = ServerName::from(address.ip());
+        let connector = tower::service_fn(move |uri: Uri| {
+            let (connecting, tls, name) = (tcp.call(uri), tls.clone(), name.clone());
+            async move {
+                let stream = connecting.await?.into_inner();
+                Ok::<_, Box<dyn std::error::Error + Send + Sync>>(TokioIo::new(
+                    tls.connect(name, stream).await?,
+                ))
+            }
+        });
+        let endpoint = endpoint.origin(origin);
+        let connected = endpoint.connect_with_connector(connector);
+        Client::for_probe(connected, target, wire.clone(), timeout).await
+    } else {
+        Client::for_probe(endpoint.connect_with_connector(tcp), target, wire.clone(), timeout).await
     }
 }
 
-async fn secured(address: SocketAddr) -> io::Result<TlsStream<TcpStream>> {
+fn connector() -> Result<TlsConnector, Error> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let verifier = Arc::new(AnyCertificate(Arc::clone(&provider)));
     let mut config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(io::Error::other)?
+        .with_safe_default_protocol_versions()?
         .dangerous()
         .with_custom_certificate_verifier(verifier)
         .with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec()];
-    let stream = TcpStream::connect(address).await?;
-    TlsConnector::from(Arc::new(config)).connect(ServerName::from(address.ip()), stream).await
+    Ok(TlsConnector::from(Arc::new(config)))
 }
 
 /// Accepts any certificate, like the kubelet's probes. The connection does not leave the machine and

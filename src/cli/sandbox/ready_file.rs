@@ -10,7 +10,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::cli::failure::Failure;
+use crate::{cli::failure::Failure, config::absolute};
 
 /// Contents of the file.
 #[derive(Debug, Deserialize, Serialize)]
@@ -42,10 +42,15 @@ pub(super) struct ReadyFile {
 }
 
 impl ReadyFile {
-    /// Checks that the path is free, or that of a ready file. Removes nothing yet: the sandbox may
-    /// not start, because another one uses the same ports.
+    /// Checks that the path is free, or that of a ready file, and that its folder can be written.
+    /// Removes nothing yet: the sandbox may not start, because another one uses the same ports.
     pub(super) fn new(path: &Path) -> Result<Self, Failure> {
-        is_earlier(path)?;
+        let usage = |failure: Failure| Failure::Usage(failure.to_string());
+        is_earlier(path).map_err(usage)?;
+        let probe = unfinished(path);
+        File::create_new(&probe)
+            .and_then(|_| fs::remove_file(&probe))
+            .map_err(|error| usage(failed(path, &error)))?;
         Ok(Self { path: path.to_owned(), written: None })
     }
 
@@ -64,11 +69,7 @@ impl ReadyFile {
     pub(super) fn write(&mut self, ready: &Ready) -> Result<(), Failure> {
         let mut json = serde_json::to_string(ready).map_err(|error| Failure::Failed(error.to_string()))?;
         json.push('\n');
-        // In the same folder, so that the rename is atomic. The name is unpredictable, so that other
-        // users of the folder cannot place a link there.
-        let mut name = self.path.file_name().unwrap_or_default().to_owned();
-        name.push(format!(".{}.{}", ready.pid, Uuid::new_v4()));
-        let unfinished = self.path.with_file_name(name);
+        let unfinished = unfinished(&self.path);
         let mut file = File::create_new(&unfinished).map_err(|error| failed(&self.path, &error))?;
         let written = file.write_all(json.as_bytes()).and_then(|()| fs::rename(&unfinished, &self.path));
         written.map_err(|error| {
@@ -88,6 +89,14 @@ impl Drop for ReadyFile {
             let _ = fs::remove_file(&self.path);
         }
     }
+}
+
+/// Returns the path of a file that replaces `path`. It is in the same folder, so that the rename is
+/// atomic. The name is unpredictable, so that other users of the folder cannot place a link there.
+fn unfinished(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}.{}", std::process::id(), Uuid::new_v4()));
+    path.with_file_name(name)
 }
 
 /// Returns whether there is a ready file.
@@ -118,7 +127,18 @@ fn contents(path: &Path) -> io::Result<Option<String>> {
 }
 
 fn failed(path: &Path, error: &io::Error) -> Failure {
-    Failure::Failed(format!("--ready-file: cannot write {} ({})", path.display(), error.kind()))
+    let path = absolute(path);
+    let folder = path.parent().unwrap_or(&path);
+    let cause = match error.kind() {
+        io::ErrorKind::NotFound => format!("there is no folder {}", folder.display()),
+        io::ErrorKind::NotADirectory => format!("{} is not a folder", folder.display()),
+        io::ErrorKind::PermissionDenied => {
+            format!("permission denied; allow this user to write to {}", folder.display())
+        }
+        io::ErrorKind::ReadOnlyFilesystem => format!("{} is read-only", folder.display()),
+        _ => error.to_string(),
+    };
+    Failure::Failed(format!("--ready-file: cannot write {}: {cause}", path.display()))
 }
 
 #[cfg(test)]
@@ -202,8 +222,22 @@ mod tests {
 
     #[test]
     fn error_contains_a_path_that_cannot_be_written() {
-        let mut file = ReadyFile::new(Path::new("/nowhere/ready.json")).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("file"), "").unwrap();
+        let within = |name: &str| folder.path().join(name);
+        for (path, cause) in [
+            (within("none/ready.json"), format!("there is no folder {}", within("none").display())),
+            (within("file/ready.json"), format!("{} is not a folder", within("file").display())),
+        ] {
+            let error = ReadyFile::new(&path).unwrap_err();
+            assert!(matches!(error, Failure::Usage(_)), "before the sandbox starts");
+            let expected = format!("--ready-file: cannot write {}: {cause}", path.display());
+            assert_eq!(error.to_string(), expected);
+        }
+        let mut file = ReadyFile::new(&within("ready.json")).unwrap();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "the check leaves no file");
+        fs::remove_dir_all(folder.path()).unwrap();
         let error = file.write(&ready()).unwrap_err().to_string();
-        assert!(error.starts_with("--ready-file: cannot write /nowhere/ready.json"), "{error}");
+        assert!(error.ends_with(&format!("there is no folder {}", folder.path().display())), "{error}");
     }
 }

@@ -51,7 +51,7 @@ const BROKEN: &[Broken] = &[
         "[server.tls]\nprivate_key_file = \"tls.crt\"",
         &[
             "gateway.toml:8: server.tls.certificate_file: is missing: [server.tls] needs both certificate_file and private_key_file",
-            "gateway.toml:9: server.tls.private_key_file: the file contains a certificate and not the private key; if the two files are swapped, exchange the values of private_key_file and certificate_file",
+            "gateway.toml:9: server.tls.private_key_file: the file contains a certificate and not the private key; if the paths of the certificate and the private key are swapped, exchange them",
         ],
     ),
     (

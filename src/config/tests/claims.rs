@@ -67,10 +67,7 @@ fn every_error_in_required_claims_is_reported() {
         ("claims = {}", "claims: must not be empty; remove the key if there is nothing to require"),
         ("claims = [\"groups\"]", "claims: must be a table, not a list"),
         ("claims = \"groups\"", "claims: must be a table, not a string"),
-        (
-            "claims = { groups = [] }",
-            "claims.groups: must not be empty; remove the key if there is nothing to list",
-        ),
+        ("claims = { groups = [] }", "claims.groups: must contain at least one item"),
         ("claims = { groups = \"\" }", "claims.groups: must have 1 to 1024 bytes"),
         (
             "claims = { groups = 1.5 }",

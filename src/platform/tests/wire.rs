@@ -212,6 +212,42 @@ async fn cause_contains_the_status_with_which_a_proxy_refuses() {
     assert!(error.kind.to_string().contains("HTTP status 407"), "{error:?}");
 }
 
+/// For a data center over TLS and one without, which use the proxy with and without a tunnel.
+#[tokio::test]
+async fn cause_names_a_proxy_that_cannot_be_reached() {
+    let (silent, closing) = (
+        tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap(),
+        tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap(),
+    );
+    let dead = closing.local_addr().unwrap();
+    drop(closing);
+    let cause = async |proxy: std::net::SocketAddr, server: &str| {
+        let settings = settings(server, Limits { max_attempts: 1, ..quick() });
+        let mut http = http_settings(&settings, shared_tls());
+        let url = format!("http://user:canary@{proxy}");
+        http.proxy = Some(Proxy::new(url.parse().unwrap(), &http.tls));
+        let client = client_over(settings, http, Credential::for_test());
+        let error = issue(&client, &call()).await.unwrap_err();
+        let PlatformError::Unreachable(cause) = &error.kind else { panic!("{error:?}") };
+        cause.clone()
+    };
+    for server in ["https://eu2.example:8443", "http://127.0.0.1:9"] {
+        let cause = cause(dead, server).await;
+        let expected = format!("cannot connect to the proxy {dead}: Connection refused");
+        assert!(cause.to_lowercase().starts_with(&expected.to_lowercase()), "{cause}");
+    }
+    let address = silent.local_addr().unwrap();
+    let closes = tokio::spawn(async move {
+        while let Ok((mut stream, _)) = silent.accept().await {
+            let mut head = [0; 1024];
+            let _ = tokio::io::AsyncReadExt::read(&mut stream, &mut head).await;
+        }
+    });
+    let cause = cause(address, "https://eu2.example:8443").await;
+    assert_eq!(cause, format!("the proxy {address} closed the connection before the tunnel was open"));
+    closes.abort();
+}
+
 /// Runs another test of this file in a process whose environment sets a proxy that does not exist.
 #[test]
 fn proxy_from_the_environment_is_ignored() {

@@ -6,9 +6,13 @@ use super::*;
 use crate::sandbox::accounts::file::{Problem, parse};
 use crate::sandbox::{Accounts, AccountsError};
 
+/// Returns the first error.
 fn fault(text: &str) -> (usize, String, Problem) {
     match parse(Path::new("accounts.json"), text) {
-        Err(AccountsError::Field { line, field, problem, .. }) => (line, field, problem),
+        Err(AccountsError::Fields(mut errors)) => {
+            let error = errors.remove(0);
+            (error.line, error.field, error.problem)
+        }
         Err(other) => panic!("another error: {other}"),
         Ok(_) => panic!("no error"),
     }
@@ -57,7 +61,7 @@ fn missing_and_malformed_files_are_reported_with_path_and_line() {
 fn an_error_contains_file_line_and_field() {
     let text = "{\"tenants\": [\n  {\"id\": \"t\",\n   \"name\": 5}]}";
     let error = parse(Path::new("accounts.json"), text).unwrap_err();
-    assert_eq!(error.to_string(), "accounts.json:3: tenants[0].name: must be text");
+    assert_eq!(error.to_string(), "accounts.json:3: tenants[1].name: must be text");
 }
 
 #[test]
@@ -69,9 +73,9 @@ fn every_kind_of_error_is_reported() {
         ("[]".to_owned(), 1, "the file", Problem::Type("an object")),
         ("{}".to_owned(), 1, "tenants", Problem::Empty),
         (r#"{"tenants": {}}"#.to_owned(), 1, "tenants", Problem::Type("an array of objects")),
-        ("{\"tenants\": [\n5]}".to_owned(), 2, "tenants[0]", Problem::Type("an object")),
+        ("{\"tenants\": [\n5]}".to_owned(), 2, "tenants[1]", Problem::Type("an object")),
         (
-            "{\"tenants\": [],\n\"user\": []}".to_owned(),
+            format!("{{\"tenants\": [{tenant}],\n\"user\": []}}"),
             2,
             "user",
             Problem::Unknown { nearest: Some("users"), known: &["tenants", "api_clients", "users"] },
@@ -79,7 +83,7 @@ fn every_kind_of_error_is_reported() {
         (
             r#"{"tenants": [{"id": "t", "name": "T", "suport_access": false}]}"#.to_owned(),
             1,
-            "tenants[0].suport_access",
+            "tenants[1].suport_access",
             Problem::Unknown {
                 nearest: Some("support_access"),
                 known: &["id", "name", "parent_id", "kind", "enabled", "locked", "support_access"],
@@ -88,21 +92,21 @@ fn every_kind_of_error_is_reported() {
         (
             r#"{"tenants": [{"id": "t", "name": "T", "enabled": "no"}]}"#.to_owned(),
             1,
-            "tenants[0].enabled",
+            "tenants[1].enabled",
             Problem::Type("true or false"),
         ),
-        (format!("{{\"tenants\": [{tenant},\n{tenant}]}}"), 2, "tenants[1].id", twice("t")),
+        (format!("{{\"tenants\": [{tenant},\n{tenant}]}}"), 2, "tenants[2].id", twice("t")),
         (
             r#"{"tenants": [{"id": "t", "name": "T", "parent_id": "u"}]}"#.to_owned(),
             1,
-            "tenants[0].parent_id",
+            "tenants[1].parent_id",
             Problem::NoSuchTenant("u".to_owned()),
         ),
         (
             r#"{"tenants": [{"id": "a", "name": "A", "parent_id": "b"}, {"id": "b", "name": "B", "parent_id": "a"}]}"#
                 .to_owned(),
             1,
-            "tenants[0].parent_id",
+            "tenants[1].parent_id",
             Problem::Cycle,
         ),
         (
@@ -110,15 +114,15 @@ fn every_kind_of_error_is_reported() {
              {\"id\": \"b\", \"name\": \"B\", \"parent_id\": \"b\"}]}"
                 .to_owned(),
             2,
-            "tenants[1].parent_id",
+            "tenants[2].parent_id",
             Problem::Cycle,
         ),
-        (with_users(r#"{"login": "a", "tenant_id": "t"}"#), 2, "users[0].id", Problem::Missing),
-        (with_users(r#"{"id": "", "login": "a", "tenant_id": "t"}"#), 2, "users[0].id", Problem::Empty),
+        (with_users(r#"{"login": "a", "tenant_id": "t"}"#), 2, "users[1].id", Problem::Missing),
+        (with_users(r#"{"id": "", "login": "a", "tenant_id": "t"}"#), 2, "users[1].id", Problem::Empty),
         (
             with_users("{\"id\": \"u\", \"login\": \"a\",\n\"tenant_id\": \"x\"}"),
             3,
-            "users[0].tenant_id",
+            "users[1].tenant_id",
             Problem::NoSuchTenant("x".to_owned()),
         ),
         (
@@ -127,18 +131,43 @@ fn every_kind_of_error_is_reported() {
                  {\"id\": \"v\", \"login\": \"A\", \"tenant_id\": \"t\"}",
             ),
             3,
-            "users[1].login",
+            "users[2].login",
             twice("A"),
         ),
         (
             format!("{{\"tenants\": [{tenant}], \"api_clients\": [{{\"client_id\": \"c\", \"tenant_id\": \"t\"}}]}}"),
             1,
-            "api_clients[0].client_secret",
+            "api_clients[1].client_secret",
             Problem::Missing,
         ),
     ] {
         assert_eq!(fault(&text), (line, field.to_owned(), problem), "{text}");
     }
+}
+
+#[test]
+fn all_errors_are_reported_at_once() {
+    let text = r#"{"tenants": [{"id": "t", "nme": "T"}],
+        "users": [{"id": "u", "login": 5, "tenant_id": "x"},
+            {"id": "u", "login": "b", "tenant_id": "t", "enabled": "no"},
+            7],
+        "user": []}"#;
+    let error = parse(Path::new("accounts.json"), text).unwrap_err().to_string();
+    assert_eq!(
+        error.lines().collect::<Vec<_>>(),
+        [
+            "accounts.json:1: tenants[1].nme: is not known; did you mean `name`?; the known ones are id, name, \
+             parent_id, kind, enabled, locked, support_access",
+            "accounts.json:1: tenants[1].name: is missing",
+            "accounts.json:2: users[1].login: must be text",
+            "accounts.json:2: users[1].tenant_id: no tenant has the id \"x\"",
+            "accounts.json:3: users[2].id: \"u\" is used twice",
+            "accounts.json:3: users[2].enabled: must be true or false",
+            "accounts.json:4: users[3]: must be an object",
+            "accounts.json:5: user: is not known; did you mean `users`?; the known ones are tenants, api_clients, users",
+        ],
+        "{error}"
+    );
 }
 
 #[tokio::test]

@@ -38,7 +38,7 @@ pub(crate) struct Output(Arc<(Mutex<Vec<String>>, Condvar)>);
 
 impl Output {
     /// Keeps the lines of a stream. The thread ends with the stream.
-    pub(super) fn follow(&self, stream: impl Read + Send + 'static) -> JoinHandle<()> {
+    pub(crate) fn follow(&self, stream: impl Read + Send + 'static) -> JoinHandle<()> {
         let output = self.clone();
         std::thread::spawn(move || {
             for line in BufReader::new(stream).lines().map_while(Result::ok) {

@@ -100,7 +100,7 @@ fn each_invalid_file_is_described_with_its_remedy() {
 
 #[test]
 fn files_of_another_kind_are_described_with_their_remedy() {
-    const SWAPPED: &str = "if the two files are swapped, exchange";
+    const SWAPPED: &str = "are swapped, exchange them";
     let pair = pair();
     let der = |file: &str| CertificateChain::parse(file.as_bytes()).unwrap().leaf().der().to_vec();
     let cases: Vec<(Vec<u8>, [Option<&str>; 3])> = vec![
