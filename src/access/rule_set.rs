@@ -47,6 +47,13 @@ impl RuleSet {
         }
     }
 
+    /// Adds the rules of another set.
+    pub(super) fn extend(&mut self, others: &Self) {
+        for (word, others) in self.0.iter_mut().zip(&others.0) {
+            *word |= others;
+        }
+    }
+
     /// Removes a rule.
     pub(super) fn remove(&mut self, rule: usize) {
         if let Some(word) = self.0.get_mut(rule / WORD_BITS) {

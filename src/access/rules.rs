@@ -284,7 +284,7 @@ impl Rules {
     }
 
     /// Returns the rules that name this caller and whose claims it has.
-    fn for_caller(&self, caller: Principal<'_>) -> RuleSet {
+    pub(super) fn for_caller(&self, caller: Principal<'_>) -> RuleSet {
         let mut rules = self.index.for_caller(caller.name);
         for &rule in &self.with_claims {
             if rules.contains(rule) && !self.are_claims_met(rule, caller) {
@@ -307,6 +307,22 @@ impl Rules {
             literal_callers: HashSet::new(),
             with_claims: Vec::new(),
         }
+    }
+
+    /// Returns the index of the rules by the parts of a call.
+    pub(super) const fn index(&self) -> &RuleIndex {
+        &self.index
+    }
+
+    /// Returns the name of a rule, by its number from 1.
+    pub(super) fn name(&self, number: usize) -> Option<&str> {
+        self.in_order.get(number.checked_sub(1)?)?.settings.name.as_deref()
+    }
+
+    /// Returns the claims that the rules require.
+    pub(super) fn required_claims(&self) -> impl Iterator<Item = &ClaimRequirement> {
+        let rules = self.with_claims.iter().filter_map(|&rule| self.in_order.get(rule));
+        rules.flat_map(|rule| &rule.settings.claims)
     }
 
     /// Returns the callers that any rule names literally.

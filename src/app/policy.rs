@@ -2,7 +2,7 @@
 
 use super::StartError;
 use crate::{
-    access::{self, Policy, Rules},
+    access::{self, Policy, RuleSettings, Rules},
     caller::{BearerTokens, TokenHashes},
 };
 
@@ -10,8 +10,17 @@ use crate::{
 pub(super) fn policy(access: &access::Settings, tokens: &TokenHashes) -> Result<Policy, StartError> {
     Ok(Policy {
         rules: Rules::try_new(access.rules.clone())?,
+        candidates: candidates(&access.candidate_rules)?,
         quotas: access.quotas,
         max_quota_users: access.max_quota_users,
         tokens: BearerTokens::try_new(tokens)?,
     })
+}
+
+/// Builds the candidate rules, if there are any.
+fn candidates(rules: &[RuleSettings]) -> Result<Option<Rules>, StartError> {
+    if rules.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(Rules::try_new(rules.to_vec())?))
 }

@@ -1,4 +1,5 @@
-//! `[access]` and `[[access.rules]]`: the methods and users that each caller may use, and quotas.
+//! `[access]`, `[[access.rules]]` and `[[access.candidate_rules]]`: the methods and users that each
+//! caller may use, and quotas.
 
 use std::sync::Arc;
 
@@ -54,15 +55,21 @@ pub(super) fn read_access(mut section: Section<'_>, known: &KnownNames<'_>) -> S
         section.warning("quota_dry_run", "is true: calls over quota are logged and counted, but not refused");
     }
     let max_quota_users = section.optional("max_quota_users", value::count(1024..=16_777_216));
-    let rules: Vec<RuleSettings> =
-        section.list_of_tables("rules").into_iter().map(|table| read_rule(table, known)).collect();
+    let rules = read_rules(section.list_of_tables("rules"), known);
+    let candidate_rules = read_rules(section.list_of_tables("candidate_rules"), known);
+    if !candidate_rules.is_empty() && candidate_rules == rules {
+        section.warning(
+            "candidate_rules",
+            "are the same as the rules in force, so no decision can differ; remove them",
+        );
+    }
     let is_list = section.node("rules").is_none_or(|node| matches!(node, Value::List(_)));
     if rules.is_empty() && is_list {
         section
             .fault("rules", Problem::Missing("add an [[access.rules]]; without one, every call is refused"));
     }
     section.finish();
-    let mut settings = Settings::new(rules);
+    let mut settings = Settings { candidate_rules, ..Settings::new(rules) };
     if quota_dry_run {
         settings.quotas = Quotas::DryRun;
     }
@@ -70,6 +77,10 @@ pub(super) fn read_access(mut section: Section<'_>, known: &KnownNames<'_>) -> S
         settings.max_quota_users = users.get() as usize;
     }
     settings
+}
+
+fn read_rules(tables: Vec<Section<'_>>, known: &KnownNames<'_>) -> Vec<RuleSettings> {
+    tables.into_iter().map(|table| read_rule(table, known)).collect()
 }
 
 fn read_rule(mut section: Section<'_>, known: &KnownNames<'_>) -> RuleSettings {

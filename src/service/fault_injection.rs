@@ -17,8 +17,8 @@ use http::HeaderMap;
 
 use super::{OttService, Working, wire};
 use crate::{
-    access::{Access, Admission, Policy, Quotas, Rate, RuleSettings, Rules},
-    caller::{BearerTokens, CallerError, JwtError},
+    access::{Access, Admission, Policy, Rate, RuleSettings, Rules},
+    caller::{CallerError, JwtError},
     domain::{
         call::{Certainty, Method},
         ott::{OneTimeToken, Subject, SubjectKind, Users},
@@ -275,7 +275,7 @@ impl Access {
     /// Admits the caller of a call under these rules.
     fn admitted(&self, arrival: &Arrival) -> Result<Admission, Failure> {
         let method = arrival.call.method().unwrap_or(Method::IssueOtt);
-        Ok(self.admits(self.policy().into_shared(), &arrival.caller, method)?)
+        Ok(self.admits(self.policy().into_shared(), &arrival.call, &arrival.caller, method)?)
     }
 }
 
@@ -299,8 +299,7 @@ fn rules(users: Users, rate: Rate) -> Access {
     };
     #[expect(clippy::expect_used, reason = "constant, at start-up, and a test reaches each of them")]
     let rules = Rules::try_new(vec![settings]).expect("the rules are well formed");
-    let policy =
-        Policy { rules, quotas: Quotas::Enforced, max_quota_users: 16, tokens: BearerTokens::default() };
+    let policy = Policy { rules, max_quota_users: 16, ..Policy::closed() };
     // Separate metrics: these are not the configured rules.
     Access::new(policy, Metrics::new())
 }

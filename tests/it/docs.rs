@@ -370,8 +370,9 @@ fn read_by_code() -> (BTreeSet<String>, BTreeSet<String>) {
 /// Returns the keys that the code reads and that have values of their own, with their tables.
 pub(crate) fn keys_in_code() -> BTreeSet<String> {
     let mut keys = read_by_code().0;
-    // A list of tables.
+    // Lists of tables.
     keys.remove("access.rules");
+    keys.remove("access.candidate_rules");
     keys
 }
 

@@ -1,0 +1,151 @@
+//! Decisions of rules on calls of which a part may be unknown.
+//!
+//! A decision is only given if it is the same for every value of the unknown parts.
+
+use super::{
+    rule_set::RuleSet,
+    rules::{Question, Rules},
+};
+use crate::{
+    caller::{Claims, Principal},
+    domain::{call::Method, ott::Subject},
+    observe::telemetry::metrics::AccessDenial,
+};
+
+/// The known parts of a call that rules check.
+#[derive(Clone, Copy, Debug)]
+pub struct KnownParts<'a> {
+    /// The name of the caller.
+    pub caller: &'a str,
+    /// The claims of the caller's JWT; empty if it is proven otherwise. `None` if they are not
+    /// known.
+    pub claims: Option<&'a Claims>,
+    /// The method.
+    pub method: Method,
+    /// The name of the API client. `None` if it is not known.
+    pub api_client: Option<&'a str>,
+    /// The user.
+    pub user: KnownUser<'a>,
+}
+
+/// What is known of the user of a call.
+#[derive(Clone, Copy, Debug)]
+pub enum KnownUser<'a> {
+    /// Nothing.
+    Unknown,
+    /// The user that the request names.
+    Named(&'a Subject),
+    /// The account that a login opened, by all its names.
+    Account(&'a [Subject]),
+}
+
+/// The decision of rules on a call. Rules are numbered from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// This rule allows the call. If a part of the call is unknown, an earlier rule may decide.
+    Allowed(usize),
+    /// No rule allows the call. Contains the first part that no rule allows.
+    Denied(AccessDenial),
+    /// The decision depends on an unknown part. This is the first rule that may allow the call.
+    Undecided(usize),
+}
+
+/// The rules that apply to a call.
+struct Applying {
+    /// The rules that apply for some values of the unknown parts.
+    possible: RuleSet,
+    /// The rules that apply for all values of the unknown parts.
+    certain: RuleSet,
+}
+
+impl Applying {
+    /// Keeps the rules that are also in these sets. Returns whether any rule is left.
+    fn retain(&mut self, possible: Option<&RuleSet>, certain: &RuleSet) -> bool {
+        if let Some(possible) = possible {
+            self.possible.retain(possible);
+        }
+        self.certain.retain(certain);
+        self.possible.first().is_some()
+    }
+}
+
+impl Rules {
+    /// Decides a call as far as its known parts allow, without taking from any quota.
+    #[must_use]
+    pub fn verdict(&self, known: &KnownParts<'_>) -> Verdict {
+        let applying = match self.applying(known) {
+            Ok(applying) => applying,
+            Err(part) => return Verdict::Denied(part),
+        };
+        match (applying.certain.first(), applying.possible.first()) {
+            (Some(rule), _) => Verdict::Allowed(rule + 1),
+            (None, Some(rule)) => Verdict::Undecided(rule + 1),
+            (None, None) => Verdict::Denied(AccessDenial::User),
+        }
+    }
+
+    fn applying(&self, known: &KnownParts<'_>) -> Result<Applying, AccessDenial> {
+        let KnownParts { caller, claims, method, api_client, user } = *known;
+        let index = self.index();
+        let mut applying = match claims {
+            Some(claims) => {
+                let rules = self.for_caller(Principal { name: caller, claims });
+                Applying { possible: rules.clone(), certain: rules }
+            }
+            None => Applying {
+                possible: index.for_caller(caller),
+                certain: self.for_caller(Principal { name: caller, claims: &Claims::none() }),
+            },
+        };
+        let or = |any_left: bool, part| if any_left { Ok(()) } else { Err(part) };
+        or(applying.possible.first().is_some(), AccessDenial::Caller)?;
+        let of_method = index.for_method(method);
+        or(applying.retain(Some(of_method), of_method), AccessDenial::Method)?;
+        let any_left = match api_client {
+            Some(name) => {
+                let of_api_client = index.for_api_client(name);
+                applying.retain(Some(&of_api_client), &of_api_client)
+            }
+            None => applying.retain(None, index.for_any_api_client()),
+        };
+        or(any_left, AccessDenial::ApiClient)?;
+        let of_user = match user {
+            KnownUser::Unknown => None,
+            KnownUser::Named(user) => Some(index.for_user(user)),
+            KnownUser::Account(names) => {
+                let mut all = index.for_all_users().clone();
+                for name in names {
+                    all.extend(&index.for_user(name));
+                }
+                Some(all)
+            }
+        };
+        let certain = of_user.as_ref().unwrap_or_else(|| index.for_all_users());
+        or(applying.retain(of_user.as_ref(), certain), AccessDenial::User)?;
+        Ok(applying)
+    }
+
+    /// Returns the number of a rule, counted from 1, followed by its name in parentheses if it has
+    /// one.
+    #[must_use]
+    pub fn label(&self, number: usize) -> String {
+        match self.name(number) {
+            Some(name) => format!("{number} ({name})"),
+            None => number.to_string(),
+        }
+    }
+}
+
+impl<'a> From<Question<'a>> for KnownParts<'a> {
+    /// The user of a login is not known.
+    fn from(question: Question<'a>) -> Self {
+        let Question { caller, method, api_client, user } = question;
+        Self {
+            caller: caller.name,
+            claims: Some(caller.claims),
+            method,
+            api_client: Some(api_client),
+            user: user.map_or(KnownUser::Unknown, KnownUser::Named),
+        }
+    }
+}
