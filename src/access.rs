@@ -32,6 +32,7 @@ mod pattern;
 mod quota;
 mod rate;
 mod rehearsal;
+mod replay;
 mod rule_index;
 mod rule_set;
 mod rules;
@@ -43,10 +44,11 @@ pub use quota::{Limit, MAX_BURST};
 pub use rate::{InvalidRate, Rate};
 use rehearsal::DifferenceLines;
 pub use rehearsal::RefusedRehearsal;
+pub use replay::{Allowance, RecordedCall, RecordedDecision, Refusal, Replay, ReplayedCalls};
 use rule_set::RuleSet;
 use rules::Rule;
 pub use rules::{Explanation, InvalidRules, Question, RuleSettings, Rules};
-pub use verdict::{KnownParts, KnownUser, Verdict};
+pub use verdict::{KnownClaims, KnownParts, KnownUser, UnknownPart, Verdict};
 
 /// Minimum interval between warnings of one kind.
 const WARNING_INTERVAL: Duration = Duration::from_secs(10);
@@ -376,7 +378,7 @@ impl Access {
                 let is_allowed = is_for_all || is_for_one(&names);
                 let known = KnownParts {
                     caller: permit.caller.name(),
-                    claims: Some(permit.caller.principal().claims),
+                    claims: KnownClaims::All(permit.caller.principal().claims),
                     method: Method::LoginWithOtt,
                     api_client: Some(&permit.api_client),
                     user: KnownUser::Account(&names),
@@ -399,7 +401,7 @@ impl Access {
         let Some(call) = &admission.rehearsed else { return };
         let known = KnownParts {
             caller: admission.caller.name(),
-            claims: Some(admission.caller.principal().claims),
+            claims: KnownClaims::All(admission.caller.principal().claims),
             method: admission.method,
             api_client: Some(api_client),
             user,

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use super::{
     Access, Policy, WARNING_INTERVAL,
     rules::Rules,
-    verdict::{KnownParts, KnownUser, Verdict},
+    verdict::{KnownClaims, KnownParts, KnownUser, Verdict},
 };
 use crate::{
     caller::{Caller, ClaimRequirement},
@@ -58,7 +58,7 @@ impl Drop for RefusedRehearsal {
         let api_client = self.call.api_client();
         let known = KnownParts {
             caller: self.caller.name(),
-            claims: Some(self.caller.principal().claims),
+            claims: KnownClaims::All(self.caller.principal().claims),
             method: self.method,
             api_client: api_client.as_deref(),
             user: self.call.subject().map_or(KnownUser::Unknown, KnownUser::Named),

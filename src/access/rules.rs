@@ -14,7 +14,7 @@ use super::{
     rule_set::RuleSet,
 };
 use crate::{
-    caller::{ANONYMOUS, ClaimRequirement, Principal},
+    caller::{ANONYMOUS, ClaimRequirement, Claims, Principal},
     domain::{
         call::Method,
         ott::{Subject, Users},
@@ -284,14 +284,20 @@ impl Rules {
     }
 
     /// Returns the rules that name this caller and whose claims it has.
-    pub(super) fn for_caller(&self, caller: Principal<'_>) -> RuleSet {
+    fn for_caller(&self, caller: Principal<'_>) -> RuleSet {
         let mut rules = self.index.for_caller(caller.name);
+        self.retain_with_claims(&mut rules, caller.claims);
+        rules
+    }
+
+    /// Keeps the rules whose claims a caller has.
+    pub(super) fn retain_with_claims(&self, rules: &mut RuleSet, claims: &Claims) {
         for &rule in &self.with_claims {
-            if rules.contains(rule) && !self.are_claims_met(rule, caller) {
+            let is_met = || self.in_order.get(rule).is_some_and(|rule| claims.meet(&rule.settings.claims));
+            if rules.contains(rule) && !is_met() {
                 rules.remove(rule);
             }
         }
-        rules
     }
 
     /// Returns whether the caller has the claims that the rule at this position requires.
@@ -314,9 +320,9 @@ impl Rules {
         &self.index
     }
 
-    /// Returns the name of a rule, by its number from 1.
-    pub(super) fn name(&self, number: usize) -> Option<&str> {
-        self.in_order.get(number.checked_sub(1)?)?.settings.name.as_deref()
+    /// Returns the settings of a rule, by its number from 1.
+    pub(super) fn settings(&self, number: usize) -> Option<&RuleSettings> {
+        Some(&self.in_order.get(number.checked_sub(1)?)?.settings)
     }
 
     /// Returns the claims that the rules require.

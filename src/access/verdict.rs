@@ -7,7 +7,7 @@ use super::{
     rules::{Question, Rules},
 };
 use crate::{
-    caller::{Claims, Principal},
+    caller::Claims,
     domain::{call::Method, ott::Subject},
     observe::telemetry::metrics::AccessDenial,
 };
@@ -17,15 +17,23 @@ use crate::{
 pub struct KnownParts<'a> {
     /// The name of the caller.
     pub caller: &'a str,
-    /// The claims of the caller's JWT; empty if it is proven otherwise. `None` if they are not
-    /// known.
-    pub claims: Option<&'a Claims>,
+    /// The claims of the caller's JWT.
+    pub claims: KnownClaims<'a>,
     /// The method.
     pub method: Method,
     /// The name of the API client. `None` if it is not known.
     pub api_client: Option<&'a str>,
     /// The user.
     pub user: KnownUser<'a>,
+}
+
+/// What is known of the claims of a caller's JWT.
+#[derive(Clone, Copy, Debug)]
+pub enum KnownClaims<'a> {
+    /// These are all; none for a caller that is proven otherwise.
+    All(&'a Claims),
+    /// There are at least these.
+    AtLeast(&'a Claims),
 }
 
 /// What is known of the user of a call.
@@ -48,6 +56,17 @@ pub enum Verdict {
     Denied(AccessDenial),
     /// The decision depends on an unknown part. This is the first rule that may allow the call.
     Undecided(usize),
+}
+
+/// A part of a call that is not known, although the decision depends on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum UnknownPart {
+    /// The claims of the caller.
+    Claims,
+    /// The API client.
+    ApiClient,
+    /// The user.
+    User,
 }
 
 /// The rules that apply to a call.
@@ -84,19 +103,23 @@ impl Rules {
         }
     }
 
+    /// Returns the first rule that may allow a call, by its number from 1.
+    pub(super) fn first_possible(&self, known: &KnownParts<'_>) -> Option<usize> {
+        self.applying(known).ok()?.possible.first().map(|rule| rule + 1)
+    }
+
     fn applying(&self, known: &KnownParts<'_>) -> Result<Applying, AccessDenial> {
         let KnownParts { caller, claims, method, api_client, user } = *known;
         let index = self.index();
-        let mut applying = match claims {
-            Some(claims) => {
-                let rules = self.for_caller(Principal { name: caller, claims });
-                Applying { possible: rules.clone(), certain: rules }
-            }
-            None => Applying {
-                possible: index.for_caller(caller),
-                certain: self.for_caller(Principal { name: caller, claims: &Claims::none() }),
-            },
+        let of_caller = index.for_caller(caller);
+        let (KnownClaims::All(own) | KnownClaims::AtLeast(own)) = claims;
+        let mut certain = of_caller.clone();
+        self.retain_with_claims(&mut certain, own);
+        let possible = match claims {
+            KnownClaims::All(_) => certain.clone(),
+            KnownClaims::AtLeast(_) => of_caller,
         };
+        let mut applying = Applying { possible, certain };
         let or = |any_left: bool, part| if any_left { Ok(()) } else { Err(part) };
         or(applying.possible.first().is_some(), AccessDenial::Caller)?;
         let of_method = index.for_method(method);
@@ -125,11 +148,33 @@ impl Rules {
         Ok(applying)
     }
 
+    /// Returns the first unknown part that decides whether a rule, by its number from 1, applies to a
+    /// call. `None` if all parts that the rule checks are known.
+    #[must_use]
+    pub fn unknown_part(&self, rule: usize, known: &KnownParts<'_>) -> Option<UnknownPart> {
+        let settings = self.settings(rule)?;
+        let are_claims_unknown = match known.claims {
+            KnownClaims::All(_) => false,
+            KnownClaims::AtLeast(own) => !own.meet(&settings.claims),
+        };
+        let position = rule.checked_sub(1)?;
+        if are_claims_unknown {
+            Some(UnknownPart::Claims)
+        } else if known.api_client.is_none() && !self.index().for_any_api_client().contains(position) {
+            Some(UnknownPart::ApiClient)
+        } else if matches!(known.user, KnownUser::Unknown) && !self.index().for_all_users().contains(position)
+        {
+            Some(UnknownPart::User)
+        } else {
+            None
+        }
+    }
+
     /// Returns the number of a rule, counted from 1, followed by its name in parentheses if it has
     /// one.
     #[must_use]
     pub fn label(&self, number: usize) -> String {
-        match self.name(number) {
+        match self.settings(number).and_then(|rule| rule.name.as_deref()) {
             Some(name) => format!("{number} ({name})"),
             None => number.to_string(),
         }
@@ -142,10 +187,22 @@ impl<'a> From<Question<'a>> for KnownParts<'a> {
         let Question { caller, method, api_client, user } = question;
         Self {
             caller: caller.name,
-            claims: Some(caller.claims),
+            claims: KnownClaims::All(caller.claims),
             method,
             api_client: Some(api_client),
             user: user.map_or(KnownUser::Unknown, KnownUser::Named),
+        }
+    }
+}
+
+impl UnknownPart {
+    /// Returns the name of the part.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Claims => "claims",
+            Self::ApiClient => "api_client",
+            Self::User => "user",
         }
     }
 }

@@ -348,6 +348,9 @@ fn claims(value: Option<&str>) -> Claims {
 }
 
 proptest! {
+    // Each case registers all metrics three times.
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
     #[test]
     fn candidates_change_no_outcome(
         rules in any_rules(),
@@ -380,10 +383,14 @@ proptest! {
         prop_assert_eq!(with.counts().values().sum::<u64>(), differences);
     }
 
+}
+
+proptest! {
     #[test]
     fn verdict_holds_for_every_value_of_the_unknown_parts(
         rules in any_rules(),
         caller in select(CALLERS.to_vec()),
+        own_first in prop::option::of(select(vec!["one", "two"])),
         own_claim in prop::option::of(prop::option::of(select(vec!["one", "two", "three"]))),
         is_issue in any::<bool>(),
         api_client in prop::option::of(select(API_CLIENTS.to_vec())),
@@ -393,16 +400,22 @@ proptest! {
         let method = if is_issue { Method::IssueOtt } else { Method::LoginWithOtt };
         let subject = user.map(login);
         let own_claims = own_claim.map(claims);
+        let at_least = claims(own_first);
         let known = KnownParts {
             caller,
-            claims: own_claims.as_ref(),
+            claims: match &own_claims {
+                Some(own) => KnownClaims::All(own),
+                None => KnownClaims::AtLeast(&at_least),
+            },
             method,
             api_client,
             user: subject.as_ref().map_or(KnownUser::Unknown, KnownUser::Named),
         };
         let all_claims = match &own_claims {
             Some(claims) => vec![claims.clone()],
-            None => [None, Some("one"), Some("two"), Some("three")].map(claims).into(),
+            None => [None, Some("one"), Some("two"), Some("three")]
+                .map(|more| Claims::new(at_least.iter().chain(claims(more).iter()).cloned().collect()))
+                .into(),
         };
         let mut decisions = Vec::new();
         for claims in &all_claims {
@@ -426,6 +439,7 @@ proptest! {
                 prop_assert!(decisions.len() > 1, "everything is known");
                 let first = decisions.iter().flatten().min();
                 prop_assert!(first.is_none_or(|first| *first >= rule), "{:?}", decisions);
+                prop_assert!(rules.unknown_part(rule, &known).is_some());
             }
         }
     }
