@@ -173,6 +173,9 @@ fn summary(config: &Config, output: &mut Output) {
     }
     row(output, "callers by", proofs.join(", "));
     row(output, "rules", config.access.rules.len());
+    if !config.access.candidate_rules.is_empty() {
+        row(output, "candidate rules", config.access.candidate_rules.len());
+    }
     let audit = match &config.audit.sink {
         Sink::Stdout => "standard output".to_owned(),
         Sink::Off => "off".to_owned(),
