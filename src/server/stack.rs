@@ -116,15 +116,14 @@ impl CallStack {
         let mut message = ArrivingMessage::new(RequestBody::new(body, call.clone()), MAX_MESSAGE_BYTES);
         Box::pin(async move {
             let mut rehearsal = None;
-            let outcome = match self.check(timeout) {
-                Err(failure) => Err(failure),
-                Ok(()) => {
-                    let (message, rehearsal) = (&mut message, &mut rehearsal);
-                    // Pinned here and below, because passing a future by value reserves space for it
-                    // twice.
-                    let work = pin!(self.admit_and_answer(&mut head, message, &call, span, peer, rehearsal));
-                    self.without_panic(&call, work).await
-                }
+            let outcome = if let Err(failure) = self.check(timeout) {
+                Err(failure)
+            } else {
+                let (message, rehearsal) = (&mut message, &mut rehearsal);
+                // Pinned here and below, because passing a future by value reserves space for it
+                // twice.
+                let work = pin!(self.admit_and_answer(&mut head, message, &call, span, peer, rehearsal));
+                self.without_panic(&call, work).await
             };
             if let Some(rehearsal) = rehearsal {
                 completion.rehearse(rehearsal);
