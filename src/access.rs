@@ -1,7 +1,7 @@
 //! Access control: rules, quotas, and permits as proof of a decision.
 //!
-//! A call reads [`Access::policy`] once, when it arrives, so that the bearer tokens that identify
-//! its caller and the rules that decide it belong to one version. [`Access::admits`] decides by
+//! A call reads [`Access::policy`] once, when it arrives, so that the bearer tokens and claims that
+//! identify its caller and the rules that decide it belong to one version. [`Access::admits`] decides by
 //! caller and method, before the message is read; [`Access::permit_issue`] and
 //! [`Access::permit_login`] decide also by API client and user, and take from the quotas. `caller`
 //! identifies callers. `rehearsal` compares each decision with that of the candidate rules.
@@ -10,13 +10,44 @@
 //! much as logging them in. A call that the rules deny or whose message is not valid uses none,
 //! because it does not reach the platform. A call that exceeds its user's quota has used one call
 //! of its caller's quota.
+//!
+//! How a call gets its permit:
+//!
+//! ```
+//! use ott_gateway::{
+//!     access::{Access, Policy, RuleSettings, Rules},
+//!     caller::Caller,
+//!     domain::{
+//!         call::Method,
+//!         ott::{Subject, SubjectKind, Users},
+//!     },
+//!     observe::telemetry::metrics::Metrics,
+//! };
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let mut rule = RuleSettings::new(vec!["anonymous".to_owned()], Users::All);
+//! rule.methods = Some(vec![Method::IssueOtt]);
+//! let policy = Policy { rules: Rules::try_new(vec![rule])?, ..Policy::closed() };
+//! let access = Access::new(policy, Metrics::new());
+//!
+//! let (policy, caller) = (access.policy().into_shared(), Caller::anonymous());
+//! assert!(access.admits(policy.clone(), &caller, Method::LoginWithOtt).is_err());
+//!
+//! let admission = access.admits(policy, &caller, Method::IssueOtt)?;
+//! let user = Subject::new(SubjectKind::Login, "anna@customer.example".to_owned())?;
+//! let permit = access.permit_issue(admission, "eu2".into(), user)?;
+//! assert_eq!(&**permit.api_client(), "eu2");
+//! # Ok(())
+//! # }
+//! ```
 
 use std::{fmt, ops::Deref, sync::Arc, time::Duration};
 
 use arc_swap::{ArcSwap, Guard};
+use serde_json::value::RawValue;
 
 use crate::{
-    caller::{BearerTokens, Caller},
+    caller::{BearerTokens, Caller, CallerPolicy, RequestedClaims},
     domain::{
         call::{Call, Method},
         ott::Subject,
@@ -27,6 +58,7 @@ use crate::{
     },
 };
 
+mod claim_index;
 mod glob_index;
 mod pattern;
 mod quota;
@@ -125,6 +157,8 @@ pub struct Policy {
     pub max_quota_users: usize,
     /// The bearer tokens that identify callers.
     pub tokens: BearerTokens,
+    /// The claims that the rules require. Others are not read from JWTs, and no rule can match them.
+    pub claims: RequestedClaims,
 }
 
 /// The version of the policy that was in force when it was read. Reading it writes no memory that
@@ -153,6 +187,7 @@ pub struct IssuePermit {
     caller: Caller,
     api_client: Arc<str>,
     subject: Subject,
+    claims: Option<Box<RawValue>>,
 }
 
 /// Proof that a caller may use a token with this API client. [`Access::check_account`] checks the
@@ -162,6 +197,7 @@ pub struct IssuePermit {
 pub struct LoginPermit {
     caller: Caller,
     api_client: Arc<str>,
+    claims: Option<Box<RawValue>>,
     policy: Arc<Policy>,
     /// The rules that allow the login, for some user.
     rules: RuleSet,
@@ -214,13 +250,14 @@ impl Policy {
             quotas: Quotas::Enforced,
             max_quota_users: quota::DEFAULT_MAX_USERS,
             tokens: BearerTokens::default(),
+            claims: RequestedClaims::default(),
         }
     }
 
-    /// Returns the bearer tokens that identify callers.
+    /// Returns the part that identifies callers.
     #[must_use]
-    pub const fn tokens(&self) -> &BearerTokens {
-        &self.tokens
+    pub const fn for_callers(&self) -> CallerPolicy<'_> {
+        CallerPolicy { tokens: &self.tokens, claims: &self.claims }
     }
 }
 
@@ -271,7 +308,9 @@ impl Access {
     /// Replaces the policy as a whole. An unchanged rule keeps the state of its quotas. Calls that
     /// have already read the policy are decided by the old one.
     pub fn replace(&self, mut policy: Policy) {
-        policy.rules.inherit(&self.0.policy.load().rules);
+        let earlier = self.0.policy.load();
+        policy.rules.inherit(&earlier.rules);
+        policy.claims.inherit(&earlier.claims);
         self.0.memory.set_max_users(policy.max_quota_users);
         let has_candidates = policy.candidates.is_some();
         if has_candidates {
@@ -341,7 +380,8 @@ impl Access {
         let rules = allowing.inspect_err(|_| self.rehearse_admitted(&admission, &api_client, user, false))?;
         self.take(&rules, &admission, Some(&subject))?;
         self.rehearse_admitted(&admission, &api_client, user, true);
-        Ok(IssuePermit { caller: admission.caller, api_client, subject })
+        let claims = admission.deciding_claims(&rules);
+        Ok(IssuePermit { caller: admission.caller, api_client, subject, claims })
     }
 
     /// Permits an admitted caller to use a token, and takes from the quota. The token's user is not
@@ -352,13 +392,15 @@ impl Access {
             self.rehearse_admitted(&admission, &api_client, KnownUser::Unknown, false);
         })?;
         self.take(&rules, &admission, None)?;
+        let claims = admission.deciding_claims(&rules);
         let Admission { policy, caller, rehearsed, .. } = admission;
-        Ok(LoginPermit { caller, api_client, policy, rules, rehearsed })
+        Ok(LoginPermit { caller, api_client, claims, policy, rules, rehearsed })
     }
 
     /// Checks that a rule allows the caller to log in an account with any of these names. `names`
-    /// is only called if all rules that allow the call list their users, or if there are candidate
-    /// rules.
+    /// is only called if the first rule that allows the call lists its users, or if there are
+    /// candidate rules. Returns the claims of the first rule that allows the account, for the audit
+    /// record.
     ///
     /// # Errors
     ///
@@ -367,27 +409,32 @@ impl Access {
         &self,
         permit: &LoginPermit,
         names: impl FnOnce() -> Vec<Subject>,
-    ) -> Result<(), Denied> {
-        let rules = &permit.policy.rules;
-        let is_for_all = rules.any_for_all_users(&permit.rules);
-        let is_for_one = |names: &[Subject]| names.iter().any(|name| rules.any_for_user(&permit.rules, name));
-        let is_allowed = match &permit.rehearsed {
-            None => is_for_all || is_for_one(&names()),
-            Some(call) => {
-                let names = names();
-                let is_allowed = is_for_all || is_for_one(&names);
-                let known = KnownParts {
-                    caller: permit.caller.name(),
-                    claims: KnownClaims::All(permit.caller.principal().claims),
-                    method: Method::LoginWithOtt,
-                    api_client: Some(&permit.api_client),
-                    user: KnownUser::Account(&names),
-                };
-                self.rehearse(&permit.policy, call, &known, is_allowed);
-                is_allowed
-            }
+    ) -> Result<Option<Box<RawValue>>, Denied> {
+        let Some(call) = &permit.rehearsed else { return self.account_decision(permit, names) };
+        let names = names();
+        let known = KnownParts {
+            caller: permit.caller.name(),
+            claims: KnownClaims::All(permit.caller.principal().claims),
+            method: Method::LoginWithOtt,
+            api_client: Some(&permit.api_client),
+            user: KnownUser::Account(&names),
         };
-        if is_allowed { Ok(()) } else { Err(self.denied(AccessDenial::User)) }
+        let decision = self.account_decision(permit, || names.clone());
+        self.rehearse(&permit.policy, call, &known, decision.is_ok());
+        decision
+    }
+
+    fn account_decision(
+        &self,
+        permit: &LoginPermit,
+        names: impl FnOnce() -> Vec<Subject>,
+    ) -> Result<Option<Box<RawValue>>, Denied> {
+        let rules = &permit.policy.rules;
+        let allowing = rules.for_account(&permit.rules, names);
+        if allowing.first().is_none() {
+            return Err(self.denied(AccessDenial::User));
+        }
+        Ok(rules.deciding_claims(&allowing, permit.caller.principal().claims))
     }
 
     /// Compares the decision on an admitted call with that of the candidate rules, if there are any.
@@ -409,14 +456,9 @@ impl Access {
         self.rehearse(&admission.policy, call, &known, is_allowed);
     }
 
-    /// Checks that any rule names the caller, regardless of what the rule allows. Sufficient for
-    /// access to reflection.
+    /// Checks that any rule names the caller, who has its claims, regardless of what the rule allows. Sufficient for
     pub fn mentions(&self, policy: &Policy, caller: &Caller) -> Result<(), Denied> {
-        if policy.rules.mentions(caller.principal()) {
-            Ok(())
-        } else {
-            Err(self.denied(AccessDenial::Caller))
-        }
+        policy.rules.mentions(caller.principal()).map_err(|mismatch| self.denied(mismatch))
     }
 
     /// Returns the rules that allow the call. An admission for one method is not valid for the
@@ -526,6 +568,11 @@ impl Admission {
     pub fn max_in_flight(&self) -> Option<usize> {
         self.policy.rules.first(&self.rules).and_then(Rule::max_in_flight)
     }
+
+    /// Returns the claims of the first of these rules, for the audit record.
+    fn deciding_claims(&self, rules: &RuleSet) -> Option<Box<RawValue>> {
+        self.policy.rules.deciding_claims(rules, self.caller.principal().claims)
+    }
 }
 
 impl IssuePermit {
@@ -541,6 +588,11 @@ impl IssuePermit {
         &self.api_client
     }
 
+    /// Takes the claims that the deciding rule requires, for the audit record.
+    pub fn take_claims(&mut self) -> Option<Box<RawValue>> {
+        self.claims.take()
+    }
+
     /// Returns the user of the token.
     #[must_use]
     pub const fn subject(&self) -> &Subject {
@@ -550,7 +602,7 @@ impl IssuePermit {
     /// Creates a permit without a check, for tests of later stages.
     #[cfg(test)]
     pub(crate) fn for_test(api_client: &str, subject: Subject) -> Self {
-        Self { caller: Caller::anonymous(), api_client: Arc::from(api_client), subject }
+        Self { caller: Caller::anonymous(), api_client: Arc::from(api_client), subject, claims: None }
     }
 }
 
@@ -567,21 +619,26 @@ impl LoginPermit {
         &self.api_client
     }
 
+    /// Takes the claims that the deciding rule requires, for the audit record.
+    pub fn take_claims(&mut self) -> Option<Box<RawValue>> {
+        self.claims.take()
+    }
+
     /// Creates a permit without a check, for tests of later stages.
     #[cfg(test)]
     pub(crate) fn for_test(api_client: &str) -> Self {
         let policy = Arc::new(Policy::closed());
         let rules = RuleSet::none(0);
         let (caller, api_client) = (Caller::anonymous(), Arc::from(api_client));
-        Self { caller, api_client, policy, rules, rehearsed: None }
+        Self { caller, api_client, claims: None, policy, rules, rehearsed: None }
     }
 }
 
 impl Denied {
-    /// Returns whether a rule names the caller, although none allows the call.
+    /// Returns whether a rule is for the caller, who has its claims, although none allows the call.
     #[must_use]
     pub const fn names_caller(&self) -> bool {
-        !matches!(self.0, AccessDenial::Caller)
+        !matches!(self.0, AccessDenial::Caller | AccessDenial::Claims)
     }
 
     /// Returns the first part of the call that no rule allows.

@@ -1,6 +1,25 @@
 //! The pages of the admin port: `/metrics`, `/livez` and `/readyz`.
 //!
 //! All pages are read-only. `server/http1.rs` handles connections and their limits.
+//!
+//! ```
+//! use http::{Request, StatusCode};
+//! use ott_gateway::{
+//!     admin::Admin,
+//!     observe::{health::Health, telemetry::metrics::Metrics},
+//! };
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), http::Error> {
+//! let health = Health::new();
+//! let admin = Admin::new(Metrics::new(), health.clone());
+//! assert_eq!(admin.answer(&Request::get("/readyz").body(())?).await.status(), StatusCode::OK);
+//! health.set_draining();
+//! let response = admin.answer(&Request::get("/readyz").body(())?).await;
+//! assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+//! # Ok(())
+//! # }
+//! ```
 
 mod page;
 

@@ -1,6 +1,6 @@
-//! The ground that everything else stands on: secrets, files, certificates, memory, text and time.
+//! Modules that any other may use: secrets, files, certificates, memory, text and time.
 //!
-//! Nothing here knows of calls, tokens or the platform.
+//! Nothing here is about calls, one-time tokens or the platform.
 
 pub mod backoff;
 pub mod clock;

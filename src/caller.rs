@@ -11,6 +11,34 @@
 //! A proof that is present and checked must be valid; the caller does not fall back to a weaker
 //! one. A caller with a credential that the configuration does not check is refused unless another
 //! proof identifies it. It never becomes `anonymous`: only callers without any credential do.
+//!
+//! ```
+//! use aws_lc_rs::digest::{SHA256, digest};
+//! use http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
+//! use ott_gateway::caller::{
+//!     BearerTokenHash, BearerTokens, CallerPolicy, Identification, Peer, RequestedClaims, TokenHashes,
+//! };
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let hash = BearerTokenHash(digest(&SHA256, b"long-random-text").as_ref().try_into()?);
+//! let tokens = BearerTokens::try_new(&TokenHashes::from([("ci".into(), vec![hash])]))?;
+//! let policy = CallerPolicy { tokens: &tokens, claims: &RequestedClaims::default() };
+//! let (identification, peer) = (Identification::none(), Peer::plaintext("192.0.2.7:4711".parse()?));
+//!
+//! let mut headers = HeaderMap::new();
+//! let caller = identification.identify(&headers, &peer, policy).await?;
+//! assert_eq!(&**caller.name(), "anonymous");
+//!
+//! headers.insert(AUTHORIZATION, HeaderValue::from_static("Bearer long-random-text"));
+//! let caller = identification.identify(&headers, &peer, policy).await?;
+//! assert_eq!(&**caller.name(), "token:ci");
+//!
+//! headers.insert(AUTHORIZATION, HeaderValue::from_static("Bearer other-text"));
+//! assert!(identification.identify(&headers, &peer, policy).await.is_err());
+//! # Ok(())
+//! # }
+//! ```
 
 use std::{borrow::Cow, net::SocketAddr, path::PathBuf, sync::Arc};
 
@@ -38,8 +66,8 @@ mod recognition;
 
 pub use bearer::{BearerTokenHash, BearerTokens, TokenHashes};
 pub use claims::{
-    ClaimPath, ClaimRequirement, ClaimValue, Claims, InvalidClaimPath, MAX_CLAIM_PATH_BYTES,
-    MAX_CLAIM_PATH_DEPTH,
+    ClaimPath, ClaimRequirement, ClaimValue, Claims, InvalidClaimArgument, InvalidClaimPath,
+    MAX_CLAIM_PATH_BYTES, MAX_CLAIM_PATH_DEPTH, MAX_REQUESTED_CLAIMS, RequestedClaims,
 };
 pub use forwarded::{ForwardedError, ForwardedFrom, ForwardedHeader, ForwardedSettings};
 pub use jwks::{JwksFileError, JwksRefresh, JwksSource, JwksUrl, KeyFetchError};
@@ -118,6 +146,12 @@ impl Caller {
     #[cfg(test)]
     pub(crate) fn for_test(name: &str, proof: Proof) -> Self {
         Self::new(Arc::from(name), proof)
+    }
+
+    /// Creates a caller with a JWT that has these claims, for tests of later stages.
+    #[cfg(test)]
+    pub(crate) fn with_claims(name: &str, claims: Claims) -> Self {
+        Self { claims, ..Self::new(Arc::from(name), Proof::Jwt { issuer: None }) }
     }
 
     /// Returns the caller's name, whose prefix shows its proof: `spiffe://…`, `dns:NAME`,
@@ -296,6 +330,15 @@ pub enum InvalidSettings {
     ForwardedFrom,
 }
 
+/// The part of the policy in force that identifies a caller.
+#[derive(Clone, Copy, Debug)]
+pub struct CallerPolicy<'a> {
+    /// The bearer tokens. If there are none, bearer tokens are not accepted.
+    pub tokens: &'a BearerTokens,
+    /// The claims to read from JWTs.
+    pub claims: &'a RequestedClaims,
+}
+
 /// Identifies callers by the configured kinds of proof. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Identification(Arc<Inner>);
@@ -343,15 +386,14 @@ impl Identification {
         self.0.forwarded.as_ref().is_some_and(|forwarded| forwarded.trusts(peer))
     }
 
-    /// Returns the caller of a request with these headers on this connection. `tokens` are the
-    /// bearer tokens in force for the call; if there are none, bearer tokens are not accepted.
+    /// Returns the caller of a request with these headers on this connection.
     pub async fn identify(
         &self,
         headers: &HeaderMap,
         peer: &Peer,
-        tokens: &BearerTokens,
+        policy: CallerPolicy<'_>,
     ) -> Result<Caller, CallerError> {
-        let identified = self.0.identify(headers, peer, tokens).await;
+        let identified = self.0.identify(headers, peer, policy).await;
         if identified == Err(CallerError::DuplicateIdentity) {
             self.0.metrics.security_event(SecurityEvent::DuplicateIdentity);
         }
@@ -380,7 +422,7 @@ impl Inner {
         &self,
         headers: &HeaderMap,
         peer: &Peer,
-        tokens: &BearerTokens,
+        policy: CallerPolicy<'_>,
     ) -> Result<Caller, CallerError> {
         // Duplicates are refused even if the header is not read here, because another component may
         // read it.
@@ -401,7 +443,7 @@ impl Inner {
         // All clients of a proxy, or of a sidecar on this machine, share an address.
         let identifies_client = proxy.is_none() && !address.is_loopback();
         let network = identifies_client.then(|| PeerNetwork::of(address));
-        if let Some(caller) = self.by_authorization(authorization, tokens, network).await? {
+        if let Some(caller) = self.by_authorization(authorization, policy, network).await? {
             return Ok(caller);
         }
         if let Some(caller) = asserted {
@@ -420,21 +462,22 @@ impl Inner {
     async fn by_authorization(
         &self,
         header: Option<&HeaderValue>,
-        tokens: &BearerTokens,
+        policy: CallerPolicy<'_>,
         network: Option<PeerNetwork>,
     ) -> Result<Option<Caller>, CallerError> {
+        let CallerPolicy { tokens, claims } = policy;
         let is_checked = self.jwt.is_some() || !tokens.is_empty();
         let Some(header) = header.filter(|_| is_checked) else { return Ok(None) };
         let credential = bearer::credential(header)?;
         // Every JWT contains dots, and remembered tokens are JWTs.
         if let Some(jwt) = self.jwt.as_ref().filter(|_| credential.contains('.')) {
             let digest = TokenDigest::of(credential);
-            if let Some(caller) = jwt.remembered(digest) {
+            if let Some(caller) = jwt.remembered(digest, claims) {
                 return Ok(Some(caller));
             }
             if bearer::looks_like_jwt(credential) {
                 // Boxed, because it is rare and large, and would enlarge the future of every call.
-                let verified = Box::pin(jwt.verify(credential, digest, network)).await;
+                let verified = Box::pin(jwt.verify(credential, digest, claims, network)).await;
                 return verified.map_err(CallerError::InvalidJwt).map(Some);
             }
         }

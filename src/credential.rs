@@ -6,6 +6,31 @@
 //! Only one task, [`Refresh`], requests tokens. There is therefore never more than one token
 //! request in flight, and a caller that disconnects cannot cancel it. Callers hold a [`Credential`]
 //! and read the tokens that the task publishes.
+//!
+//! ```
+//! use ott_gateway::{
+//!     base::{clock::WallClock, secret::client_secret::ClientSecret},
+//!     credential::{self, ClientId, CredentialHealth, SecretSource, Settings, TokenEndpoint},
+//!     http_client::{ClientTls, HttpSettings, Resolver, UnpooledClient},
+//!     observe::telemetry::metrics::Metrics,
+//! };
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let (metrics, url) = (Metrics::new(), url::Url::parse("http://127.0.0.1:8080/token")?);
+//! let http = HttpSettings::new(url.clone(), ClientTls::new(None)?, Resolver::system(metrics.outgoing()));
+//! let endpoint = TokenEndpoint { api_client: "eu2".into(), url, http: UnpooledClient::new(http)? };
+//! let secret = SecretSource::Fixed(ClientSecret::parse(b"secret\n")?);
+//! let settings = Settings { client_id: ClientId::parse("id")?, secret };
+//! let (credential, refresh) =
+//!     credential::new(settings, endpoint, metrics.api_client("eu2"), WallClock::system());
+//!
+//! // `app` runs `refresh` as a duty. Calls read the token, or wait for it with `bearer`.
+//! assert!(credential.current().is_none());
+//! assert_eq!(credential.health().current(), CredentialHealth::Starting);
+//! # drop(refresh);
+//! # Ok(())
+//! # }
+//! ```
 
 mod access_token;
 mod error;

@@ -1,4 +1,4 @@
-//! What every stage of a call works with: the call itself, one-time tokens, sessions, and the
+//! Types that every stage of a call uses: the call itself, one-time tokens, sessions, and the
 //! reasons of failed calls.
 //!
 //! Nothing here performs I/O or uses a stage.

@@ -3,6 +3,26 @@
 //! Contains the code that all senders share: a client with every limit set, name lookups, bounded
 //! reading of bodies, dates, `Retry-After`, media types, JSON objects, and the root cause of a
 //! failed exchange. The sender interprets the response.
+//!
+//! ```
+//! use std::time::{Duration, SystemTime};
+//!
+//! use http::{
+//!     HeaderMap, HeaderValue,
+//!     header::{CONTENT_TYPE, RETRY_AFTER},
+//! };
+//! use ott_gateway::http_client::{json::Object, media_type::is_json, retry_after::retry_after};
+//!
+//! let mut headers = HeaderMap::new();
+//! headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
+//! headers.insert(RETRY_AFTER, HeaderValue::from_static("2"));
+//! assert!(is_json(&headers));
+//! assert_eq!(retry_after(&headers, SystemTime::UNIX_EPOCH), Some(Duration::from_secs(2)));
+//!
+//! let response = Object::parse(br#"{"expires_in": 3600}"#)?;
+//! assert_eq!(response.get::<u64>("expires_in"), Some(3600));
+//! # Ok::<(), ott_gateway::http_client::json::NotAnObject>(())
+//! ```
 
 pub mod body;
 pub mod cause;

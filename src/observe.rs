@@ -1,4 +1,4 @@
-//! What operators can see of the gateway: audit records, health, and telemetry.
+//! The outputs for operators: audit records, health, and telemetry.
 //!
 //! Every stage reports here; nothing here uses a stage.
 

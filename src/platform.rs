@@ -3,6 +3,33 @@
 //! The only entry point is [`ApiClient`]. Its methods take permits, so that the platform
 //! receives no request that was not allowed. `access` decides who may do what, and `status` maps
 //! failures to statuses.
+//!
+//! ```
+//! use ott_gateway::{
+//!     access::IssuePermit,
+//!     domain::{
+//!         call::Call,
+//!         ott::{IssuedToken, OneTimeToken},
+//!     },
+//!     observe::telemetry::tracing::CallSpan,
+//!     platform::{ApiClient, data_center::DataCenter, error::PlatformError},
+//! };
+//!
+//! /// With a permit, issuing is one call. Its certainty is in the `Call` afterwards.
+//! async fn issue(client: &ApiClient, permit: &IssuePermit, call: &Call) -> Result<IssuedToken, PlatformError> {
+//!     client.issue_ott(permit, call, &CallSpan::default()).await
+//! }
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! // The URL for a browser needs no request.
+//! let data_center = DataCenter::parse("https://eu2-cloud.acronis.com")?;
+//! let target = data_center.target_uri("/mc/", &[])?;
+//! let url = data_center.browser_login_url(&OneTimeToken::try_new("token".to_owned())?, &target);
+//! assert!(url.expose().starts_with("https://eu2-cloud.acronis.com/api/2/idp/external-login#ott=token"));
+//! assert!(data_center.target_uri("https://elsewhere.example/", &[]).is_err());
+//! # Ok(())
+//! # }
+//! ```
 
 mod attempt;
 mod breaker;

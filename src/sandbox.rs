@@ -5,10 +5,10 @@
 //! the other. Do not use real credentials with it. Every token that it issues starts with
 //! [`TOKEN_MARK`].
 //!
-//! A request passes through `listener`, `log` (which fills the `journal`), `body` and the faults
-//! to its endpoint in `idp`, `api`, `directory` or `pages`, which use `accounts` and `tokens`.
-//! `demand` parses the faults that logins request; `fault_injector` decides those that the gateway
-//! injects.
+//! A request passes through `listener`, `log` (which fills the `journal`), `body` and `faults` to
+//! its endpoint in `idp`, `api`, `directory` or `pages`, which use `accounts` and `tokens`.
+//! `fault_request` parses the faults that logins request; `fault_injector` decides those that the
+//! gateway injects.
 
 mod accounts;
 mod api;

@@ -1,8 +1,9 @@
 //! The gRPC server: accepts connections, runs calls through the middleware, and drains.
 //!
 //! tonic's generated services run on our own connection driver, because tonic's server has no
-//! limits for peers that never send, never read or never disconnect. The handlers decide what a
-//! call does.
+//! limits for peers that never send, never read or never disconnect. `connection` has the life of a
+//! connection, `stack` the steps of a call in their order, `drain` the shutdown. The handlers in
+//! `service` decide what a call does.
 
 mod call_log;
 mod completion;

@@ -2,6 +2,26 @@
 //!
 //! The only place that builds a `tonic::Status`. Retries happen in `platform`, before a failure is
 //! created.
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! use ott_gateway::{
+//!     base::clock,
+//!     domain::call::{Call, Certainty, Deadline, Method},
+//!     status::{Failure, Reason},
+//! };
+//! use tonic::Code;
+//!
+//! let call = Call::new(clock::now(), Deadline::after(Duration::from_secs(10)));
+//! call.set_method(Method::LoginWithOtt);
+//! let unavailable = || Failure::new(Reason::PlatformUnavailable).retry_after(Duration::from_secs(1));
+//! assert_eq!(unavailable().into_status(&call).code(), Code::Unavailable);
+//!
+//! // The token may be spent: no client may repeat the call by itself.
+//! call.attempt_ended(Certainty::Unknown);
+//! assert_eq!(unavailable().into_status(&call).code(), Code::Aborted);
+//! ```
 
 mod case;
 mod details;

@@ -4,6 +4,34 @@
 //! (`tests/it/structure.rs` checks this). It keeps its state across restarts. Threads are not
 //! supervised here: each has a [heartbeat](crate::observe::telemetry::threads), and the process stops when
 //! one of them dies.
+//!
+//! ```
+//! use std::{convert::Infallible, future::pending};
+//!
+//! use futures_util::FutureExt;
+//! use ott_gateway::{
+//!     observe::telemetry::{duties::Duty, metrics::Metrics},
+//!     supervision::Supervisor,
+//! };
+//! use tokio::sync::mpsc;
+//! use tokio_util::sync::CancellationToken;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() {
+//! let (stop, metrics) = (CancellationToken::new(), Metrics::new());
+//! let supervisor = Supervisor::new(metrics.duties().clone(), stop.clone());
+//! let (refreshed, mut refreshes) = mpsc::unbounded_channel();
+//! supervisor.start(Duty::AccessToken, Some("eu2"), refreshed, |refreshed| {
+//!     let _ = refreshed.send("token");
+//!     pending::<Infallible>().boxed()
+//! });
+//! assert_eq!(refreshes.recv().await, Some("token"));
+//! assert!(metrics.duties().down().is_empty());
+//!
+//! stop.cancel();
+//! supervisor.stopped().await;
+//! # }
+//! ```
 
 use std::{convert::Infallible, panic::AssertUnwindSafe, time::Duration};
 

@@ -17,7 +17,7 @@ use super::{
     verdict::{KnownClaims, KnownParts, KnownUser, Verdict},
 };
 use crate::{
-    caller::{Caller, ClaimRequirement},
+    caller::Caller,
     domain::call::{Call, CandidateDecision, CandidateDifference, Method},
     observe::telemetry::{logging::LogThrottle, metrics::AccessDenial},
 };
@@ -64,13 +64,6 @@ impl Drop for RefusedRehearsal {
             user: self.call.subject().map_or(KnownUser::Unknown, KnownUser::Named),
         };
         self.access.rehearse(&self.policy, &self.call, &known, false);
-    }
-}
-
-impl Policy {
-    /// Returns the claims that the rules in force and the candidate rules require.
-    pub fn required_claims(&self) -> impl Iterator<Item = &ClaimRequirement> {
-        self.rules.required_claims().chain(self.candidates.iter().flat_map(Rules::required_claims))
     }
 }
 

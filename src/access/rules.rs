@@ -4,9 +4,17 @@
 //! rules that apply to each part of a call, so that a call costs about the same with any number of
 //! rules.
 
-use std::{collections::HashSet, fmt, num::NonZeroU32, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashSet},
+    fmt,
+    num::NonZeroU32,
+    sync::Arc,
+};
+
+use serde_json::value::RawValue;
 
 use super::{
+    claim_index::ClaimIndex,
     pattern::{is_literal, is_possible_caller},
     quota::{CallerQuota, MAX_BURST, Nanos, UserQuota},
     rate::Rate,
@@ -14,7 +22,7 @@ use super::{
     rule_set::RuleSet,
 };
 use crate::{
-    caller::{ANONYMOUS, ClaimRequirement, Claims, Principal},
+    caller::{ANONYMOUS, ClaimPath, ClaimRequirement, Claims, MAX_REQUESTED_CLAIMS, Principal},
     domain::{
         call::Method,
         ott::{Subject, Users},
@@ -121,6 +129,9 @@ pub enum InvalidRules {
         /// The name of the key.
         key: &'static str,
     },
+    /// The rules require too many different claims.
+    #[error("the access rules must not require more than {MAX_REQUESTED_CLAIMS} different claims in total")]
+    TooManyClaims,
 }
 
 /// A valid set of rules, with the state of their quotas.
@@ -130,8 +141,7 @@ pub struct Rules {
     index: RuleIndex,
     /// The callers that any rule names literally.
     literal_callers: HashSet<Box<str>>,
-    /// The positions of the rules that require claims.
-    with_claims: Vec<usize>,
+    claims: ClaimIndex,
 }
 
 #[derive(Debug)]
@@ -171,14 +181,18 @@ impl Rules {
         let callers = settings.iter().flat_map(|rule| &rule.callers);
         let literal_callers =
             callers.filter(|name| is_literal(name)).map(|name| name.as_str().into()).collect();
+        let required: BTreeSet<&ClaimPath> =
+            settings.iter().flat_map(|rule| &rule.claims).map(|claim| &claim.path).collect();
+        if required.len() > MAX_REQUESTED_CLAIMS {
+            return Err(InvalidRules::TooManyClaims);
+        }
         let index = RuleIndex::new(&settings);
-        let positions = settings.iter().enumerate().filter(|(_, rule)| !rule.claims.is_empty());
-        let with_claims = positions.map(|(position, _)| position).collect();
+        let claims = ClaimIndex::new(&settings);
         let in_order = (1..)
             .zip(settings)
             .map(|(number, settings)| Rule::try_new(number, settings))
             .collect::<Result<_, _>>()?;
-        Ok(Self { in_order, index, literal_callers, with_claims })
+        Ok(Self { in_order, index, literal_callers, claims })
     }
 
     /// Explains which rule decides a call, without taking from any quota.
@@ -186,20 +200,22 @@ impl Rules {
     pub fn explain(&self, question: Question<'_>) -> Explanation {
         let Question { caller, method, api_client, user } = question;
         let (of_caller, of_method) = (self.index.for_caller(caller.name), self.index.for_method(method));
+        let mut of_claims = of_caller.clone();
+        self.claims.narrow(&mut of_claims, caller.claims);
         let of_api_client = self.index.for_api_client(api_client);
         let of_user = user.map(|user| self.index.for_user(user));
         // The first part of the call that a rule does not apply to.
         let mismatch = |rule| {
             if !of_caller.contains(rule) {
-                Some(Mismatch::Part(AccessDenial::Caller))
-            } else if !self.are_claims_met(rule, caller) {
-                Some(Mismatch::Claims)
+                Some(AccessDenial::Caller)
+            } else if !of_claims.contains(rule) {
+                Some(AccessDenial::Claims)
             } else if !of_method.contains(rule) {
-                Some(Mismatch::Part(AccessDenial::Method))
+                Some(AccessDenial::Method)
             } else if !of_api_client.contains(rule) {
-                Some(Mismatch::Part(AccessDenial::ApiClient))
+                Some(AccessDenial::ApiClient)
             } else if of_user.as_ref().is_some_and(|of_user| !of_user.contains(rule)) {
-                Some(Mismatch::Part(AccessDenial::User))
+                Some(AccessDenial::User)
             } else {
                 None
             }
@@ -237,8 +253,7 @@ impl Rules {
     /// Returns the rules that allow a caller a method, for some user and some API client, or the
     /// first part that no rule allows.
     pub(super) fn admitting(&self, caller: Principal<'_>, method: Method) -> Result<RuleSet, AccessDenial> {
-        let of_caller = narrowed(self.for_caller(caller), None, AccessDenial::Caller)?;
-        narrowed(of_caller, Some(self.index.for_method(method)), AccessDenial::Method)
+        narrowed(self.for_caller(caller)?, Some(self.index.for_method(method)), AccessDenial::Method)
     }
 
     /// Returns the rules of `admitting` that also apply to the API client and the user. The user of
@@ -257,14 +272,17 @@ impl Rules {
         }
     }
 
-    /// Returns whether one of the rules applies to all users.
-    pub(super) fn any_for_all_users(&self, rules: &RuleSet) -> bool {
-        rules.intersects(self.index.for_all_users())
-    }
-
-    /// Returns whether one of the rules applies to the user.
-    pub(super) fn any_for_user(&self, rules: &RuleSet, user: &Subject) -> bool {
-        rules.intersects(&self.index.for_user(user))
+    /// Returns those of the rules that apply to an account with any of these names. `names` is only
+    /// called if the first of the rules lists its users.
+    pub(super) fn for_account(&self, rules: &RuleSet, names: impl FnOnce() -> Vec<Subject>) -> RuleSet {
+        let mut of_account = self.index.for_all_users().clone();
+        if rules.first().is_some_and(|first| !of_account.contains(first)) {
+            for name in names() {
+                of_account.add_all(&self.index.for_user(&name));
+            }
+        }
+        of_account.retain(rules);
+        of_account
     }
 
     /// Returns the deciding rule, which is the first one.
@@ -280,29 +298,25 @@ impl Rules {
 
     /// Returns the first rule that names this caller and whose claims it has.
     pub(super) fn first_for(&self, caller: Principal<'_>) -> Option<&Rule> {
-        self.first(&self.for_caller(caller))
+        self.first(&self.for_caller(caller).ok()?)
+    }
+
+    /// Returns the claims that the deciding rule requires, with the caller's values, for the audit
+    /// record. `None` if it requires none.
+    pub(super) fn deciding_claims(&self, rules: &RuleSet, claims: &Claims) -> Option<Box<RawValue>> {
+        claims.evidence(&self.first(rules)?.settings.claims)
     }
 
     /// Returns the rules that name this caller and whose claims it has.
-    fn for_caller(&self, caller: Principal<'_>) -> RuleSet {
-        let mut rules = self.index.for_caller(caller.name);
+    fn for_caller(&self, caller: Principal<'_>) -> Result<RuleSet, AccessDenial> {
+        let mut rules = narrowed(self.index.for_caller(caller.name), None, AccessDenial::Caller)?;
         self.retain_with_claims(&mut rules, caller.claims);
-        rules
+        narrowed(rules, None, AccessDenial::Claims)
     }
 
-    /// Keeps the rules whose claims a caller has.
+    /// Keeps only the rules whose required claims the caller has.
     pub(super) fn retain_with_claims(&self, rules: &mut RuleSet, claims: &Claims) {
-        for &rule in &self.with_claims {
-            let is_met = || self.in_order.get(rule).is_some_and(|rule| claims.meet(&rule.settings.claims));
-            if rules.contains(rule) && !is_met() {
-                rules.remove(rule);
-            }
-        }
-    }
-
-    /// Returns whether the caller has the claims that the rule at this position requires.
-    fn are_claims_met(&self, rule: usize, caller: Principal<'_>) -> bool {
-        self.in_order.get(rule).is_some_and(|rule| caller.claims.meet(&rule.settings.claims))
+        self.claims.narrow(rules, claims);
     }
 
     /// Returns an empty set, which allows nothing.
@@ -311,7 +325,7 @@ impl Rules {
             in_order: Vec::new(),
             index: RuleIndex::new(&[]),
             literal_callers: HashSet::new(),
-            with_claims: Vec::new(),
+            claims: ClaimIndex::default(),
         }
     }
 
@@ -323,12 +337,6 @@ impl Rules {
     /// Returns the settings of a rule, by its number from 1.
     pub(super) fn settings(&self, number: usize) -> Option<&RuleSettings> {
         Some(&self.in_order.get(number.checked_sub(1)?)?.settings)
-    }
-
-    /// Returns the claims that the rules require.
-    pub(super) fn required_claims(&self) -> impl Iterator<Item = &ClaimRequirement> {
-        let rules = self.with_claims.iter().filter_map(|&rule| self.in_order.get(rule));
-        rules.flat_map(|rule| &rule.settings.claims)
     }
 
     /// Returns the callers that any rule names literally.
@@ -344,9 +352,9 @@ impl Rules {
         }
     }
 
-    /// Returns whether any rule names this caller and requires no claims that it does not have.
-    pub(super) fn mentions(&self, caller: Principal<'_>) -> bool {
-        self.for_caller(caller).first().is_some()
+    /// Checks that any rule names this caller and requires no claims that it does not have.
+    pub(super) fn mentions(&self, caller: Principal<'_>) -> Result<(), AccessDenial> {
+        self.for_caller(caller).map(|_| ())
     }
 
     /// Takes over the quota state of earlier rules that are unchanged, so that a reload does not
@@ -421,25 +429,15 @@ fn narrowed(
     if rules.first().is_some() { Ok(rules) } else { Err(denial) }
 }
 
-/// The first part of a call that a rule does not apply to.
-#[derive(Clone, Copy)]
-enum Mismatch {
-    Part(AccessDenial),
-    Claims,
-}
-
 /// Returns the reason that a rule does not allow a call, for people.
-fn sentence(mismatch: Mismatch, rule: &RuleSettings, question: Question<'_>) -> String {
-    let denial = match mismatch {
-        Mismatch::Part(denial) => denial,
-        Mismatch::Claims => {
+fn sentence(denial: AccessDenial, rule: &RuleSettings, question: Question<'_>) -> String {
+    match denial {
+        AccessDenial::Claims => {
             let is_missing = |required: &&ClaimRequirement| question.caller.claims.find(required).is_none();
             let missing = rule.claims.iter().find(is_missing);
             let path = missing.map_or("", |required| required.path.as_str());
-            return format!("is not for a caller without an accepted value of the claim {path:?}");
+            format!("is not for a caller without an accepted value of the claim {path:?}")
         }
-    };
-    match denial {
         AccessDenial::Caller if question.caller.name == ANONYMOUS => {
             "is not for anonymous callers: it does not name `anonymous`, and no glob matches it".to_owned()
         }

@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
 
 use crate::{
     base::clock,
-    caller::{Identification, Peer, Proof},
+    caller::{ClaimPath, ClaimRequirement, ClaimValue, Claims, Identification, Peer, Proof},
     domain::{
         call::Deadline,
         ott::{SubjectKind, Users},
@@ -42,7 +42,8 @@ fn rules(settings: &[RuleSettings]) -> Rules {
 }
 
 fn policy(settings: &[RuleSettings]) -> Policy {
-    Policy { rules: rules(settings), ..Policy::closed() }
+    let claims = RequestedClaims::new(settings.iter().flat_map(|rule| &rule.claims));
+    Policy { rules: rules(settings), claims, ..Policy::closed() }
 }
 
 fn access(settings: &[RuleSettings]) -> Access {
@@ -279,7 +280,7 @@ async fn no_call_mixes_the_tokens_of_one_version_with_the_rules_of_another() {
     let mut seen = std::collections::BTreeSet::new();
     while !done.load(Ordering::Relaxed) {
         let policy = access.policy();
-        let caller = identification.identify(&headers, &peer, policy.tokens()).await.unwrap();
+        let caller = identification.identify(&headers, &peer, policy.for_callers()).await.unwrap();
         access.mentions(&policy, &caller).unwrap();
         let admission = access.admits(policy.into_shared(), &call(), &caller, Method::IssueOtt).unwrap();
         seen.insert(admission.caller().name().to_string());
@@ -327,4 +328,87 @@ async fn reflection_is_limited_to_callers_that_a_rule_names() {
     assert_eq!(mentions(&some, &caller("dns:b")).unwrap_err().reason(), AccessDenial::Caller);
     assert_eq!(mentions(&some, &Caller::anonymous()).unwrap_err().reason(), AccessDenial::Caller);
     assert!(mentions(&access(&[rule(&["anonymous"])]), &Caller::anonymous()).is_ok());
+}
+
+/// Returns a caller whose JWT has these groups.
+fn member(groups: &[&str]) -> Caller {
+    let groups = groups.iter().map(|group| (groups_path(), ClaimValue::Text((*group).into())));
+    Caller::with_claims("jwt:a", Claims::new(groups.collect()))
+}
+
+fn groups_path() -> ClaimPath {
+    ClaimPath::new("groups").unwrap()
+}
+
+/// Returns a rule for the JWTs of members of a group.
+fn rule_for(group: &str) -> RuleSettings {
+    let values = vec![ClaimValue::Text(group.into())];
+    RuleSettings { claims: vec![ClaimRequirement { path: groups_path(), values }], ..rule(&["jwt:*"]) }
+}
+
+#[tokio::test(start_paused = true)]
+async fn caller_without_required_claims_is_treated_like_one_that_no_rule_names() {
+    let metrics = Metrics::new();
+    let rules = [RuleSettings { max_in_flight: 7.try_into().ok(), ..rule_for("issuers") }];
+    let access = Access::new(policy(&rules), metrics.clone());
+    let policy = access.policy().into_shared();
+    let admits = |caller: &Caller| access.admits(Arc::clone(&policy), &call(), caller, Method::IssueOtt);
+
+    let issuer = member(&["staff", "issuers"]);
+    assert_eq!(admits(&issuer).unwrap().max_in_flight(), Some(7));
+    assert_eq!(access.max_in_flight(&policy, &issuer), Some(7));
+    assert_eq!(mentions(&access, &issuer), Ok(()));
+    for other in [member(&["staff"]), member(&[]), caller("jwt:a")] {
+        let denied = admits(&other).unwrap_err();
+        assert_eq!(denied, Denied(AccessDenial::Claims));
+        assert_eq!(denied.to_string(), "no access rule allows this call: claims");
+        assert!(!denied.names_caller(), "its connection is not kept like that of a known caller");
+        assert_eq!(mentions(&access, &other), Err(denied));
+        assert_eq!(access.max_in_flight(&policy, &other), None);
+    }
+    assert_eq!(admits(&caller("dns:a")).unwrap_err(), Denied(AccessDenial::Caller));
+    assert!(metrics.render().contains(r#"ott_gateway_access_denied_total{reason="claims"} 6"#));
+}
+
+#[tokio::test(start_paused = true)]
+async fn permit_contains_the_claims_of_the_deciding_rule() {
+    let only_john = RuleSettings { users: logins(&["john"]), ..rule_for("guests") };
+    let access = access(&[only_john, rule_for("issuers"), rule(&["*"])]);
+    let admits = |caller: &Caller, method| {
+        access.admits(access.policy().into_shared(), &call(), caller, method).unwrap()
+    };
+    let shown = |claims: Option<Box<RawValue>>| claims.map(|claims| claims.get().to_owned());
+    let guests = Some(r#"{"groups":"guests"}"#.to_owned());
+    let issuers = Some(r#"{"groups":"issuers"}"#.to_owned());
+    for (groups, user, expected) in [
+        (&["guests", "issuers"][..], "john", &guests),
+        (&["guests", "issuers"], "jane", &issuers),
+        (&["guests"], "jane", &None),
+        (&[], "john", &None),
+    ] {
+        let caller = member(groups);
+        let admission = admits(&caller, Method::IssueOtt);
+        let mut permit = access.permit_issue(admission, Arc::from("eu2"), login(user)).unwrap();
+        assert_eq!(shown(permit.take_claims()), *expected, "{groups:?} {user}");
+
+        let admission = admits(&caller, Method::LoginWithOtt);
+        let permit = access.permit_login(admission, Arc::from("eu2")).unwrap();
+        let of_account = access.check_account(&permit, || vec![login(user)]).unwrap();
+        assert_eq!(shown(of_account), *expected, "{groups:?} {user}");
+    }
+    let both = admits(&member(&["guests", "issuers"]), Method::LoginWithOtt);
+    let mut permit = access.permit_login(both, Arc::from("eu2")).unwrap();
+    assert_eq!(shown(permit.take_claims()), guests, "before the account is known");
+}
+
+#[test]
+fn unchanged_required_claims_are_kept_in_a_reload() {
+    let with_claims = |group: &str| policy(&[rule_for(group), rule(&["dns:a"])]);
+    let access = Access::new(with_claims("issuers"), Metrics::new());
+    let shown = || format!("{:?}", access.policy().claims);
+    let before = shown();
+    access.replace(policy(&[rule(&["dns:b"]), rule_for("issuers")]));
+    assert_eq!(shown(), before, "remembered tokens stay valid");
+    access.replace(with_claims("others"));
+    assert_ne!(shown(), before);
 }

@@ -112,6 +112,8 @@ impl Rules {
         let KnownParts { caller, claims, method, api_client, user } = *known;
         let index = self.index();
         let of_caller = index.for_caller(caller);
+        let or = |any_left: bool, part| if any_left { Ok(()) } else { Err(part) };
+        or(of_caller.first().is_some(), AccessDenial::Caller)?;
         let (KnownClaims::All(own) | KnownClaims::AtLeast(own)) = claims;
         let mut certain = of_caller.clone();
         self.retain_with_claims(&mut certain, own);
@@ -120,8 +122,7 @@ impl Rules {
             KnownClaims::AtLeast(_) => of_caller,
         };
         let mut applying = Applying { possible, certain };
-        let or = |any_left: bool, part| if any_left { Ok(()) } else { Err(part) };
-        or(applying.possible.first().is_some(), AccessDenial::Caller)?;
+        or(applying.possible.first().is_some(), AccessDenial::Claims)?;
         let of_method = index.for_method(method);
         or(applying.retain(Some(of_method), of_method), AccessDenial::Method)?;
         let any_left = match api_client {
@@ -138,7 +139,7 @@ impl Rules {
             KnownUser::Account(names) => {
                 let mut all = index.for_all_users().clone();
                 for name in names {
-                    all.extend(&index.for_user(name));
+                    all.add_all(&index.for_user(name));
                 }
                 Some(all)
             }

@@ -2,6 +2,17 @@
 //!
 //! Full jitter (a delay drawn uniformly between zero and the ceiling) prevents replicas that failed
 //! together from retrying together. This module only computes delays; callers sleep.
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! use ott_gateway::base::backoff::Backoff;
+//!
+//! const BACKOFF: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(2));
+//! assert_eq!(BACKOFF.max_delay(1), Duration::from_millis(200));
+//! assert_eq!(BACKOFF.max_delay(9), Duration::from_secs(2));
+//! assert!(BACKOFF.full_jitter(1) <= BACKOFF.max_delay(1));
+//! ```
 
 use std::time::Duration;
 

@@ -3,6 +3,18 @@
 //! Durations and deadlines use the monotonic clock ([`Instant`]), which tests can pause. The wall
 //! clock is used only for times that people and other machines read, and to detect that the machine
 //! was suspended. This module does not sleep.
+//!
+//! ```
+//! use std::time::{Duration, SystemTime};
+//!
+//! use ott_gateway::base::clock::{self, MAX_TIMESTAMP, WallClock, unix_seconds};
+//!
+//! let deadline = clock::now() + Duration::from_secs(10);
+//! assert!(deadline.saturating_duration_since(clock::now()) <= Duration::from_secs(10));
+//!
+//! assert!(WallClock::system().now() < SystemTime::UNIX_EPOCH + MAX_TIMESTAMP);
+//! assert_eq!(unix_seconds(SystemTime::UNIX_EPOCH + Duration::from_millis(1500)), 1);
+//! ```
 
 use std::time::{Duration, SystemTime};
 

@@ -13,6 +13,28 @@
 //! [`read()`] reads a file once, [`load`] reads and parses files once, and a [`Follower`] does so
 //! repeatedly. The callers supply the parsers: one function for each kind of file, used at startup
 //! and for reloads.
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use ott_gateway::base::files::{Parser, load, read};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let folder = tempfile::tempdir()?;
+//! # let path = folder.path().join("limit");
+//! # std::fs::write(&path, "30\n")?;
+//! let name = path.display().to_string();
+//! let file = path.clone();
+//! let parser: Parser<u32, String> = Arc::new(move |reader| {
+//!     let contents = reader.read(&file, 16).map_err(|error| error.to_string())?;
+//!     let text = str::from_utf8(&contents.bytes).map_err(|error| error.to_string())?;
+//!     text.trim().parse().map_err(|_| "must be a number".to_owned())
+//! });
+//! assert_eq!(load(&name, parser)?, 30);
+//! assert!(read(&path, 1).is_err(), "it is larger than a byte");
+//! # Ok(())
+//! # }
+//! ```
 
 mod follow;
 mod progress;

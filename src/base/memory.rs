@@ -2,7 +2,22 @@
 //!
 //! A container or a service often has far less memory than the machine, and a process that exceeds
 //! its limit is killed with all its calls. Therefore the number of calls in flight and the memory
-//! for responses are derived from the limit. Other modules use the memory.
+//! for responses are derived from the limit. This module only counts; the memory is allocated
+//! elsewhere.
+//!
+//! ```
+//! use ott_gateway::base::memory::{Budget, Consumer, MAX_RESPONSE_BYTES, ResponseMemory};
+//!
+//! let budget = Budget::of(256 * 1024 * 1024);
+//! assert_eq!(budget.calls, 1728);
+//!
+//! let memory = ResponseMemory::new(budget.response_bytes, budget.http1_exchanges);
+//! let unreserved = memory.available_bytes();
+//! let reservation = memory.try_reserve(Consumer::default());
+//! assert!(memory.available_bytes() + MAX_RESPONSE_BYTES <= unreserved);
+//! drop(reservation);
+//! assert_eq!(memory.available_bytes(), unreserved);
+//! ```
 
 mod ledger;
 mod limit;

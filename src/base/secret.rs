@@ -3,6 +3,18 @@
 //! A secret has no `Display`, its `Debug` is redacted, and its memory is overwritten on drop.
 //! [`Secret::expose`] is called only where the secret is sent: in `platform`, in `credential`, and
 //! where a type that contains one (`ott`, `session`) passes it to the caller that requested it.
+//!
+//! ```
+//! use ott_gateway::base::secret::{Secret, client_secret::ClientSecret};
+//!
+//! let secret = Secret::new("hunter2".to_owned());
+//! assert_eq!(format!("{secret:?}"), "[redacted]");
+//! assert_eq!(secret.expose(), "hunter2");
+//!
+//! // The newline that editors and `echo` add is not part of a client secret.
+//! assert_eq!(ClientSecret::parse(b"hunter2\n").unwrap().expose(), "hunter2");
+//! assert!(ClientSecret::parse(b"two\nlines").is_err());
+//! ```
 
 pub mod client_secret;
 pub mod hmac_key;

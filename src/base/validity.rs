@@ -3,6 +3,19 @@
 //! TLS libraries check it when a peer presents its certificate. They check neither our own
 //! certificate nor trust anchors (RFC 5280 section 6.1.1 (d)), so these have to be checked here,
 //! before clients notice.
+//!
+//! ```
+//! use std::time::{Duration, SystemTime};
+//!
+//! use ott_gateway::base::validity::{State, Validity, rfc3339};
+//!
+//! let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+//! let validity = Validity { not_before: at(10), not_after: at(20) };
+//! assert_eq!(validity.state(at(9)), State::NotYetValid);
+//! assert_eq!(validity.state(at(20)), State::Valid);
+//! assert_eq!(validity.state(at(21)), State::Expired);
+//! assert_eq!(rfc3339(validity.not_after), "1970-01-01T00:00:20Z");
+//! ```
 
 use std::time::{Duration, SystemTime};
 

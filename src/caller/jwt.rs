@@ -4,7 +4,7 @@
 //! signatures are accepted: this module supports neither `none` nor shared secrets.
 //!
 //! A token that has passed every check is remembered, and not verified again while its times are
-//! valid and its issuer's keys are the same. Any other token is verified in full, and an invalid
+//! valid, its issuer's keys are the same, and the rules require the same claims. Any other token is verified in full, and an invalid
 //! one is not remembered. The settings of an issuer never change, and each issuer has its own
 //! cache.
 
@@ -16,6 +16,7 @@ use serde_json::Value;
 
 use super::{
     Caller, InvalidSettings, Proof,
+    claims::{ClaimsError, MAX_CLAIM_VALUES, RequestedClaims},
     jwks::{Freshness, JwksRefresh, JwksSource, JwksUrl, KeyFetchError, KeyRing, KeyWaiters},
     key_set::{ALGORITHMS, Lookup},
     name,
@@ -100,6 +101,15 @@ pub enum JwtError {
     /// Its subject is not 1 to 255 bytes of visible ASCII.
     #[error("its subject is not 1 to 255 bytes of visible ASCII")]
     Subject,
+    /// A claim that access rules require occurs more than once.
+    #[error("a claim that access rules require occurs more than once in it")]
+    DuplicateClaim,
+    /// It has too many values that access rules accept.
+    #[error("its claims have more than {MAX_CLAIM_VALUES} values that access rules accept")]
+    TooManyClaims,
+    /// A claim that access rules require cannot be read.
+    #[error("a claim that access rules require contains invalid text, or a number that is out of range")]
+    UnreadableClaim,
     /// The issuer's keys have not been fetched yet, so nothing can be verified.
     #[error("the issuer's keys have not been fetched yet")]
     NoKeysYet,
@@ -137,8 +147,9 @@ struct Unverified {
     iss: String,
 }
 
+/// The registered claims, which are checked for every token.
 #[derive(Deserialize)]
-struct Claims {
+struct RegisteredClaims {
     sub: String,
     /// Deserialized as a string, so that a list of issuers is refused.
     #[serde(rename = "iss")]
@@ -189,13 +200,14 @@ impl JwtVerifiers {
         Ok(((!verifiers.is_empty()).then_some(Self { issuers: verifiers, waiters }), refreshes))
     }
 
-    /// Returns the caller of a token that was verified before, if it is still valid.
-    pub(super) fn remembered(&self, digest: TokenDigest) -> Option<Caller> {
-        self.issuers.iter().find_map(|verifier| verifier.remembered(digest))
+    /// Returns the caller of a token that was verified before, if it is still valid and was read for
+    /// these claims.
+    pub(super) fn remembered(&self, digest: TokenDigest, requested: &RequestedClaims) -> Option<Caller> {
+        self.issuers.iter().find_map(|verifier| verifier.remembered(digest, requested))
     }
 
-    /// Verifies a token in full, and returns its caller. If its key is unknown, waits up to a
-    /// second for newer keys. `network` limits the waiting calls of one peer network; it is `None`
+    /// Verifies a token in full, and returns its caller with the requested claims. If its key is
+    /// unknown, waits up to a second for newer keys. `network` limits the waiting calls of one peer network; it is `None`
     /// if the peer's address does not identify a client.
     ///
     /// The unverified `iss` only selects the issuer's keys. It is compared again during
@@ -204,6 +216,7 @@ impl JwtVerifiers {
         &self,
         token: &str,
         digest: TokenDigest,
+        requested: &RequestedClaims,
         network: Option<PeerNetwork>,
     ) -> Result<Caller, JwtError> {
         let verifier = match self.issuers.as_slice() {
@@ -214,7 +227,7 @@ impl JwtVerifiers {
                 several.iter().find(|verifier| verifier.issuer == iss).ok_or(JwtError::Issuer)?
             }
         };
-        verifier.verify(token, digest, &self.waiters, network).await
+        verifier.verify(token, digest, requested, &self.waiters, network).await
     }
 }
 
@@ -244,8 +257,10 @@ impl JwtVerifier {
     }
 
     /// Returns the caller of a token that was verified with the keys in use, and is valid now.
-    fn remembered(&self, digest: TokenDigest) -> Option<Caller> {
-        self.verified.caller(digest, Conditions { keys: self.keys.generation()?, now: self.now() })
+    fn remembered(&self, digest: TokenDigest, requested: &RequestedClaims) -> Option<Caller> {
+        let conditions =
+            Conditions { keys: self.keys.generation()?, now: self.now(), request: requested.id() };
+        self.verified.caller(digest, conditions)
     }
 
     /// Returns the seconds since 1970.
@@ -258,6 +273,7 @@ impl JwtVerifier {
         &self,
         token: &str,
         digest: TokenDigest,
+        requested: &RequestedClaims,
         waiters: &KeyWaiters,
         network: Option<PeerNetwork>,
     ) -> Result<Caller, JwtError> {
@@ -293,7 +309,8 @@ impl JwtVerifier {
         };
         #[cfg(test)]
         tests::VERIFIED.set(tests::VERIFIED.get() + 1);
-        let claims = decode::<Claims>(token, &key, validation).map_err(|error| fault(error.kind()))?.claims;
+        let claims =
+            decode::<RegisteredClaims>(token, &key, validation).map_err(|error| fault(error.kind()))?.claims;
         let now = self.now();
         if let Some(max_lifetime) = self.max_lifetime {
             check_lifetime(&claims, max_lifetime, now)?;
@@ -302,17 +319,17 @@ impl JwtVerifier {
             return Err(JwtError::Subject);
         }
         let name = Arc::from(format!("{}{}", self.prefix, claims.sub));
-        let caller = Caller::new(name, self.proof.clone());
+        let caller = Caller { claims: requested.read(token)?, ..Caller::new(name, self.proof.clone()) };
         if let Some(keys) = generation {
             let validity = claims.validity(self.max_lifetime.is_some());
             let token = VerifiedToken { digest, caller: caller.clone(), keys, validity };
-            self.verified.remember(token, Conditions { keys, now });
+            self.verified.remember(token, Conditions { keys, now, request: requested.id() });
         }
         Ok(caller)
     }
 }
 
-impl Claims {
+impl RegisteredClaims {
     /// Returns the validity period of the token, rounded inwards to whole seconds.
     fn validity(&self, is_iat_checked: bool) -> Validity {
         let time = |claim: &Value| claim.as_f64().unwrap_or_default();
@@ -326,7 +343,7 @@ impl Claims {
 }
 
 /// Checks `iat` and the lifetime. Times are seconds, possibly with a fraction (RFC 7519).
-fn check_lifetime(claims: &Claims, max: Duration, now: u64) -> Result<(), JwtError> {
+fn check_lifetime(claims: &RegisteredClaims, max: Duration, now: u64) -> Result<(), JwtError> {
     let (Some(iat), Some(exp)) = (claims.iat.as_f64(), claims.exp.as_f64()) else {
         return Err(JwtError::Lifetime);
     };
@@ -352,6 +369,16 @@ fn is_same_media_type(one: &str, other: &str) -> bool {
         prefix.filter(|prefix| !text[prefix.len()..].contains('/')).map_or(0, str::len)
     };
     one[short(one)..].eq_ignore_ascii_case(&other[short(other)..])
+}
+
+impl From<ClaimsError> for JwtError {
+    fn from(error: ClaimsError) -> Self {
+        match error {
+            ClaimsError::Duplicate => Self::DuplicateClaim,
+            ClaimsError::TooMany => Self::TooManyClaims,
+            ClaimsError::Unreadable => Self::UnreadableClaim,
+        }
+    }
 }
 
 fn fault(kind: &ErrorKind) -> JwtError {

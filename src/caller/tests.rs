@@ -72,7 +72,8 @@ async fn sees_with(
     for (name, value) in headers {
         map.append(*name, HeaderValue::from_str(value).unwrap());
     }
-    let caller = identification.identify(&map, peer, tokens).await?;
+    let policy = CallerPolicy { tokens, claims: &RequestedClaims::default() };
+    let caller = identification.identify(&map, peer, policy).await?;
     Ok(format!("{} {}", caller.proof().label(), caller.name()))
 }
 
@@ -396,4 +397,40 @@ async fn debug_output_and_errors_do_not_contain_credentials() {
     assert_eq!(shown.len(), 6);
     let shown = shown.concat();
     assert!(!shown.contains("canary"), "{shown}");
+}
+
+#[tokio::test]
+async fn only_jwts_have_claims() {
+    let all = Everything::new(ForwardedHeader::Xfcc);
+    let path = ClaimPath::new("groups").unwrap();
+    let required = ClaimRequirement { path, values: vec![ClaimValue::Text("issuers".into())] };
+    let (claims, tokens) = (RequestedClaims::new([&required]), tokens());
+    let policy = CallerPolicy { tokens: &tokens, claims: &claims };
+    let jwt = bearer(&all.key.token_with(&serde_json::json!({ "groups": ["issuers"] })));
+    let xfcc = "URI=spiffe://mesh/portal";
+    for (peer, headers, expected) in [
+        (plaintext(REMOTE), &[("authorization", jwt.as_str())][..], ("jwt:portal", true)),
+        (
+            plaintext(LOOPBACK),
+            &[("authorization", &jwt), ("x-forwarded-client-cert", xfcc)],
+            ("jwt:portal", true),
+        ),
+        (certified(&["spiffe://mesh/a"]), &[("authorization", &jwt)], ("spiffe://mesh/a", false)),
+        (plaintext(REMOTE), &[("authorization", &bearer(TOKEN))], ("token:ci", false)),
+        (plaintext(LOOPBACK), &[("x-forwarded-client-cert", xfcc)], ("spiffe://mesh/portal", false)),
+        (plaintext(REMOTE), &[], (ANONYMOUS, false)),
+    ] {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(*name, HeaderValue::from_str(value).unwrap());
+        }
+        let caller = all.identification.identify(&map, &peer, policy).await.unwrap();
+        let has_claim = caller.principal().claims.meet(std::slice::from_ref(&required));
+        assert_eq!((&**caller.name(), has_claim), expected);
+    }
+    // A proxy cannot name the caller of a JWT.
+    for forged in ["URI=jwt:portal", "DNS=jwt:portal"] {
+        let refused = all.sees(&plaintext(LOOPBACK), &[("x-forwarded-client-cert", forged)]).await;
+        assert!(matches!(refused, Err(CallerError::InvalidForwarded(_))), "{refused:?}");
+    }
 }

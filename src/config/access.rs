@@ -1,7 +1,7 @@
 //! `[access]`, `[[access.rules]]` and `[[access.candidate_rules]]`: the methods and users that each
 //! caller may use, and quotas.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use wildmatch::WildMatch;
 
@@ -10,10 +10,11 @@ use super::{
     section::Section,
     tree::Value,
     value,
+    warnings::may_begin_with,
 };
 use crate::{
     access::{Quotas, RuleSettings, Settings, is_possible_caller},
-    caller::{ANONYMOUS, ClaimPath, ClaimRequirement, ClaimValue},
+    caller::{ANONYMOUS, ClaimPath, ClaimRequirement, ClaimValue, MAX_REQUESTED_CLAIMS},
     domain::{
         call::Method,
         ott::{SubjectKind, SubjectPattern, Users},
@@ -68,6 +69,19 @@ pub(super) fn read_access(mut section: Section<'_>, known: &KnownNames<'_>) -> S
         section
             .fault("rules", Problem::Missing("add an [[access.rules]]; without one, every call is refused"));
     }
+    for (key, rules) in [("rules", &rules), ("candidate_rules", &candidate_rules)] {
+        let claims: BTreeSet<&ClaimPath> =
+            rules.iter().flat_map(|rule| &rule.claims).map(|claim| &claim.path).collect();
+        if claims.len() > MAX_REQUESTED_CLAIMS {
+            let number = claims.len();
+            section.fault(
+                key,
+                Problem::rule(format!(
+                    "require {number} different claims in total; the maximum is {MAX_REQUESTED_CLAIMS}"
+                )),
+            );
+        }
+    }
     section.finish();
     let mut settings = Settings { candidate_rules, ..Settings::new(rules) };
     if quota_dry_run {
@@ -93,7 +107,8 @@ fn read_rule(mut section: Section<'_>, known: &KnownNames<'_>) -> RuleSettings {
             );
     }
     let name = section.optional("name", rule_name);
-    let claims = section.optional_table("claims").map(read_claims).unwrap_or_default();
+    let has_table = matches!(section.node("claims"), Some(Value::Table(_)));
+    let claims = section.optional_table("claims").filter(|_| has_table).map(read_claims).unwrap_or_default();
     let bursts = || value::count(1..=1_000_000);
     let callers = section.list("callers", |value| caller_glob(value, known)).unwrap_or_default();
     let default = RuleSettings::new(callers, read_users(&mut section));
@@ -110,6 +125,7 @@ fn read_rule(mut section: Section<'_>, known: &KnownNames<'_>) -> RuleSettings {
         ..default
     };
     check_order(&rule, &section);
+    check_callers_of_claims(&rule, &section);
     if cannot_compare_logins(&rule) {
         section.warning(
             "external_ids",
@@ -134,7 +150,7 @@ fn read_claims(section: Section<'_>) -> Vec<ClaimRequirement> {
     for text in &paths {
         let path =
             ClaimPath::new(text).map_err(|error| section.fault(text, Problem::rule(error.to_string())));
-        let values = section.one_or_more(text, claim_value);
+        let values = section.one_or_more(text, |value| claim_value(&path, value));
         if values.as_ref().is_some_and(|values| values.len() > MAX_CLAIM_VALUES) {
             section.fault(text, Problem::rule(format!("must have at most {MAX_CLAIM_VALUES} values")));
         }
@@ -146,15 +162,49 @@ fn read_claims(section: Section<'_>) -> Vec<ClaimRequirement> {
     required
 }
 
+/// Reports a rule that requires claims, but names callers without JWTs, who have none.
+fn check_callers_of_claims(rule: &RuleSettings, section: &Section<'_>) {
+    if rule.claims.is_empty() || rule.callers.is_empty() {
+        return;
+    }
+    let has_none = rule.callers.iter().map(|glob| !may_begin_with(glob, "jwt:"));
+    if has_none.clone().all(|has_none| has_none) {
+        section.fault(
+            "claims",
+            Problem::rule(
+                "can never match: only callers with a JWT have claims, and none of the rule's callers can match a \
+                 name that begins with \"jwt:\"",
+            ),
+        );
+    } else if let Some((number, _)) = (1..).zip(has_none).find(|(_, has_none)| *has_none) {
+        section.warning(
+            "callers",
+            format!(
+                "entry {number} can never match, because the rule requires claims: only callers with a JWT have \
+                 claims, and their names begin with \"jwt:\""
+            ),
+        );
+    }
+}
+
 /// Parses an accepted value of a claim.
-fn claim_value(value: &Value) -> Result<ClaimValue, Problem> {
+fn claim_value(path: &Result<ClaimPath, ()>, value: &Value) -> Result<ClaimValue, Problem> {
     match value {
         Value::Integer(number) => Ok(ClaimValue::Integer(*number)),
         Value::Boolean(boolean) => Ok(ClaimValue::Boolean(*boolean)),
+        Value::Text(text) if text.contains(' ') && path.as_ref().is_ok_and(ClaimPath::is_word_list) => {
+            Err(Problem::rule(
+                "must not contain a space: the words of this claim are separate values; list each word",
+            ))
+        }
         Value::Text(text) if (1..=MAX_CLAIM_TEXT_BYTES).contains(&text.len()) => {
             Ok(ClaimValue::Text(Arc::from(text.as_str())))
         }
         Value::Text(_) => Err(Problem::rule(format!("must have 1 to {MAX_CLAIM_TEXT_BYTES} bytes"))),
+        Value::Table(_) => Err(Problem::rule(
+            "must be a string, an integer or a boolean, not a table; write nested claims as one key, such as \
+             \"realm_access/roles\"",
+        )),
         other => Err(Problem::WrongType {
             expected: "a string, an integer or a boolean",
             found: other.type_name(),
@@ -236,14 +286,16 @@ fn check_order(rule: &RuleSettings, section: &Section<'_>) {
         ("max_in_flight", rule.max_in_flight.is_some()),
     ];
     for (key, narrows) in narrowing {
-        if narrows && section.line_of(key).is_some_and(|line| line > users_line) {
+        let Some(line) = section.last_line_of(key).filter(|_| narrows) else { continue };
+        if line > users_line {
+            let form = if key == "claims" { " (as claims = { … }, not as a table of its own)" } else { "" };
             section.fault(
-                    key,
-                    Problem::rule(format!(
-                        "must come before \"{users_key}\": this key narrows the rule, and a file truncated between \
-                         the two would allow more"
-                    )),
-                );
+                key,
+                Problem::rule(format!(
+                    "must come before \"{users_key}\"{form}: this key narrows the rule, and a file truncated \
+                         between the two would allow more"
+                )),
+            );
         }
     }
 }

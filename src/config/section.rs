@@ -215,6 +215,17 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// Returns the last line of a key and of the keys in its table, like [`line_of`](Self::line_of).
+    pub(super) fn last_line_of(&self, key: &str) -> Option<usize> {
+        let line = self.line_of(key)?;
+        let Value::Table(table) = &self.table.get(key)?.value else { return Some(line) };
+        let lines = table.values().filter_map(|node| match &node.place {
+            Place::Line(_, line) => Some(*line),
+            _ => None,
+        });
+        lines.max().max(Some(line))
+    }
+
     /// Returns the dotted name of a key.
     pub(super) fn name_of(&self, key: &str) -> String {
         if self.name.is_empty() { key.to_owned() } else { format!("{}.{key}", self.name) }

@@ -1,6 +1,7 @@
 mod api_clients;
 mod broken;
 mod candidate_rules;
+mod claims;
 mod environment;
 mod files;
 mod findings;

@@ -26,6 +26,15 @@ fn check_callers(tree: &Table, config: &Config, findings: &Findings) {
     for list in ["rules", "candidate_rules"] {
         for (rule, number) in list_at(access, list).unwrap_or_default().iter().zip(1..) {
             let Value::Table(rule) = &rule.value else { continue };
+            if let Some(claims) = rule.get("claims").filter(|_| config.callers.jwt.is_empty()) {
+                let key = format!("access.{list}[{number}].claims");
+                findings.warning(
+                    claims.place.clone(),
+                    key,
+                    "match no caller: only callers with a JWT have claims; configure the issuer of the JWTs in \
+                     [callers.jwt]",
+                );
+            }
             for (caller, index) in list_at(rule, "callers").unwrap_or_default().iter().zip(1..) {
                 let Value::Text(glob) = &caller.value else { continue };
                 if let Err(why) = possible.match_any(glob) {
@@ -151,7 +160,7 @@ fn is_possible(glob: &str) -> bool {
 }
 
 /// Returns whether a glob matches any text that consists of `prefix` and at least one more character.
-fn may_begin_with(glob: &str, prefix: &str) -> bool {
+pub(super) fn may_begin_with(glob: &str, prefix: &str) -> bool {
     let glob: Vec<char> = glob.chars().collect();
     // The set of positions of the glob that can come next. A `*` can also match nothing.
     let skip_empty_runs = |next: &mut Vec<bool>| {

@@ -6,8 +6,9 @@
 //!
 //! Only the age of a token distinguishes a revocation from a delay: nodes of a platform can learn
 //! of a token at different times, so a token that one node accepts may be unknown to the next. A
-//! token younger than 10 s is therefore never replaced because of a 401, which would restart the
-//! delay. This also limits token requests caused by a 401 to one in 10 s.
+//! token younger than 10 s is therefore not replaced because of a 401, which would restart the
+//! delay, unless several users that were all refused show that it was revoked. This also limits
+//! token requests caused by the 401 of one user to one in 10 s.
 
 use std::{hash::BuildHasher, sync::Arc, time::Duration};
 

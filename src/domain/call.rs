@@ -3,6 +3,31 @@
 //! The state is created when the call arrives and is passed along with it, so that any code that
 //! answers the call (a handler, the deadline, a drain) reports the same outcome. It makes no
 //! decisions. The audit record is written from it.
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! use ott_gateway::{
+//!     base::clock,
+//!     domain::{
+//!         call::{Call, Certainty, Deadline},
+//!         reason::{FailureCode, Reason},
+//!     },
+//! };
+//!
+//! let call = Call::new(clock::now(), Deadline::after(Duration::from_secs(10)));
+//! let record = call.clone();
+//! call.attempt_begins();
+//! call.sending();
+//! assert_eq!(record.certainty(), Certainty::Unknown);
+//! call.attempt_ended(Certainty::Refused);
+//! assert_eq!(record.certainty(), Certainty::Refused);
+//!
+//! // The first failure is the one that the caller receives, and that everything else reports.
+//! call.set_failure(FailureCode::Unauthenticated, Reason::OttRejected);
+//! call.set_failure(FailureCode::Unavailable, Reason::Draining);
+//! assert_eq!(record.failure(), Some((FailureCode::Unauthenticated, Reason::OttRejected)));
+//! ```
 
 use std::{
     borrow::Cow,
@@ -16,6 +41,7 @@ use std::{
 
 use bytes::Bytes;
 use http::HeaderValue;
+use serde_json::value::RawValue;
 use tokio::sync::Notify;
 
 use crate::{
@@ -110,6 +136,7 @@ struct Record {
     api_client: OnceLock<Arc<str>>,
     peer: OnceLock<SocketAddr>,
     caller: OnceLock<(Arc<str>, Cow<'static, str>)>,
+    deciding_claims: Mutex<Option<Arc<RawValue>>>,
     subject: OnceLock<Subject>,
     fingerprint: OnceLock<String>,
     failure: OnceLock<(FailureCode, Reason)>,
@@ -151,6 +178,7 @@ impl Call {
             api_client: OnceLock::new(),
             peer: OnceLock::new(),
             caller: OnceLock::new(),
+            deciding_claims: Mutex::new(None),
             subject: OnceLock::new(),
             fingerprint: OnceLock::new(),
             failure: OnceLock::new(),
@@ -237,6 +265,19 @@ impl Call {
     #[must_use]
     pub fn caller(&self) -> Option<(&Arc<str>, &str)> {
         self.0.caller.get().map(|(name, proof)| (name, proof.as_ref()))
+    }
+
+    /// Sets the claims by which a rule allowed the call, as a JSON object of printable characters.
+    /// Replaces earlier ones: the rule that decides on a login is only final once the account is
+    /// known.
+    pub fn set_deciding_claims(&self, claims: Option<Box<RawValue>>) {
+        *self.0.deciding_claims.lock().unwrap_or_else(PoisonError::into_inner) = claims.map(Arc::from);
+    }
+
+    /// Returns the claims by which a rule allowed the call, if it requires any.
+    #[must_use]
+    pub fn deciding_claims(&self) -> Option<Arc<RawValue>> {
+        self.0.deciding_claims.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Sets the user that the call is about. Only the first write takes effect.

@@ -1,6 +1,16 @@
 //! Domain types for one-time tokens: subject, token, login URL.
 //!
 //! Values of these types have been validated. Other modules decide how they are sent or displayed.
+//!
+//! ```
+//! use ott_gateway::domain::ott::{InvalidToken, OneTimeToken};
+//!
+//! let ott = OneTimeToken::try_new("c2VjcmV0".to_owned())?;
+//! assert_eq!(ott.expose(), "c2VjcmV0");
+//! assert_eq!(format!("{ott:?}"), "OneTimeToken([redacted])");
+//! assert_eq!(OneTimeToken::try_new("two words".to_owned()).unwrap_err(), InvalidToken::NotVisibleAscii);
+//! # Ok::<(), InvalidToken>(())
+//! ```
 
 use std::{fmt, time::SystemTime};
 

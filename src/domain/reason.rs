@@ -2,6 +2,14 @@
 //!
 //! All stages may use these names. [`status::table`](crate::status::table) describes each reason
 //! and its remedy; [`status`](crate::status) assigns reasons to failures.
+//!
+//! ```
+//! use ott_gateway::domain::reason::{FailureCode, Reason};
+//!
+//! let reason = Reason::ALL.iter().find(|reason| reason.as_str() == "OTT_REJECTED");
+//! assert_eq!(reason, Some(&Reason::OttRejected));
+//! assert_eq!(Reason::OttRejected.code(), FailureCode::Unauthenticated);
+//! ```
 
 mod code;
 

@@ -2,6 +2,26 @@
 //!
 //! The account is kept as the platform sent it, member by member; `service` converts it to the
 //! contract's typed message. `platform` parses cookies.
+//!
+//! ```
+//! use ott_gateway::domain::session::{Session, SessionCookie};
+//!
+//! let cookie = |name: &str, is_deletion| SessionCookie {
+//!     name: name.to_owned(),
+//!     value: "1".to_owned().into(),
+//!     domain: String::new(),
+//!     path: "/".to_owned(),
+//!     expires_at: None,
+//!     is_deletion,
+//!     secure: true,
+//!     http_only: true,
+//!     same_site: String::new(),
+//! };
+//! let session = Session::new(vec![cookie("sid", false), cookie("old", true)]);
+//! assert_eq!(session.cookies().len(), 2);
+//! assert_eq!(session.cookie_header().expose(), "sid=1");
+//! assert!(Session::new(vec![cookie("old", true)]).is_empty());
+//! ```
 
 use std::{fmt, time::SystemTime};
 

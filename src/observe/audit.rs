@@ -6,6 +6,35 @@
 //! received gets its own line. Refused calls do not wait for their records, and have a separate
 //! queue: they cannot delay or displace records of allowed calls. Lines do not depend on log
 //! levels, and contain a fingerprint instead of a token. `docs/audit.md` describes them.
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! use ott_gateway::{
+//!     base::clock::{self, WallClock},
+//!     domain::call::{Call, Certainty, Deadline, Ending},
+//!     observe::{
+//!         audit::{Audit, Settings, Sink},
+//!         telemetry::metrics::Metrics,
+//!     },
+//! };
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let folder = tempfile::tempdir()?;
+//! # let path = folder.path().join("audit.jsonl");
+//! let settings = Settings::new(Sink::File(path.clone()));
+//! let audit = Audit::start(&settings, None, 16, &Metrics::new(), WallClock::system())?;
+//!
+//! let call = Call::new(clock::now(), Deadline::after(Duration::from_secs(10)));
+//! audit.expect_record().await?; // before anything is sent to the platform
+//! call.work_begins();
+//! call.attempt_ended(Certainty::Done);
+//! audit.record(&call, Ending::Succeeded).await?; // before the response is sent
+//! assert!(std::fs::read_to_string(path)?.contains(r#""outcome":"done""#));
+//! # Ok(())
+//! # }
+//! ```
 
 mod acknowledgement;
 mod availability;

@@ -3,6 +3,18 @@
 //! Holds the conditions that other modules report. The admin listener and the gRPC health service
 //! read them. An unavailable platform does not make a replica unready, because other replicas could
 //! not reach it either.
+//!
+//! ```
+//! use ott_gateway::observe::health::{CredentialState, Health, NotServing};
+//!
+//! let health = Health::new();
+//! let credential = health.credential("eu2");
+//! assert_eq!(health.why_not(), [NotServing::Starting("eu2".into())]);
+//! credential.set(CredentialState::Accepted);
+//! assert!(health.is_serving());
+//! health.set_draining();
+//! assert_eq!(health.why_not(), [NotServing::Draining]);
+//! ```
 
 mod service;
 mod watches;

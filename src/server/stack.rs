@@ -35,7 +35,7 @@ use super::{
 use crate::{
     access::{Access, Admission, Denied, Policy, RefusedRehearsal},
     base::clock::Instant,
-    caller::{BearerTokens, Caller, Identification, Peer, Proof},
+    caller::{Caller, CallerPolicy, Identification, Peer, Proof},
     domain::call::{Call, Deadline, Holder, Method, RequestId},
     observe::{
         audit::Audit,
@@ -161,9 +161,9 @@ impl CallStack {
         B::Error: Into<tonic::codegen::StdError>,
     {
         let work = pin!(async {
-            // Read once, so that tokens and rules of one version apply to the whole call.
+            // Read once, so that tokens, claims and rules of one version apply to the whole call.
             let policy = self.access.policy();
-            let caller = self.identify(&head.headers, call, peer, policy.tokens()).await?;
+            let caller = self.identify(&head.headers, call, peer, policy.for_callers()).await?;
             if *caller.proof() != Proof::None {
                 span.follow_caller(&head.headers);
             }
@@ -258,7 +258,7 @@ impl CallStack {
             let mut request = request.map(|body| RequestBody::new(body, call.clone()));
             deadline::within(call, &self.cut_off, async {
                 let policy = self.access.policy();
-                let caller = self.identify(request.headers(), call, peer, policy.tokens()).await?;
+                let caller = self.identify(request.headers(), call, peer, policy.for_callers()).await?;
                 // Reflection is a stream, so there is no complete body to wait for.
                 let share = self.access.max_in_flight(&policy, &caller);
                 let in_flight = self.gate.admit(&self.holder(&caller, peer), share)?;
@@ -321,9 +321,9 @@ impl CallStack {
         headers: &HeaderMap,
         call: &Call,
         peer: &Peer,
-        tokens: &BearerTokens,
+        policy: CallerPolicy<'_>,
     ) -> Result<Caller, Failure> {
-        let caller = self.identification.identify(headers, peer, tokens).await.inspect_err(|_| {
+        let caller = self.identification.identify(headers, peer, policy).await.inspect_err(|_| {
             self.metrics.security_event(SecurityEvent::CallerUnauthenticated);
             tracing::debug!(
                 request.id = %call.request_id(),

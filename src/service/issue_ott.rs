@@ -38,7 +38,10 @@ impl OttService {
             .transpose()
             .map_err(|rule| Failure::new(Reason::InvalidRequest).violation("target_uri", rule.to_string()))?;
 
-        let permit = self.access.permit_issue(admission, Arc::clone(client.name()), subject)?;
+        let mut permit = self.access.permit_issue(admission, Arc::clone(client.name()), subject)?;
+        if let Some(claims) = permit.take_claims() {
+            call.set_deciding_claims(Some(claims));
+        }
 
         let audit = self.audit.clone();
         let known_tokens = self.known_tokens.clone();

@@ -38,7 +38,8 @@ impl OttService {
         }
         let client = self.client_for(&call, &admission, api_client.as_deref())?;
 
-        let permit = self.access.permit_login(admission, Arc::clone(client.name()))?;
+        let mut permit = self.access.permit_login(admission, Arc::clone(client.name()))?;
+        call.set_deciding_claims(permit.take_claims());
 
         let Some(in_use) = self.known_tokens.claim(hash) else {
             self.metrics.security_event(SecurityEvent::OttInUse);
@@ -80,10 +81,13 @@ impl OttService {
                     .because(&"the account in the response is not the user that the token was issued for"));
             }
             let names = || in_use.subject().cloned().into_iter().chain(account.subjects()).collect();
-            if let Err(denied) = access.check_account(&permit, names) {
-                drop(undelivered(session));
-                metrics.security_event(SecurityEvent::AccountNotAllowed);
-                return Err(Failure::new(Reason::AccountNotAllowed).because(&denied));
+            match access.check_account(&permit, names) {
+                Ok(claims) => task_call.set_deciding_claims(claims),
+                Err(denied) => {
+                    drop(undelivered(session));
+                    metrics.security_event(SecurityEvent::AccountNotAllowed);
+                    return Err(Failure::new(Reason::AccountNotAllowed).because(&denied));
+                }
             }
             drop(in_use);
             if session.is_empty() {

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, fs, num::NonZeroU32, path::Path, process::Comma
 
 use ott_gateway::{
     access::{Question, Quotas, Rate, RuleSettings, Rules, Settings as Access},
-    caller::{Claims, Principal, TokenHashes},
+    caller::{ClaimRequirement, Claims, Principal, TokenHashes},
     config::{Config, Reloadable},
     domain::{
         call::Method,
@@ -26,7 +26,7 @@ fn decisions(rules: &[RuleSettings], probes: &[Probe]) -> Vec<Option<usize>> {
     let rules = Rules::try_new(rules.to_vec()).expect("usable rules");
     let decide = |probe: &Probe| {
         let question = Question {
-            caller: Principal { name: &probe.caller, claims: &Claims::none() },
+            caller: Principal { name: &probe.caller, claims: &probe.claims },
             method: probe.method,
             api_client: &probe.api_client,
             user: probe.user.as_ref(),
@@ -52,6 +52,7 @@ fn has_no_wider_quotas(rule: &RuleSettings, than: &RuleSettings) -> bool {
 
 struct Probe {
     caller: String,
+    claims: Claims,
     method: Method,
     api_client: String,
     user: Option<Subject>,
@@ -60,7 +61,8 @@ struct Probe {
 /// Probes for everything that the rules name, and for other names.
 fn probes(access: &Access) -> Vec<Probe> {
     let plain = |pattern: &String| pattern.replace(['*', '?'], "x");
-    let mut callers: Vec<String> = ["anonymous", "token:other", "dns:other"].map(str::to_owned).into();
+    let mut callers: Vec<String> =
+        ["anonymous", "token:other", "dns:other", "jwt:other"].map(str::to_owned).into();
     let mut api_clients: Vec<String> = ["eu2", "other"].map(str::to_owned).into();
     let mut names = vec!["other".to_owned(), "7".to_owned()];
     for rule in access.rules.iter().chain(&access.candidate_rules) {
@@ -75,13 +77,26 @@ fn probes(access: &Access) -> Vec<Probe> {
     for name in names {
         users.extend(kinds.map(|kind| Subject::new(kind, name.clone()).ok()));
     }
+    let all_values = |required: &ClaimRequirement| {
+        required.values.iter().map(|value| (required.path.clone(), value.clone())).collect::<Vec<_>>()
+    };
+    let requirements = access.rules.iter().flat_map(|rule| &rule.claims);
+    // Each required claim alone, and all of them.
+    let mut claims: Vec<Claims> = requirements.clone().map(|claim| Claims::new(all_values(claim))).collect();
+    claims.push(Claims::new(requirements.flat_map(all_values).collect()));
+    claims.dedup();
+    let without = vec![Claims::none()];
     let mut probes = Vec::new();
-    for caller in &callers {
+    let claims_of = |caller: &String| if caller.starts_with("jwt:") { &claims } else { &without };
+    let callers =
+        callers.iter().flat_map(|caller| claims_of(caller).iter().map(move |claims| (caller, claims)));
+    for (caller, claims) in callers {
         for api_client in &api_clients {
             for method in [Method::IssueOtt, Method::LoginWithOtt] {
                 for user in &users {
                     let (caller, api_client, user) = (caller.clone(), api_client.clone(), user.clone());
-                    probes.push(Probe { caller, method, api_client, user });
+                    let claims = claims.clone();
+                    probes.push(Probe { caller, claims, method, api_client, user });
                 }
             }
         }
@@ -118,8 +133,9 @@ impl Whole {
             let cut = decisions(rules, &self.probes);
             for ((cut, whole), probe) in cut.iter().zip(whole).zip(&self.probes) {
                 let question = format!(
-                    "{} {} {} {:?}",
+                    "{} {:?} {} {} {:?}",
                     probe.caller,
+                    probe.claims,
                     probe.method.name(),
                     probe.api_client,
                     probe.user.as_ref().map(Subject::canonical)
@@ -259,6 +275,15 @@ logins = [
 external_ids = ["x-*"]
 user_ids = ["3F2504E0-4F89-11D3-9A0C-0305E82C3301"]
 [[access.rules]]
+callers = ["jwt:portal"]
+claims = { groups = ["a", "b"], "x/y" = true }
+users = "all"
+[[access.rules]]
+callers = ["jwt:*"]
+claims.scope = "write"
+claims.level = [1, 2]
+users = "all"
+[[access.rules]]
 callers = ["*"]
 methods = ["LoginWithOtt"]
 users = "all"
@@ -329,16 +354,28 @@ fn any_rule() -> impl Strategy<Value = String> {
         ),
     ];
     let callers = select(vec!["\"*\"", "\"anonymous\"", "\"token:ci\"", "\"anonymous\", \"token:ci\""]);
-    (keys, users, callers, any::<bool>()).prop_flat_map(|(mut keys, users, callers, users_last)| {
-        keys.push(Some(format!("callers = [{callers}]\n")));
-        let users = users.into_iter().map(|line| Some(line.to_owned()));
-        let (first, last) = if users_last {
-            (keys, users.collect())
-        } else {
-            (keys.into_iter().chain(users).collect(), vec![])
-        };
-        (shuffled(first), shuffled(last)).prop_map(|(first, last)| format!("[[access.rules]]\n{first}{last}"))
-    })
+    // Claims are only of callers that may have a JWT. Dotted keys may be apart from each other.
+    let claims = prop_oneof![
+        2 => Just(vec![]),
+        1 => Just(vec!["claims = { groups = [\"a\",\n\"b\"], \"x/y\" = true }\n"]),
+        1 => Just(vec!["claims.groups = \"a\"\n", "claims.level = [1]\n"]),
+    ];
+    (keys, claims, users, callers, any::<bool>()).prop_flat_map(
+        |(mut keys, claims, users, callers, users_last)| {
+            if callers.contains('*') {
+                keys.extend(claims.into_iter().map(|line| Some(line.to_owned())));
+            }
+            keys.push(Some(format!("callers = [{callers}]\n")));
+            let users = users.into_iter().map(|line| Some(line.to_owned()));
+            let (first, last) = if users_last {
+                (keys, users.collect())
+            } else {
+                (keys.into_iter().chain(users).collect(), vec![])
+            };
+            (shuffled(first), shuffled(last))
+                .prop_map(|(first, last)| format!("[[access.rules]]\n{first}{last}"))
+        },
+    )
 }
 
 fn any_file() -> impl Strategy<Value = String> {

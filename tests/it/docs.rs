@@ -290,6 +290,10 @@ impl<'ast> Visit<'ast> for KeysInCode {
                 "optional" | "required" | "list" | "path" | "one_or_more" | "list_of_tables" => {
                     self.keys.insert((self.by.clone(), key));
                 }
+                // Its keys are chosen by the operator, so it is described as a value.
+                "optional_table" if key == "claims" => {
+                    self.keys.insert((self.by.clone(), key));
+                }
                 "table" | "optional_table" => {
                     self.tables.insert((self.by.clone(), key));
                 }

@@ -35,7 +35,7 @@ fn the_example_is_valid_unchanged_and_with_every_key_set() {
     // This value is an example, not the default.
     let whole = whole.replace("sink = \"stdout\"", "sink = \"/audit/audit.jsonl\"");
     let config = place.load(&with_hashes(&whole)).unwrap_or_else(|problems| panic!("{problems}"));
-    assert_eq!((config.api_clients.by_name.len(), config.access.rules.len()), (3, 2));
+    assert_eq!((config.api_clients.by_name.len(), config.access.rules.len()), (3, 3));
     // Every key is set to its default.
     assert!(config.callers.forwarded.is_some() && config.callers.jwt.len() == 2);
 }

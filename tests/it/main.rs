@@ -23,6 +23,7 @@ mod audit_sinks;
 mod audit_writes;
 mod broken_requests;
 mod certificates;
+mod claims;
 mod cli;
 mod cli_slips;
 mod cli_terminal;

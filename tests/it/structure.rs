@@ -22,9 +22,8 @@ use syn::{
 /// stands for all of `base`.
 const GROUPS: &[&str] = &["observe", "domain", "base"];
 
-/// The modules that each module may use (ARCHITECTURE.md: server → service → {caller, access,
-/// platform} → credential → `http_client` → observe → domain → base). Unlisted modules fail, so
-/// that each new one must be placed.
+/// The modules that each module may use (ARCHITECTURE.md, "Modules"). Unlisted modules fail, so that
+/// each new one must be placed.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
     (

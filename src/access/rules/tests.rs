@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::caller::Claims;
+use crate::caller::{ClaimValue, Claims};
 use crate::domain::ott::{
     SubjectKind::{self, ExternalId, Login, UserId},
     SubjectPattern,
@@ -221,6 +221,7 @@ fn explanation_names_the_deciding_rule() {
 /// A call, for the reference implementation.
 struct PlainCall<'a> {
     caller: &'a str,
+    claims: &'a Claims,
     method: Method,
     api_client: &'a str,
     user: Option<&'a Subject>,
@@ -245,6 +246,8 @@ fn plain_mismatch(rule: &RuleSettings, call: &PlainCall<'_>) -> Option<AccessDen
     let any = |globs: &[String], text: &str| globs.iter().any(|glob| plainly_matches(glob, text));
     if !plainly_names(rule, call.caller) {
         Some(AccessDenial::Caller)
+    } else if !plainly_has_claims(rule, call.claims) {
+        Some(AccessDenial::Claims)
     } else if rule.methods.as_ref().is_some_and(|named| !named.contains(&call.method)) {
         Some(AccessDenial::Method)
     } else if rule.api_clients.as_ref().is_some_and(|globs| !any(globs, call.api_client)) {
@@ -262,6 +265,12 @@ fn plainly_names(rule: &RuleSettings, caller: &str) -> bool {
     } else {
         rule.callers.iter().any(|glob| plainly_matches(glob, caller))
     }
+}
+
+fn plainly_has_claims(rule: &RuleSettings, claims: &Claims) -> bool {
+    rule.claims.iter().all(|required| {
+        claims.iter().any(|(path, value)| *path == required.path && required.values.contains(value))
+    })
 }
 
 /// Returns the first rule that allows a call, else the first mismatch of the closest rule.
@@ -312,9 +321,46 @@ fn any_rule() -> impl Strategy<Value = RuleSettings> {
     );
     let methods =
         prop::option::of(prop::sample::subsequence(vec![Method::IssueOtt, Method::LoginWithOtt], 1..=2));
-    (callers, methods, any_list(), any_users()).prop_map(|(callers, methods, api_clients, users)| {
-        RuleSettings { methods, api_clients, ..RuleSettings::new(callers, users) }
-    })
+    (callers, any_requirements(), methods, any_list(), any_users()).prop_map(
+        |(callers, claims, methods, api_clients, users)| RuleSettings {
+            claims,
+            methods,
+            api_clients,
+            ..RuleSettings::new(callers, users)
+        },
+    )
+}
+
+fn any_path() -> impl Strategy<Value = ClaimPath> {
+    prop::sample::select(vec!["groups", "a/b", "a", "scope"]).prop_map(|text| ClaimPath::new(text).unwrap())
+}
+
+fn any_claim_value() -> impl Strategy<Value = ClaimValue> {
+    prop_oneof![
+        "[ab]{1,2}".prop_map(|text| ClaimValue::Text(text.into())),
+        (0..3_i64).prop_map(ClaimValue::Integer),
+        any::<bool>().prop_map(ClaimValue::Boolean),
+    ]
+}
+
+/// Often none, else the requirements of a rule.
+fn any_requirements() -> impl Strategy<Value = Vec<ClaimRequirement>> {
+    let values = prop::collection::vec(any_claim_value(), 1..4);
+    let required = prop::collection::btree_map(any_path(), values, 1..3).prop_map(|required| {
+        required.into_iter().map(|(path, values)| ClaimRequirement { path, values }).collect()
+    });
+    prop_oneof![2 => Just(Vec::new()), 1 => required]
+}
+
+/// The claims of a caller, none unless it has a JWT.
+fn any_claims(caller: &str) -> impl Strategy<Value = Claims> + use<> {
+    let number = if caller.starts_with("jwt:") { 0..8 } else { 0..1 };
+    prop::collection::vec((any_path(), any_claim_value()), number).prop_map(Claims::new)
+}
+
+fn any_caller() -> impl Strategy<Value = (String, Claims)> {
+    prop_oneof![1 => Just("anonymous".to_owned()), 2 => "dns:[ab]{1,3}", 4 => "jwt:[ab]{1,3}"]
+        .prop_flat_map(|caller| (Just(caller.clone()), any_claims(&caller)))
 }
 
 /// Few rules, or more than fit into one word of a set.
@@ -329,17 +375,21 @@ proptest! {
     #[test]
     fn index_decides_like_a_scan_of_all_rules(
         settings in any_rules(),
-        caller in prop_oneof![1 => Just("anonymous".to_owned()), 6 => "(dns:|jwt:)[ab]{1,3}"],
+        (caller, claims) in any_caller(),
         api_client in "[aAb]{1,3}",
         user in prop::option::of(any_user()),
     ) {
         let method = if user.is_some() { Method::IssueOtt } else { Method::LoginWithOtt };
-        let call = PlainCall { caller: &caller, method, api_client: &api_client, user: user.as_ref() };
+        let (api_client, user) = (api_client.as_str(), user.as_ref());
+        let call = PlainCall { caller: &caller, claims: &claims, method, api_client, user };
         let expected = plain_decision(&settings, &call);
         let rules = Rules::try_new(settings.clone()).unwrap();
+        let principal = Principal { name: &caller, claims: &claims };
 
-        prop_assert_eq!(decide(&rules, &caller, method, &api_client, user.as_ref()), expected);
-        let explanation = explain(&rules, &caller, method, &api_client, user.as_ref());
+        let admitting = rules.admitting(principal, method);
+        let decided = admitting.clone().and_then(|admitting| rules.allowing(&admitting, api_client, user));
+        prop_assert_eq!(decided.clone().map(|allowing| allowing.first().unwrap()), expected);
+        let explanation = rules.explain(Question { caller: principal, method, api_client, user });
         prop_assert_eq!(explanation.deciding_rule(), expected.ok().map(|position| position + 1));
         for (line, rule) in explanation.to_string().lines().zip(&settings) {
             let denies = plain_mismatch(rule, &call).is_some();
@@ -347,8 +397,26 @@ proptest! {
         }
         let named = settings.iter().position(|rule| plainly_names(rule, &caller));
         prop_assert_eq!(rules.index.for_caller(&caller).first(), named);
-        prop_assert_eq!(rules.mentions(principal(&caller)), named.is_some());
-        prop_assert!(expected.is_err() || rules.admitting(principal(&caller), method).is_ok(), "allowed calls are also admitted");
+        let mentioned =
+            settings.iter().position(|rule| plainly_names(rule, &caller) && plainly_has_claims(rule, &claims));
+        prop_assert_eq!(rules.for_caller(principal).ok().and_then(|rules| rules.first()), mentioned);
+        let denial = if named.is_some() { AccessDenial::Claims } else { AccessDenial::Caller };
+        prop_assert_eq!(rules.mentions(principal), mentioned.map(|_| ()).ok_or(denial));
+        prop_assert!(expected.is_err() || admitting.is_ok(), "allowed calls are also admitted");
+
+        let evidence = decided.ok().and_then(|allowing| rules.deciding_claims(&allowing, &claims));
+        let required = expected.map_or(&[][..], |position| &settings[position].claims);
+        let shown: Option<serde_json::Map<_, _>> =
+            evidence.map(|evidence| serde_json::from_str(evidence.get()).unwrap());
+        prop_assert_eq!(shown.as_ref().map_or(0, serde_json::Map::len), required.len());
+        for claim in required {
+            let shown = &shown.as_ref().unwrap()[claim.path.as_str()];
+            let is_shown = |value: &ClaimValue| {
+                serde_json::to_value(value).unwrap() == *shown
+                    && claims.iter().any(|own| *own == (claim.path.clone(), value.clone()))
+            };
+            prop_assert!(claim.values.iter().any(is_shown), "{}", shown);
+        }
     }
 
     /// Users of a login are checked once the account is known, against all rules that allow the
@@ -356,26 +424,77 @@ proptest! {
     #[test]
     fn account_of_a_login_is_allowed_if_and_only_if_some_rule_allows_it(
         settings in any_rules(),
-        caller in "(dns:|jwt:)[ab]{1,3}",
+        (caller, claims) in any_caller(),
         api_client in "[aAb]{1,3}",
         names in prop::collection::vec(any_user(), 0..3),
     ) {
         let method = Method::LoginWithOtt;
         let rules = Rules::try_new(settings.clone()).unwrap();
         let allows = |user: Option<&Subject>| {
-            let call = PlainCall { caller: &caller, method, api_client: &api_client, user };
-            settings.iter().filter(|rule| plain_mismatch(rule, &call).is_none()).cloned().collect::<Vec<_>>()
+            let call = PlainCall { caller: &caller, claims: &claims, method, api_client: &api_client, user };
+            settings.iter().map(|rule| plain_mismatch(rule, &call).is_none()).collect::<Vec<_>>()
         };
-        let Ok(allowing) = rules.admitting(principal(&caller), method)
+        let principal = Principal { name: &caller, claims: &claims };
+        let Ok(allowing) = rules.admitting(principal, method)
             .and_then(|admitting| rules.allowing(&admitting, &api_client, None))
         else {
-            prop_assert!(allows(None).is_empty());
+            prop_assert!(!allows(None).contains(&true));
             return Ok(());
         };
-        let is_for_all = allows(None).iter().any(|rule| rule.users == Users::All);
-        prop_assert_eq!(rules.any_for_all_users(&allowing), is_for_all);
-        for name in &names {
-            prop_assert_eq!(rules.any_for_user(&allowing, name), !allows(Some(name)).is_empty());
-        }
+        // The first rule that is for all users or for one of the names.
+        let by_name: Vec<Vec<bool>> = names.iter().map(|name| allows(Some(name))).collect();
+        let decides = |(position, allows): (usize, &bool)| {
+            *allows && (settings[position].users == Users::All || by_name.iter().any(|by| by[position]))
+        };
+        let expected = allows(None).iter().enumerate().position(decides);
+        let mut is_asked = false;
+        let of_account = rules.for_account(&allowing, || {
+            is_asked = true;
+            names.clone()
+        });
+        prop_assert_eq!(of_account.first(), expected);
+        let first = &settings[allowing.first().unwrap()];
+        prop_assert_eq!(is_asked, first.users != Users::All, "names are only read if they matter");
     }
+}
+
+/// The rules and values of one of 1,000 namespaces are found without checking each rule.
+#[test]
+fn rules_with_claims_find_the_rule_of_each_value() {
+    let namespace = || ClaimPath::new("kubernetes.io/namespace").unwrap();
+    let value = |number: usize| ClaimValue::Text(format!("ns-{number}").into());
+    let with = |values: Vec<ClaimValue>| RuleSettings {
+        claims: vec![ClaimRequirement { path: namespace(), values }],
+        ..rule(&["jwt:*"])
+    };
+    let rules = Rules::try_new((0..1000).map(|number| with(vec![value(number)])).collect()).unwrap();
+    for number in [0, 1, 63, 64, 500, 999] {
+        let claims = Claims::new(vec![(namespace(), value(number))]);
+        let caller = Principal { name: "jwt:a", claims: &claims };
+        assert_eq!(rules.admitting(caller, Method::IssueOtt).unwrap().first(), Some(number));
+        let others = Principal { name: "dns:a", claims: &claims };
+        assert_eq!(rules.admitting(others, Method::IssueOtt), Err(AccessDenial::Caller));
+    }
+    let unknown = Claims::new(vec![(namespace(), value(1000))]);
+    for claims in [&unknown, &Claims::none()] {
+        let caller = Principal { name: "jwt:a", claims };
+        assert_eq!(rules.admitting(caller, Method::IssueOtt), Err(AccessDenial::Claims));
+        assert!(rules.first_for(caller).is_none());
+    }
+}
+
+#[test]
+fn number_of_different_claims_is_limited() {
+    let with = |number: usize| RuleSettings {
+        claims: (0..number)
+            .map(|number| ClaimRequirement {
+                path: ClaimPath::new(&format!("claim-{number}")).unwrap(),
+                values: vec![ClaimValue::Boolean(true)],
+            })
+            .collect(),
+        ..rule(&["jwt:*"])
+    };
+    assert!(Rules::try_new(vec![with(MAX_REQUESTED_CLAIMS); 3]).is_ok(), "each counts once");
+    let too_many = Rules::try_new(vec![with(MAX_REQUESTED_CLAIMS + 1)]);
+    assert_eq!(too_many.unwrap_err(), InvalidRules::TooManyClaims);
 }

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::base::clock::{WallClock, unix_seconds};
 
+mod claims;
 mod remembered;
 pub(super) use remembered::VERIFIED;
 
@@ -73,7 +74,12 @@ impl SigningKey {
 
     /// A valid token for `subject`.
     pub(in crate::caller) fn token_for(&self, subject: &str) -> String {
-        self.sign(&claims(&json!({ "sub": subject })))
+        self.token_with(&json!({ "sub": subject }))
+    }
+
+    /// A valid token with these changes of its claims.
+    pub(in crate::caller) fn token_with(&self, changes: &Value) -> String {
+        self.sign(&claims(changes))
     }
 }
 
@@ -127,16 +133,26 @@ fn waiters() -> KeyWaiters {
 }
 
 async fn verified(verifier: &JwtVerifier, token: &str) -> Result<String, JwtError> {
-    let seen = verifier.verify(token, TokenDigest::of(token), &waiters(), None).await;
+    let requested = RequestedClaims::default();
+    let seen = verifier.verify(token, TokenDigest::of(token), &requested, &waiters(), None).await;
     seen.map(|caller| caller.name().to_string())
 }
 
 /// Identifies the caller of a token, which the verifiers may remember.
 async fn seen_by(verifiers: &JwtVerifiers, token: &str) -> Result<Caller, JwtError> {
+    seen_with(verifiers, token, &RequestedClaims::default()).await
+}
+
+/// The same, with the requested claims.
+async fn seen_with(
+    verifiers: &JwtVerifiers,
+    token: &str,
+    requested: &RequestedClaims,
+) -> Result<Caller, JwtError> {
     let digest = TokenDigest::of(token);
-    match verifiers.remembered(digest) {
+    match verifiers.remembered(digest, requested) {
         Some(caller) => Ok(caller),
-        None => verifiers.verify(token, digest, None).await,
+        None => verifiers.verify(token, digest, requested, None).await,
     }
 }
 

@@ -2,7 +2,7 @@
 //! check.
 //!
 //! Only tokens that have passed every check are stored, with only the values that a later call
-//! needs: the SHA-256 of the token, its caller, and the conditions to check again each time. `jwt`
+//! needs: the SHA-256 of the token, its caller with the required claims, and the conditions to check again each time. `jwt`
 //! decides which tokens are stored and which conditions apply.
 //!
 //! The cache is a set-associative table of fixed size. Reading takes no lock and writes nothing
@@ -18,7 +18,12 @@ use std::sync::{
 use arc_swap::ArcSwapOption;
 use aws_lc_rs::digest::{SHA256, digest};
 
-use super::super::{Caller, jwks::KeyGeneration, name};
+use super::super::{
+    Caller,
+    claims::{MAX_CLAIM_LIST_BYTES, RequestId},
+    jwks::KeyGeneration,
+    name,
+};
 use crate::observe::telemetry::metrics::CallerMemoryMetrics;
 
 /// Maximum number of remembered tokens of all issuers together, unless there are more than
@@ -26,14 +31,18 @@ use crate::observe::telemetry::metrics::CallerMemoryMetrics;
 pub(super) const MAX_TOKENS: usize = 4096;
 /// Places per set. With fewer, tokens of several callers would more often compete for a set.
 const WAYS: usize = 8;
-/// Maximum memory of one remembered token, in bytes, without the allocator's overhead.
+/// Maximum memory of one remembered token without claims, in bytes, without the allocator's
+/// overhead.
 const MAX_TOKEN_BYTES: usize = 512;
+/// The same, of a token with the maximum number of claims that rules require.
+const MAX_TOKEN_BYTES_WITH_CLAIMS: usize = 1664;
 
 /// `jwt:`, the issuer's name, `:` and the subject.
 const MAX_NAME_BYTES: usize = 4 + name::MAX_ISSUER_NAME_BYTES + 1 + name::MAX_PLAIN_NAME_BYTES;
 /// Size of the counters of a reference-counted allocation.
 const COUNTS: usize = 2 * size_of::<usize>();
 const _: () = assert!(size_of::<VerifiedToken>() + MAX_NAME_BYTES + 2 * COUNTS <= MAX_TOKEN_BYTES);
+const _: () = assert!(MAX_TOKEN_BYTES + MAX_CLAIM_LIST_BYTES <= MAX_TOKEN_BYTES_WITH_CLAIMS);
 
 /// The SHA-256 of a token.
 ///
@@ -67,6 +76,8 @@ pub(super) struct Conditions {
     pub(super) keys: KeyGeneration,
     /// Seconds since 1970.
     pub(super) now: u64,
+    /// The claims that the rules require.
+    pub(super) request: Option<RequestId>,
 }
 
 /// The remembered tokens of one issuer.
@@ -108,7 +119,9 @@ impl TokenDigest {
 
 impl VerifiedToken {
     fn meets(&self, conditions: Conditions) -> bool {
-        self.keys == conditions.keys && (self.validity.from..=self.validity.until).contains(&conditions.now)
+        self.keys == conditions.keys
+            && self.caller.claims.request() == conditions.request
+            && (self.validity.from..=self.validity.until).contains(&conditions.now)
     }
 }
 
@@ -178,7 +191,9 @@ fn place_for(places: &[Option<Arc<Stored>>; WAYS], new: &VerifiedToken, conditio
         return free;
     }
     let tokens = || places.iter().flatten();
-    let tokens_of = |caller: &Caller| tokens().filter(|stored| stored.token.caller == *caller).count();
+    // By name: tokens of one caller may have different claims.
+    let tokens_of =
+        |caller: &Caller| tokens().filter(|stored| stored.token.caller.name() == caller.name()).count();
     let eviction_priority = |stored: &Stored| (tokens_of(&stored.token.caller), u64::MAX - stored.number);
     let fullest = (0..).zip(tokens()).max_by_key(|(_, stored)| eviction_priority(stored));
     fullest.map_or(0, |(index, _)| index)

@@ -104,6 +104,7 @@ pub(super) fn for_call(call: &Call, ending: Ending, now: SystemTime) -> String {
     line.address(name!("peer"), peer(call));
     line.optional(name!("caller"), caller.map(AsRef::as_ref));
     line.optional(name!("caller_proof"), caller_proof);
+    line.json(name!("claims"), call.deciding_claims().as_deref());
     line.optional(name!("method"), call.method().map(Method::name));
     match &user {
         Some(user) => line.object(name!("user"), ("kind", user.kind), ("value", user.value)),
@@ -222,7 +223,7 @@ mod tests {
     use std::{net::SocketAddr, time::Duration};
 
     use proptest::prelude::*;
-    use serde_json::{Value, json};
+    use serde_json::{Value, json, value::RawValue};
 
     use super::*;
     use crate::{
@@ -252,6 +253,7 @@ mod tests {
         peer: Option<IpAddr>,
         caller: Option<&'a str>,
         caller_proof: Option<&'a str>,
+        claims: Option<&'a RawValue>,
         method: Option<&'static str>,
         user: Option<User<'a>>,
         api_client: Option<&'a str>,
@@ -276,6 +278,7 @@ mod tests {
     /// Returns the record of the same call as `serde_json` writes it.
     fn reference(call: &Call, ending: Ending, now: SystemTime) -> String {
         let (caller, caller_proof) = call.caller().unzip();
+        let claims = call.deciding_claims();
         let api_client = call.api_client();
         let user = user_of(call);
         let named_api_client = call.unvalidated().and_then(|names| names.api_client.as_ref());
@@ -293,6 +296,7 @@ mod tests {
             peer: peer(call),
             caller: caller.map(AsRef::as_ref),
             caller_proof,
+            claims: claims.as_deref(),
             method: call.method().map(Method::name),
             user: user.map(|user| User { unvalidated: false, ..user }),
             api_client: api_client.as_deref().or(named_api_client.map(UnvalidatedText::as_str)),
@@ -316,6 +320,7 @@ mod tests {
         fn record_equals_that_of_serde_json(
             peer in any::<Option<SocketAddr>>(),
             caller in any::<Option<(String, String)>>(),
+            claims in proptest::option::of("[a-z]{1,9}"),
             api_client in any::<Option<String>>(),
             subject in proptest::option::of("[a-z@.]{1,30}"),
             unvalidated in any::<Option<(String, Option<String>)>>(),
@@ -337,6 +342,9 @@ mod tests {
                 }
                 if let Some((caller, proof)) = caller {
                     call.set_caller(caller.into(), proof);
+                }
+                if let Some(value) = claims {
+                    call.set_deciding_claims(RawValue::from_string(json!({ "groups": value }).to_string()).ok());
                 }
                 if let Some(name) = api_client {
                     call.set_api_client(name.into());
@@ -377,7 +385,9 @@ mod tests {
         let clock = WallClock::following_monotonic();
         let call = call();
         call.set_peer("[::ffff:192.0.2.7]:40000".parse().expect("an address"));
-        call.set_caller("spiffe://mesh/shop".into(), "certificate");
+        call.set_caller("jwt:shop".into(), "jwt");
+        let claims = r#"{"admin":true,"groups":"ott-issuers"}"#;
+        call.set_deciding_claims(RawValue::from_string(claims.to_owned()).ok());
         call.set_method(Method::IssueOtt);
         call.set_api_client("eu2".into());
         call.set_subject(Subject::new(SubjectKind::ExternalId, "x-17".to_owned()).expect("a name"));
@@ -399,8 +409,9 @@ mod tests {
                 "time": "2026-01-01T00:00:00.012345Z",
                 "request_id": call.request_id().to_string(),
                 "peer": "192.0.2.7",
-                "caller": "spiffe://mesh/shop",
-                "caller_proof": "certificate",
+                "caller": "jwt:shop",
+                "caller_proof": "jwt",
+                "claims": { "admin": true, "groups": "ott-issuers" },
                 "method": "IssueOtt",
                 "user": { "kind": "external_id", "value": "x-17" },
                 "api_client": "eu2",
@@ -423,8 +434,8 @@ mod tests {
         let ending = Ending::Failed(FailureCode::Unauthenticated, Reason::CallerUnauthenticated);
         let record = parsed(&for_call(&call(), ending, WallClock::system().now()));
         let fields: Vec<&String> = record.as_object().expect("an object").keys().collect();
-        assert_eq!(fields.len(), 19, "{fields:?}");
-        assert_eq!(record["caller"], Value::Null);
+        assert_eq!(fields.len(), 20, "{fields:?}");
+        assert_eq!([&record["caller"], &record["claims"]], [&Value::Null; 2]);
         assert_eq!(record["outcome"], "not_sent");
     }
 

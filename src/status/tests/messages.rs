@@ -270,8 +270,8 @@ fn code_of_the_platform_selects_the_case_of_its_reason() {
 #[test]
 fn invalid_credentials_get_one_message() {
     use crate::caller::JwtError::{
-        Algorithm, Audience, Claims, Expired, Issuer, KeysTooOld, Lifetime, Malformed, NoKeysYet,
-        NotYetValid, Signature, Subject, Type, UnknownKey,
+        Algorithm, Audience, Claims, DuplicateClaim, Expired, Issuer, KeysTooOld, Lifetime, Malformed,
+        NoKeysYet, NotYetValid, Signature, Subject, TooManyClaims, Type, UnknownKey, UnreadableClaim,
     };
 
     let faults = [
@@ -287,6 +287,9 @@ fn invalid_credentials_get_one_message() {
         Audience,
         Claims,
         Subject,
+        DuplicateClaim,
+        TooManyClaims,
+        UnreadableClaim,
         NoKeysYet,
         KeysTooOld,
     ];

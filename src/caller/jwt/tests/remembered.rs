@@ -10,8 +10,8 @@ thread_local! {
 }
 
 /// An issuer with keys and a clock that the test controls.
-struct Issuer {
-    verifiers: JwtVerifiers,
+pub(super) struct Issuer {
+    pub(super) verifiers: JwtVerifiers,
     keys: Arc<KeyRing>,
     clock: WallClock,
 }
@@ -30,7 +30,7 @@ impl Issuer {
         Self { verifiers: JwtVerifiers { issuers: vec![verifier], waiters: waiters() }, keys, clock }
     }
 
-    fn of(keys: &[&SigningKey]) -> Self {
+    pub(super) fn of(keys: &[&SigningKey]) -> Self {
         Self::new(settings(), KeyRing::fixed(&jwks(keys), None))
     }
 
@@ -41,7 +41,7 @@ impl Issuer {
         (seen.map(|caller| caller.name().to_string()), VERIFIED.get() > before)
     }
 
-    fn remembered(&self) -> usize {
+    pub(super) fn remembered(&self) -> usize {
         self.verifiers.issuers.iter().map(|verifier| verifier.verified.len()).sum()
     }
 }
@@ -222,7 +222,7 @@ proptest! {
         iat in prop::option::of(-1e13..1e13_f64),
         is_iat_checked: bool,
     ) {
-        let claims: Claims = serde_json::from_value(
+        let claims: RegisteredClaims = serde_json::from_value(
             json!({ "iss": ISSUER, "sub": "portal", "exp": exp, "nbf": nbf, "iat": iat }),
         ).unwrap();
         let Validity { from, until } = claims.validity(is_iat_checked);

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     caller::{
-        Proof,
+        ClaimPath, ClaimValue, Claims, Proof,
         jwks::KeyRing,
         jwt::tests::{SigningKey, jwks},
     },
@@ -44,7 +44,7 @@ fn token(number: usize, owner: usize, keys: KeyGeneration) -> VerifiedToken {
 fn token_is_found_only_while_its_keys_are_in_use_and_its_times_are_valid() {
     let [keys, other_keys] = generations();
     let tokens = memory(1);
-    let now = Conditions { keys, now: NOW };
+    let now = Conditions { keys, now: NOW, request: None };
     let shown = token(1, 7, keys);
     assert_eq!(tokens.caller(shown.digest, now), None);
     tokens.remember(shown.clone(), now);
@@ -52,7 +52,7 @@ fn token_is_found_only_while_its_keys_are_in_use_and_its_times_are_valid() {
     assert_eq!(tokens.caller(TokenDigest::of("2"), now), None);
     assert_eq!(tokens.caller(shown.digest, Conditions { keys: other_keys, ..now }), None);
     for (now, is_valid) in [(NOW - 101, false), (NOW - 100, true), (NOW + 100, true), (NOW + 101, false)] {
-        let found = tokens.caller(shown.digest, Conditions { keys, now });
+        let found = tokens.caller(shown.digest, Conditions { keys, now, request: None });
         assert_eq!(found.is_some(), is_valid, "{now}");
     }
     // Tokens are not removed, so a clock that is set and set back causes no further check.
@@ -67,7 +67,7 @@ fn metrics_show_evictions() {
     let [keys, other_keys] = generations();
     let metrics = Metrics::new();
     let tokens = VerifiedTokens::new(MAX_TOKENS / ROOM, metrics.caller_memory(CallerMemory::Jwt));
-    let now = Conditions { keys, now: NOW };
+    let now = Conditions { keys, now: NOW, request: None };
     let shows = |entries: usize, hits: usize, misses: usize, displaced: usize| {
         let shown = metrics.render();
         for line in [
@@ -101,7 +101,7 @@ fn metrics_show_evictions() {
 #[test]
 fn number_of_tokens_is_bounded_per_issuer_and_in_total() {
     let [keys, _] = generations();
-    let now = Conditions { keys, now: NOW };
+    let now = Conditions { keys, now: NOW, request: None };
     for issuers in [1, 2, 3, 7, 100, 512, 513, 10_000] {
         let places = memory(issuers).sets.len() * WAYS;
         assert!(places * issuers <= MAX_TOKENS.max(WAYS * issuers), "{issuers}");
@@ -119,7 +119,7 @@ fn caller_with_any_number_of_tokens_displaces_only_its_own() {
     const OTHERS: usize = 64;
     const FLOODER: usize = usize::MAX;
     let [keys, _] = generations();
-    let now = Conditions { keys, now: NOW };
+    let now = Conditions { keys, now: NOW, request: None };
     let tokens = memory(1);
     let number_of_others = || {
         let is_known = |number: &usize| tokens.caller(TokenDigest::of(&number.to_string()), now).is_some();
@@ -140,9 +140,28 @@ fn caller_with_any_number_of_tokens_displaces_only_its_own() {
 }
 
 #[test]
+fn caller_whose_tokens_have_different_claims_displaces_only_its_own() {
+    const OTHERS: usize = 64;
+    let [keys, _] = generations();
+    let now = Conditions { keys, now: NOW, request: None };
+    let tokens = memory(1);
+    for number in 0..OTHERS {
+        tokens.remember(token(number, number, keys), now);
+    }
+    let path = ClaimPath::new("jti").unwrap();
+    for number in OTHERS..50_000 {
+        let id = ClaimValue::Integer(i64::try_from(number).unwrap());
+        let caller = Caller::with_claims("jwt:flooder", Claims::new(vec![(path.clone(), id)]));
+        tokens.remember(VerifiedToken { caller, ..token(number, usize::MAX, keys) }, now);
+    }
+    let is_known = |number: &usize| tokens.caller(TokenDigest::of(&number.to_string()), now).is_some();
+    assert_eq!((0..OTHERS).filter(is_known).count(), OTHERS);
+}
+
+#[test]
 fn invalid_tokens_are_replaced_first() {
     let [keys, other_keys] = generations();
-    let now = Conditions { keys, now: NOW };
+    let now = Conditions { keys, now: NOW, request: None };
     let expired = |number| VerifiedToken {
         validity: Validity { from: NOW - 100, until: NOW - 1 },
         ..token(number, 1, keys)
@@ -164,7 +183,7 @@ fn invalid_tokens_are_replaced_first() {
 #[test]
 fn concurrent_reads_and_writes_never_return_another_caller() {
     let [keys, _] = generations();
-    let now = Conditions { keys, now: NOW };
+    let now = Conditions { keys, now: NOW, request: None };
     let tokens = memory(64);
     std::thread::scope(|scope| {
         for thread in 0..4 {
@@ -192,7 +211,7 @@ proptest! {
         stored in prop::collection::vec((0..30_usize, 0..4_usize), 1..60),
     ) {
         let [keys, _] = generations();
-        let now = Conditions { keys, now: NOW };
+        let now = Conditions { keys, now: NOW, request: None };
         let tokens = memory(MAX_TOKENS);
         // The owner of a token never changes.
         let mut known: Vec<(usize, usize)> = Vec::new();

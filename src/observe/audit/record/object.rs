@@ -6,7 +6,7 @@
 use std::{fmt::Write, net::IpAddr, time::SystemTime};
 
 use serde::Serialize;
-use serde_json::ser::Serializer;
+use serde_json::{ser::Serializer, value::RawValue};
 
 use super::timestamp;
 use crate::base::text::PrintableJson;
@@ -45,6 +45,17 @@ impl Object {
     pub(super) fn optional(&mut self, name: &str, value: Option<&str>) {
         match value {
             Some(value) => self.string(name, value),
+            None => self.null(name),
+        }
+    }
+
+    /// Adds a value that is already JSON, or `null`.
+    pub(super) fn json(&mut self, name: &str, value: Option<&RawValue>) {
+        match value {
+            Some(value) => {
+                self.0.push_str(name);
+                self.0.push_str(value.get());
+            }
             None => self.null(name),
         }
     }

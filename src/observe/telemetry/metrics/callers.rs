@@ -24,6 +24,8 @@ labels! {
     pub enum AccessDenial {
         /// The caller.
         Caller = "caller",
+        /// The claims of the caller's JWT.
+        Claims = "claims",
         /// The method.
         Method = "method",
         /// The API client.
