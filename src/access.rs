@@ -4,7 +4,7 @@
 //! identify its caller and the rules that decide it belong to one version. [`Access::admits`] decides by
 //! caller and method, before the message is read; [`Access::permit_issue`] and
 //! [`Access::permit_login`] decide also by API client and user, and take from the quotas. `caller`
-//! identifies callers.
+//! identifies callers. `rehearsal` compares each decision with that of the candidate rules.
 //!
 //! Every permit uses quota, regardless of the outcome of the call, so that guessing users costs as
 //! much as logging them in. A call that the rules deny or whose message is not valid uses none,
@@ -48,7 +48,10 @@ use serde_json::value::RawValue;
 
 use crate::{
     caller::{BearerTokens, Caller, CallerPolicy, RequestedClaims},
-    domain::{call::Method, ott::Subject},
+    domain::{
+        call::{Call, Method},
+        ott::Subject,
+    },
     observe::telemetry::{
         logging::LogThrottle,
         metrics::{AccessDenial, Metrics, QuotaBucket},
@@ -59,18 +62,25 @@ mod answer;
 mod claim_index;
 mod fingerprint;
 mod glob_index;
+mod partial_decision;
 mod pattern;
 mod quota;
 mod rate;
+mod rehearsal;
+mod replay;
 mod rule_index;
 mod rule_set;
 mod rules;
 
 pub use answer::{Answer, Candidate, Mismatch, RuleId, RuleInAnswer, Verdict};
+pub use partial_decision::{KnownClaims, KnownParts, KnownUser, PartialDecision, UnknownPart};
 pub use pattern::is_possible_caller;
 use quota::{CallerKey, Decision, Memory};
 pub use quota::{Limit, MAX_BURST};
 pub use rate::{InvalidRate, Rate};
+use rehearsal::DifferenceLines;
+pub use rehearsal::RefusedRehearsal;
+pub use replay::{Allowance, RecordedCall, RecordedDecision, Refusal, Replay, ReplayedCalls};
 use rule_set::RuleSet;
 use rules::Rule;
 pub use rules::{InvalidRules, Question, RuleSettings, Rules};
@@ -92,6 +102,9 @@ pub enum Quotas {
 pub struct Settings {
     /// `[[access.rules]]`, in the order of the file: at least one.
     pub rules: Vec<RuleSettings>,
+    /// `[[access.candidate_rules]]`, in the order of the file: rules that are rehearsed and have no
+    /// effect.
+    pub candidate_rules: Vec<RuleSettings>,
     /// `quota_dry_run`: treatment of calls that exceed a quota.
     pub quotas: Quotas,
     /// `max_quota_users`: maximum number of users that quotas remember: this many of callers that
@@ -103,7 +116,12 @@ impl Settings {
     /// Returns settings with these rules and enforced quotas.
     #[must_use]
     pub const fn new(rules: Vec<RuleSettings>) -> Self {
-        Self { rules, quotas: Quotas::Enforced, max_quota_users: quota::DEFAULT_MAX_USERS }
+        Self {
+            rules,
+            candidate_rules: Vec::new(),
+            quotas: Quotas::Enforced,
+            max_quota_users: quota::DEFAULT_MAX_USERS,
+        }
     }
 
     /// Returns the callers that the rules name literally, in their order. Only these have metrics
@@ -124,6 +142,7 @@ struct Inner {
     metrics: Metrics,
     dry_run_warnings: LogThrottle,
     sharing_warnings: LogThrottle,
+    difference_lines: DifferenceLines,
     memory: Memory,
 }
 
@@ -132,6 +151,8 @@ struct Inner {
 pub struct Policy {
     /// The rules.
     pub rules: Rules,
+    /// The candidate rules, which are rehearsed; `None` if there are none.
+    pub candidates: Option<Rules>,
     /// Treatment of calls that exceed a quota.
     pub quotas: Quotas,
     /// Maximum number of users that quotas remember: this many of callers that rules name
@@ -158,6 +179,8 @@ pub struct Admission {
     method: Method,
     /// The rules that allow the method to the caller.
     rules: RuleSet,
+    /// The call, if there are candidate rules.
+    rehearsed: Option<Call>,
 }
 
 /// Proof that a caller may have a token issued for this user by this API client.
@@ -181,6 +204,8 @@ pub struct LoginPermit {
     policy: Arc<Policy>,
     /// The rules that allow the login, for some user.
     rules: RuleSet,
+    /// The call, if there are candidate rules.
+    rehearsed: Option<Call>,
 }
 
 /// No rule allows a call. Contains the first part of the call that the closest rule does not allow,
@@ -224,6 +249,7 @@ impl Policy {
     pub fn closed() -> Self {
         Self {
             rules: Rules::none(),
+            candidates: None,
             quotas: Quotas::Enforced,
             max_quota_users: quota::DEFAULT_MAX_USERS,
             tokens: BearerTokens::default(),
@@ -258,12 +284,14 @@ impl Access {
     /// Creates access control with a policy.
     #[must_use]
     pub fn new(policy: Policy, metrics: Metrics) -> Self {
+        metrics.set_candidate_rules(policy.candidates.is_some());
         Self(Arc::new(Inner {
             memory: Memory::new(policy.max_quota_users, &metrics),
             policy: ArcSwap::from_pointee(policy),
             metrics,
             dry_run_warnings: LogThrottle::every(WARNING_INTERVAL),
             sharing_warnings: LogThrottle::every(WARNING_INTERVAL),
+            difference_lines: DifferenceLines::default(),
         }))
     }
 
@@ -287,7 +315,15 @@ impl Access {
         policy.rules.inherit(&earlier.rules);
         policy.claims.inherit(&earlier.claims);
         self.0.memory.set_max_users(policy.max_quota_users);
+        let has_candidates = policy.candidates.is_some();
+        if has_candidates {
+            // Before any call can count a difference.
+            self.0.metrics.set_candidate_rules(true);
+        }
         self.0.policy.store(Arc::new(policy));
+        if !has_candidates {
+            self.0.metrics.set_candidate_rules(false);
+        }
     }
 
     /// Refills every quota, except for buckets that several callers share. For the reset of a
@@ -298,12 +334,19 @@ impl Access {
         self.policy().rules.forget_full(u64::MAX);
     }
 
-    /// Admits a caller to a method. Called before the message is read; takes nothing from any
-    /// quota.
-    pub fn admits(&self, policy: Arc<Policy>, caller: &Caller, method: Method) -> Result<Admission, Denied> {
+    /// Admits the caller of a call to a method. Called before the message is read; takes nothing from
+    /// any quota. A denied call is [rehearsed](Self::rehearse_refusal) separately.
+    pub fn admits(
+        &self,
+        policy: Arc<Policy>,
+        call: &Call,
+        caller: &Caller,
+        method: Method,
+    ) -> Result<Admission, Denied> {
         let admitting = policy.rules.admitting(caller.principal(), method);
         let rules = admitting.map_err(|mismatch| self.denied(mismatch))?;
-        Ok(Admission { policy, caller: caller.clone(), method, rules })
+        let rehearsed = policy.candidates.is_some().then(|| call.clone());
+        Ok(Admission { policy, caller: caller.clone(), method, rules, rehearsed })
     }
 
     /// Returns the maximum number of calls in flight of a caller, from the first rule that names
@@ -316,7 +359,16 @@ impl Access {
     /// Checks that any rule allows an admitted caller an API client of this name, regardless of the
     /// user. Takes nothing from any quota.
     pub fn admits_api_client(&self, admission: &Admission, api_client: &str) -> Result<(), Denied> {
-        self.allowing(admission, admission.method, api_client, None).map(|_| ())
+        let allowing = self.allowing(admission, admission.method, api_client, None);
+        // A call for an API client that does not exist fails under all rules.
+        if allowing.is_err()
+            && let Some(call) = &admission.rehearsed
+            && call.api_client().is_some()
+        {
+            let user = call.subject().map_or(KnownUser::Unknown, KnownUser::Named);
+            self.rehearse_admitted(admission, api_client, user, false);
+        }
+        allowing.map(|_| ())
     }
 
     /// Permits an admitted caller to have a token issued, and takes from the quotas.
@@ -326,8 +378,11 @@ impl Access {
         api_client: Arc<str>,
         subject: Subject,
     ) -> Result<IssuePermit, Refused> {
-        let rules = self.allowing(&admission, Method::IssueOtt, &api_client, Some(&subject))?;
+        let allowing = self.allowing(&admission, Method::IssueOtt, &api_client, Some(&subject));
+        let user = KnownUser::Named(&subject);
+        let rules = allowing.inspect_err(|_| self.rehearse_admitted(&admission, &api_client, user, false))?;
         self.take(&rules, &admission, Some(&subject))?;
+        self.rehearse_admitted(&admission, &api_client, user, true);
         let claims = admission.deciding_claims(&rules);
         Ok(IssuePermit { caller: admission.caller, api_client, subject, claims })
     }
@@ -335,20 +390,44 @@ impl Access {
     /// Permits an admitted caller to use a token, and takes from the quota. The token's user is not
     /// known yet: check the account afterwards with [`check_account`](Self::check_account).
     pub fn permit_login(&self, admission: Admission, api_client: Arc<str>) -> Result<LoginPermit, Refused> {
-        let rules = self.allowing(&admission, Method::LoginWithOtt, &api_client, None)?;
+        let allowing = self.allowing(&admission, Method::LoginWithOtt, &api_client, None);
+        let rules = allowing.inspect_err(|_| {
+            self.rehearse_admitted(&admission, &api_client, KnownUser::Unknown, false);
+        })?;
         self.take(&rules, &admission, None)?;
         let claims = admission.deciding_claims(&rules);
-        Ok(LoginPermit { caller: admission.caller, api_client, claims, policy: admission.policy, rules })
+        let Admission { policy, caller, rehearsed, .. } = admission;
+        Ok(LoginPermit { caller, api_client, claims, policy, rules, rehearsed })
     }
 
     /// Checks that a rule allows the caller to log in an account with any of these names. `names`
-    /// is only called if the first rule that allows the call lists its users. Returns the claims of
-    /// the first rule that allows the account, for the audit record.
+    /// is only called if the first rule that allows the call lists its users, or if there are
+    /// candidate rules. Returns the claims of the first rule that allows the account, for the audit
+    /// record.
     ///
     /// # Errors
     ///
     /// No rule allows it. The session must not be returned to the caller.
     pub fn check_account(
+        &self,
+        permit: &LoginPermit,
+        names: impl FnOnce() -> Vec<Subject>,
+    ) -> Result<Option<Box<RawValue>>, Denied> {
+        let Some(call) = &permit.rehearsed else { return self.account_decision(permit, names) };
+        let names = names();
+        let known = KnownParts {
+            caller: permit.caller.name(),
+            claims: KnownClaims::All(permit.caller.principal().claims),
+            method: Method::LoginWithOtt,
+            api_client: Some(&permit.api_client),
+            user: KnownUser::Account(&names),
+        };
+        let decision = self.account_decision(permit, || names.clone());
+        self.rehearse(&permit.policy, call, &known, decision.is_ok());
+        decision
+    }
+
+    fn account_decision(
         &self,
         permit: &LoginPermit,
         names: impl FnOnce() -> Vec<Subject>,
@@ -361,8 +440,26 @@ impl Access {
         Ok(rules.deciding_claims(&allowing, permit.caller.principal().claims))
     }
 
-    /// Checks that any rule names the caller, who has its claims, regardless of what the rule allows.
-    /// Sufficient for access to reflection.
+    /// Compares the decision on an admitted call with that of the candidate rules, if there are any.
+    fn rehearse_admitted(
+        &self,
+        admission: &Admission,
+        api_client: &str,
+        user: KnownUser<'_>,
+        is_allowed: bool,
+    ) {
+        let Some(call) = &admission.rehearsed else { return };
+        let known = KnownParts {
+            caller: admission.caller.name(),
+            claims: KnownClaims::All(admission.caller.principal().claims),
+            method: admission.method,
+            api_client: Some(api_client),
+            user,
+        };
+        self.rehearse(&admission.policy, call, &known, is_allowed);
+    }
+
+    /// Checks that any rule names the caller, who has its claims, regardless of what the rule allows. Sufficient for
     pub fn mentions(&self, policy: &Policy, caller: &Caller) -> Result<(), Denied> {
         policy.rules.mentions(caller.principal()).map_err(|mismatch| self.denied(mismatch))
     }
@@ -539,7 +636,8 @@ impl LoginPermit {
     pub(crate) fn for_test(api_client: &str) -> Self {
         let policy = Arc::new(Policy::closed());
         let rules = RuleSet::none(0);
-        Self { caller: Caller::anonymous(), api_client: Arc::from(api_client), claims: None, policy, rules }
+        let (caller, api_client) = (Caller::anonymous(), Arc::from(api_client));
+        Self { caller, api_client, claims: None, policy, rules, rehearsed: None }
     }
 }
 

@@ -14,7 +14,7 @@ impl Settings {
     #[must_use]
     pub fn fingerprint(&self) -> String {
         // Destructured, here and below, so that a new setting cannot be left out by mistake.
-        let Self { rules, quotas, max_quota_users: _ } = self;
+        let Self { rules, quotas, max_quota_users: _, candidate_rules: _ } = self;
         let mut hash = Fingerprint::default();
         hash.begin_list("rules", rules.len());
         for rule in rules {

@@ -59,7 +59,7 @@ impl RuleIndex {
             issue: is_for(Method::IssueOtt),
             login: is_for(Method::LoginWithOtt),
             api_clients: globs_of(&|rule| rule.api_clients.as_deref().unwrap_or_default()),
-            any_api_client: RuleSet::from_flags(rules.iter().map(|rule| rule.api_clients.is_none())),
+            any_api_client: RuleSet::from_flags(rules.iter().map(is_for_any_api_client)),
             users: SubjectForm::ALL.into_iter().map(users).collect(),
             all_users: RuleSet::from_flags(rules.iter().map(|rule| rule.users == Users::All)),
         }
@@ -92,6 +92,11 @@ impl RuleIndex {
         found
     }
 
+    /// Returns the rules that apply to all API clients.
+    pub(super) const fn for_any_api_client(&self) -> &RuleSet {
+        &self.any_api_client
+    }
+
     /// Returns the rules that apply to a user.
     pub(super) fn for_user(&self, user: &Subject) -> RuleSet {
         let mut found = self.all_users.clone();
@@ -106,4 +111,8 @@ impl RuleIndex {
     pub(super) const fn for_all_users(&self) -> &RuleSet {
         &self.all_users
     }
+}
+
+fn is_for_any_api_client(rule: &RuleSettings) -> bool {
+    rule.api_clients.as_ref().is_none_or(|globs| globs.iter().any(|glob| glob == "*"))
 }

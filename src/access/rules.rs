@@ -255,8 +255,13 @@ impl Rules {
     /// Returns the rules that name this caller and whose claims it has.
     fn for_caller(&self, caller: Principal<'_>) -> Result<RuleSet, AccessDenial> {
         let mut rules = narrowed(self.index.for_caller(caller.name), None, AccessDenial::Caller)?;
-        self.claims.narrow(&mut rules, caller.claims);
+        self.retain_with_claims(&mut rules, caller.claims);
         narrowed(rules, None, AccessDenial::Claims)
+    }
+
+    /// Keeps only the rules whose required claims the caller has.
+    pub(super) fn retain_with_claims(&self, rules: &mut RuleSet, claims: &Claims) {
+        self.claims.narrow(rules, claims);
     }
 
     /// Returns an empty set, which allows nothing.
@@ -267,6 +272,16 @@ impl Rules {
             literal_callers: HashSet::new(),
             claims: ClaimIndex::default(),
         }
+    }
+
+    /// Returns the index of the rules by the parts of a call.
+    pub(super) const fn index(&self) -> &RuleIndex {
+        &self.index
+    }
+
+    /// Returns the settings of a rule, by its number from 1.
+    pub(super) fn settings(&self, number: usize) -> Option<&RuleSettings> {
+        Some(&self.in_order.get(number.checked_sub(1)?)?.settings)
     }
 
     /// Returns the callers that any rule names literally.

@@ -5,8 +5,12 @@ use aws_lc_rs::digest::{SHA256, digest};
 use http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
 
 use crate::{
+    base::clock,
     caller::{ClaimPath, ClaimRequirement, ClaimValue, Claims, Identification, Peer, Proof},
-    domain::ott::{SubjectKind, Users},
+    domain::{
+        call::Deadline,
+        ott::{SubjectKind, Users},
+    },
 };
 
 fn sha256(text: &str) -> [u8; 32] {
@@ -15,6 +19,10 @@ fn sha256(text: &str) -> [u8; 32] {
 
 fn caller(name: &str) -> Caller {
     Caller::for_test(name, Proof::Certificate)
+}
+
+fn call() -> Call {
+    Call::new(clock::now(), Deadline::after(Duration::from_secs(10)))
 }
 
 fn login(text: &str) -> Subject {
@@ -43,12 +51,13 @@ fn access(settings: &[RuleSettings]) -> Access {
 }
 
 fn issue(access: &Access, name: &str, user: &str) -> Result<IssuePermit, Refused> {
-    let admission = access.admits(access.policy().into_shared(), &caller(name), Method::IssueOtt)?;
+    let admission = access.admits(access.policy().into_shared(), &call(), &caller(name), Method::IssueOtt)?;
     access.permit_issue(admission, Arc::from("eu2"), login(user))
 }
 
 fn log_in(access: &Access, name: &str) -> Result<LoginPermit, Refused> {
-    let admission = access.admits(access.policy().into_shared(), &caller(name), Method::LoginWithOtt)?;
+    let admission =
+        access.admits(access.policy().into_shared(), &call(), &caller(name), Method::LoginWithOtt)?;
     access.permit_login(admission, Arc::from("eu2"))
 }
 
@@ -80,8 +89,9 @@ fn permit_for_tests_is_anonymous() {
 #[tokio::test(start_paused = true)]
 async fn admission_for_one_method_is_not_valid_for_the_other() {
     let access = access(&[rule(&["dns:portal"])]);
-    let admission =
-        access.admits(access.policy().into_shared(), &caller("dns:portal"), Method::LoginWithOtt).unwrap();
+    let admission = access
+        .admits(access.policy().into_shared(), &call(), &caller("dns:portal"), Method::LoginWithOtt)
+        .unwrap();
     let refused = access.permit_issue(admission, Arc::from("eu2"), login("john")).unwrap_err();
     assert_eq!(refused, Refused::NotAllowed(Denied(AccessDenial::Method)));
 }
@@ -204,7 +214,8 @@ async fn reload_keeps_the_used_quota_of_unchanged_rules() {
 async fn call_is_decided_by_one_version_of_the_rules() {
     let before = RuleSettings { users: logins(&["john"]), ..rule(&["dns:a"]) };
     let access = access(&[before]);
-    let early = access.admits(access.policy().into_shared(), &caller("dns:a"), Method::IssueOtt).unwrap();
+    let early =
+        access.admits(access.policy().into_shared(), &call(), &caller("dns:a"), Method::IssueOtt).unwrap();
     access.replace(policy(&[RuleSettings { users: logins(&["jane"]), ..rule(&["dns:a"]) }]));
     assert!(
         access.permit_issue(early, Arc::from("eu2"), login("john")).is_ok(),
@@ -234,13 +245,15 @@ fn no_decision_mixes_two_versions_of_the_rules() {
         });
         while !reloads.is_finished() {
             for (api_client, user) in [("one", "jane"), ("two", "john")] {
-                let admission =
-                    access.admits(access.policy().into_shared(), &caller("dns:a"), Method::IssueOtt).unwrap();
+                let admission = access
+                    .admits(access.policy().into_shared(), &call(), &caller("dns:a"), Method::IssueOtt)
+                    .unwrap();
                 assert!(access.permit_issue(admission, Arc::from(api_client), login(user)).is_err());
             }
         }
     });
-    let admission = access.admits(access.policy().into_shared(), &caller("dns:a"), Method::IssueOtt).unwrap();
+    let admission =
+        access.admits(access.policy().into_shared(), &call(), &caller("dns:a"), Method::IssueOtt).unwrap();
     assert!(access.permit_issue(admission, Arc::from("one"), login("john")).is_ok());
 }
 
@@ -271,7 +284,7 @@ async fn no_call_mixes_the_tokens_of_one_version_with_the_rules_of_another() {
         let policy = access.policy();
         let caller = identification.identify(&headers, &peer, policy.for_callers()).await.unwrap();
         access.mentions(&policy, &caller).unwrap();
-        let admission = access.admits(policy.into_shared(), &caller, Method::IssueOtt).unwrap();
+        let admission = access.admits(policy.into_shared(), &call(), &caller, Method::IssueOtt).unwrap();
         seen.insert(admission.caller().name().to_string());
     }
     reloads.join().unwrap();
@@ -341,7 +354,7 @@ async fn caller_without_required_claims_is_treated_like_one_that_no_rule_names()
     let rules = [RuleSettings { max_in_flight: 7.try_into().ok(), ..rule_for("issuers") }];
     let access = Access::new(policy(&rules), metrics.clone());
     let policy = access.policy().into_shared();
-    let admits = |caller: &Caller| access.admits(Arc::clone(&policy), caller, Method::IssueOtt);
+    let admits = |caller: &Caller| access.admits(Arc::clone(&policy), &call(), caller, Method::IssueOtt);
 
     let issuer = member(&["staff", "issuers"]);
     assert_eq!(admits(&issuer).unwrap().max_in_flight(), Some(7));
@@ -363,8 +376,9 @@ async fn caller_without_required_claims_is_treated_like_one_that_no_rule_names()
 async fn permit_contains_the_claims_of_the_deciding_rule() {
     let only_john = RuleSettings { users: logins(&["john"]), ..rule_for("guests") };
     let access = access(&[only_john, rule_for("issuers"), rule(&["*"])]);
-    let admits =
-        |caller: &Caller, method| access.admits(access.policy().into_shared(), caller, method).unwrap();
+    let admits = |caller: &Caller, method| {
+        access.admits(access.policy().into_shared(), &call(), caller, method).unwrap()
+    };
     let shown = |claims: Option<Box<RawValue>>| claims.map(|claims| claims.get().to_owned());
     let guests = Some(r#"{"groups":"guests"}"#.to_owned());
     let issuers = Some(r#"{"groups":"issuers"}"#.to_owned());

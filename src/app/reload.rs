@@ -167,6 +167,7 @@ impl FollowedFile for ConfigFile {
         let tokens = Difference::between_tokens(&old.tokens, &new.tokens);
         tracing::info!(
             access.rules = new.access.rules.len(),
+            access.candidate_rules = new.access.candidate_rules.len(),
             access.rules_changed = new.access != old.access,
             access.rules_added = rules.added,
             access.rules_removed = rules.removed,

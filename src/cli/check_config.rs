@@ -273,6 +273,9 @@ fn summary(config: &Config, tests: usize, output: &mut Output) {
     if tests > 0 {
         row(output, "tests", format!("{tests} passed"));
     }
+    if !config.access.candidate_rules.is_empty() {
+        row(output, "candidate rules", config.access.candidate_rules.len());
+    }
     let audit = match &config.audit.sink {
         Sink::Stdout => "standard output".to_owned(),
         Sink::Off => "off".to_owned(),

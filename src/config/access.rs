@@ -1,4 +1,5 @@
-//! `[access]` and `[[access.rules]]`: the methods and users that each caller may use, and quotas.
+//! `[access]`, `[[access.rules]]` and `[[access.candidate_rules]]`: the methods and users that each
+//! caller may use, and quotas.
 
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
@@ -82,30 +83,37 @@ pub(super) fn read_access(section: &mut Section<'_>, known: &KnownNames<'_>) -> 
         section.warning("quota_dry_run", "is true: calls over quota are logged and counted, but not refused");
     }
     let max_quota_users = section.optional("max_quota_users", value::count(1024..=16_777_216));
-    let faults = section.faults();
-    let mut names = RuleNames::default();
+    let errors = section.faults();
     let tables = section.list_of_tables("rules");
     let places = tables.iter().map(Section::own_place).collect();
-    let rules: Vec<RuleSettings> =
-        tables.into_iter().map(|table| read_rule(table, known, &mut names)).collect();
-    let has_valid_rules = section.faults() == faults;
+    let rules = read_rules(tables, known);
+    let has_valid_rules = section.faults() == errors;
+    let candidate_rules = read_rules(section.list_of_tables("candidate_rules"), known);
+    if !candidate_rules.is_empty() && candidate_rules == rules {
+        section.warning(
+            "candidate_rules",
+            "are the same as the rules in force, so no decision can differ; remove them",
+        );
+    }
     let is_list = section.node("rules").is_none_or(|node| matches!(node, Value::List(_)));
     if rules.is_empty() && is_list {
         section
             .fault("rules", Problem::Missing("add an [[access.rules]]; without one, every call is refused"));
     }
-    let claims: BTreeSet<&ClaimPath> =
-        rules.iter().flat_map(|rule| &rule.claims).map(|claim| &claim.path).collect();
-    if claims.len() > MAX_REQUESTED_CLAIMS {
-        let number = claims.len();
-        section.fault(
-            "rules",
-            Problem::rule(format!(
-                "require {number} different claims in total; the maximum is {MAX_REQUESTED_CLAIMS}"
-            )),
-        );
+    for (key, rules) in [("rules", &rules), ("candidate_rules", &candidate_rules)] {
+        let claims: BTreeSet<&ClaimPath> =
+            rules.iter().flat_map(|rule| &rule.claims).map(|claim| &claim.path).collect();
+        if claims.len() > MAX_REQUESTED_CLAIMS {
+            let number = claims.len();
+            section.fault(
+                key,
+                Problem::rule(format!(
+                    "require {number} different claims in total; the maximum is {MAX_REQUESTED_CLAIMS}"
+                )),
+            );
+        }
     }
-    let mut settings = Settings::new(rules);
+    let mut settings = Settings { candidate_rules, ..Settings::new(rules) };
     if quota_dry_run {
         settings.quotas = Quotas::DryRun;
     }
@@ -113,6 +121,12 @@ pub(super) fn read_access(section: &mut Section<'_>, known: &KnownNames<'_>) -> 
         settings.max_quota_users = users.get() as usize;
     }
     ReadAccess { settings, places, has_valid_rules }
+}
+
+/// Reads a list of rules, which share no names.
+fn read_rules(tables: Vec<Section<'_>>, known: &KnownNames<'_>) -> Vec<RuleSettings> {
+    let mut names = RuleNames::default();
+    tables.into_iter().map(|table| read_rule(table, known, &mut names)).collect()
 }
 
 fn read_rule(mut section: Section<'_>, known: &KnownNames<'_>, names: &mut RuleNames) -> RuleSettings {

@@ -171,6 +171,9 @@ mod tests {
         api_clients = ["eu2"]
         user_rate = "1/min"
         users = "all"
+        [[access.candidate_rules]]
+        callers = ["anonymous"]
+        logins = ["*@x"]
     "#;
 
     #[test]
@@ -188,7 +191,7 @@ mod tests {
             config.api_clients.by_name["eu2"].platform.limits.min_login_time_left,
             Duration::from_secs(1)
         );
-        assert_eq!(config.access.rules.len(), 1);
+        assert_eq!((config.access.rules.len(), config.access.candidate_rules.len()), (1, 1));
         assert!(
             config.warnings.iter().all(|warning| !warning.key.contains("secret")),
             "{:?}",

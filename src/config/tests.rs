@@ -1,5 +1,6 @@
 mod api_clients;
 mod broken;
+mod candidate_rules;
 mod claims;
 mod environment;
 mod files;

@@ -23,23 +23,25 @@ pub(super) fn check(tree: &Table, config: &Config, tests: &[AccessTestResult], f
 /// Warns about patterns in `callers` that no caller can match.
 fn check_callers(tree: &Table, config: &Config, findings: &Findings) {
     let possible = Callers::of(tree, config);
-    let Some(rules) = table_at(tree, "access").and_then(|access| list_at(access, "rules")) else { return };
-    for (rule, number) in rules.iter().zip(1..) {
-        let Value::Table(rule) = &rule.value else { continue };
-        if let Some(claims) = rule.get("claims").filter(|_| config.callers.jwt.is_empty()) {
-            let key = format!("access.rules[{number}].claims");
-            findings.warning(
-                claims.place.clone(),
-                key,
-                "match no caller: only callers with a JWT have claims; configure the issuer of the JWTs in \
-                 [callers.jwt]",
-            );
-        }
-        for (caller, index) in list_at(rule, "callers").unwrap_or_default().iter().zip(1..) {
-            let Value::Text(glob) = &caller.value else { continue };
-            if let Err(why) = possible.match_any(glob) {
-                let key = format!("access.rules[{number}].callers[{index}]");
-                findings.warning(caller.place.clone(), key, why);
+    let Some(access) = table_at(tree, "access") else { return };
+    for list in ["rules", "candidate_rules"] {
+        for (rule, number) in list_at(access, list).unwrap_or_default().iter().zip(1..) {
+            let Value::Table(rule) = &rule.value else { continue };
+            if let Some(claims) = rule.get("claims").filter(|_| config.callers.jwt.is_empty()) {
+                let key = format!("access.{list}[{number}].claims");
+                findings.warning(
+                    claims.place.clone(),
+                    key,
+                    "match no caller: only callers with a JWT have claims; configure the issuer of the JWTs in \
+                     [callers.jwt]",
+                );
+            }
+            for (caller, index) in list_at(rule, "callers").unwrap_or_default().iter().zip(1..) {
+                let Value::Text(glob) = &caller.value else { continue };
+                if let Err(why) = possible.match_any(glob) {
+                    let key = format!("access.{list}[{number}].callers[{index}]");
+                    findings.warning(caller.place.clone(), key, why);
+                }
             }
         }
     }

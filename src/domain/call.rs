@@ -55,6 +55,7 @@ use crate::{
     },
 };
 
+mod candidate;
 mod certainty;
 mod ending;
 mod in_flight;
@@ -64,6 +65,7 @@ mod peer_network;
 mod places;
 mod request_id;
 
+pub use candidate::{CandidateDecision, CandidateDifference};
 pub use certainty::Certainty;
 pub use ending::{BrokenBody, Ending};
 pub use in_flight::{AwaitedBody, BodyLimit, InFlight, InFlightLimit};
@@ -142,6 +144,7 @@ struct Record {
     failure: OnceLock<(FailureCode, Reason)>,
     broken_body: OnceLock<BrokenBody>,
     cause: OnceLock<Box<str>>,
+    candidate: OnceLock<Box<CandidateDecision>>,
     unvalidated: OnceLock<Box<UnvalidatedNames>>,
     message: Mutex<Option<Message>>,
     work_begun: AtomicBool,
@@ -183,6 +186,7 @@ impl Call {
             failure: OnceLock::new(),
             broken_body: OnceLock::new(),
             cause: OnceLock::new(),
+            candidate: OnceLock::new(),
             unvalidated: OnceLock::new(),
             message: Mutex::new(None),
             work_begun: AtomicBool::new(false),
@@ -333,6 +337,19 @@ impl Call {
     #[must_use]
     pub fn cause(&self) -> Option<&str> {
         self.0.cause.get().map(AsRef::as_ref)
+    }
+
+    /// Sets the decision of the candidate access rules, if it differs from that of the rules in
+    /// force. Only the first write takes effect.
+    pub fn set_candidate(&self, decision: CandidateDecision) {
+        let _ = self.0.candidate.set(Box::new(decision));
+    }
+
+    /// Returns the decision of the candidate access rules, if it differs from that of the rules in
+    /// force.
+    #[must_use]
+    pub fn candidate(&self) -> Option<&CandidateDecision> {
+        self.0.candidate.get().map(AsRef::as_ref)
     }
 
     /// Sets the invalid names in a refused request. Only the first write takes effect.

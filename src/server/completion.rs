@@ -10,6 +10,7 @@ use tonic::{Code, Status};
 
 use super::{call_log, refused_calls::RefusedCalls, response_body::ResponseBody};
 use crate::{
+    access::RefusedRehearsal,
     base::clock,
     domain::call::{BrokenBody, Call, Ending, RequestId},
     observe::{
@@ -44,6 +45,8 @@ pub(super) struct Completion {
     has_own_record: Option<bool>,
     /// The ending of the call, once decided. A call that is dropped before was cancelled.
     ending: Option<Ending>,
+    /// The rehearsal of a call that the rules refused before its message was read.
+    rehearsal: Option<RefusedRehearsal>,
     finished: bool,
 }
 
@@ -57,8 +60,18 @@ impl Completion {
         metrics: Metrics,
     ) -> Self {
         metrics.call_started(call.method().into());
-        let (has_own_record, ending) = (None, None);
-        Self { call, span, audited, audit, refused_calls, metrics, has_own_record, ending, finished: false }
+        Self {
+            call,
+            span,
+            audited,
+            audit,
+            refused_calls,
+            metrics,
+            has_own_record: None,
+            ending: None,
+            rehearsal: None,
+            finished: false,
+        }
     }
 
     /// Returns whether a refused call has its own audit record and log line. A call whose work has
@@ -74,6 +87,12 @@ impl Completion {
     /// now on changes it.
     pub(super) fn decide(&mut self, ending: Ending) {
         self.ending = Some(ending);
+    }
+
+    /// Compares the call with the decision of the candidate rules once its message is decoded for
+    /// its record.
+    pub(super) fn rehearse(&mut self, rehearsal: RefusedRehearsal) {
+        self.rehearsal = Some(rehearsal);
     }
 
     /// Writes the record of the call, and returns the response to send.
@@ -154,6 +173,7 @@ impl Completion {
             return Ok(());
         }
         self.refused_calls.record(&self.call, ending);
+        drop(self.rehearsal.take());
         let record = self.audit.record(&self.call, ending);
         if ending.reason() == Some(Reason::AuditUnavailable) {
             // Not awaited, because it is known to fail now. The audit writes the record once it
@@ -212,6 +232,7 @@ impl Drop for Completion {
             return;
         }
         self.refused_calls.record(&self.call, ending);
+        drop(self.rehearsal.take());
         let (audit, call) = (self.audit.clone(), self.call.clone());
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {

@@ -33,7 +33,7 @@ use super::{
     response_body::ResponseBody,
 };
 use crate::{
-    access::{Access, Admission, Denied, Policy},
+    access::{Access, Admission, Denied, Policy, RefusedRehearsal},
     base::clock::Instant,
     caller::{Caller, CallerPolicy, Identification, Peer, Proof},
     domain::call::{Call, Deadline, Holder, Method, RequestId},
@@ -115,12 +115,19 @@ impl CallStack {
         let (mut head, body) = request.into_parts();
         let mut message = ArrivingMessage::new(RequestBody::new(body, call.clone()), MAX_MESSAGE_BYTES);
         Box::pin(async move {
-            let outcome = {
+            let mut rehearsal = None;
+            let outcome = if let Err(failure) = self.check(timeout) {
+                Err(failure)
+            } else {
+                let (message, rehearsal) = (&mut message, &mut rehearsal);
                 // Pinned here and below, because passing a future by value reserves space for it
                 // twice.
-                let work = pin!(self.admit_and_answer(&mut head, &mut message, &call, span, timeout, peer));
+                let work = pin!(self.admit_and_answer(&mut head, message, &call, span, peer, rehearsal));
                 self.without_panic(&call, work).await
             };
+            if let Some(rehearsal) = rehearsal {
+                completion.rehearse(rehearsal);
+            }
             if let Err(failure) = &outcome
                 && !message.is_begun()
                 && completion.has_own_record()
@@ -135,7 +142,8 @@ impl CallStack {
         })
     }
 
-    /// The steps that can refuse a call, in order, and the handler behind them.
+    /// The steps that can refuse a call, in order, and the handler behind them. Sets `rehearsal` if
+    /// the rules refuse the call before its message is read.
     ///
     /// A call that will be refused takes no place, and a call whose body has not arrived takes none
     /// among the calls in flight, because it has cost its caller almost nothing.
@@ -145,14 +153,13 @@ impl CallStack {
         message: &mut ArrivingMessage<B>,
         call: &Call,
         span: CallSpan,
-        timeout: Result<(), MalformedTimeout>,
         peer: &Peer,
+        rehearsal: &mut Option<RefusedRehearsal>,
     ) -> Result<Response<ResponseBody>, Failure>
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<tonic::codegen::StdError>,
     {
-        self.check(timeout)?;
         let work = pin!(async {
             // Read once, so that tokens, claims and rules of one version apply to the whole call.
             let policy = self.access.policy();
@@ -168,7 +175,11 @@ impl CallStack {
                 return Err(Failure::new(Reason::MethodUnknown));
             };
             let policy = policy.into_shared();
-            let admission = self.admits(Arc::clone(&policy), &caller, method, peer)?;
+            let admission = self.admits(Arc::clone(&policy), call, &caller, method, peer);
+            if admission.is_err() {
+                *rehearsal = self.access.rehearse_refusal(&policy, call, &caller, method);
+            }
+            let admission = admission?;
             let holder = self.holder(&caller, peer);
             call.set_consumer(holder.consumer());
             let message = self.receive(message, &holder).await?;
@@ -195,11 +206,12 @@ impl CallStack {
     fn admits(
         &self,
         policy: Arc<Policy>,
+        call: &Call,
         caller: &Caller,
         method: Method,
         peer: &Peer,
     ) -> Result<Admission, Denied> {
-        let admission = self.access.admits(policy, caller, method);
+        let admission = self.access.admits(policy, call, caller, method);
         if admission.as_ref().err().is_none_or(Denied::names_caller) {
             peer.recognition().set();
         }

@@ -281,7 +281,7 @@ impl Access {
     /// Admits the caller of a call under these rules.
     fn admitted(&self, arrival: &Arrival) -> Result<Admission, Failure> {
         let method = arrival.call.method().unwrap_or(Method::IssueOtt);
-        Ok(self.admits(self.policy().into_shared(), &arrival.caller, method)?)
+        Ok(self.admits(self.policy().into_shared(), &arrival.call, &arrival.caller, method)?)
     }
 }
 

@@ -38,7 +38,7 @@ fn tokens() -> String {
 }
 
 /// A gateway with the API clients `test` and `other`, `rules`, and callers with tokens.
-fn setup(platform: &Upstream, rules: &str) -> Setup {
+pub(crate) fn setup(platform: &Upstream, rules: &str) -> Setup {
     let other = format!(
         "[api_clients.other]
         data_center_url = \"http://{}\"
@@ -54,9 +54,9 @@ fn setup(platform: &Upstream, rules: &str) -> Setup {
 }
 
 /// A caller: a channel and the name of its credential.
-struct Caller<'a> {
-    channel: &'a Channel,
-    name: &'a str,
+pub(crate) struct Caller<'a> {
+    pub(crate) channel: &'a Channel,
+    pub(crate) name: &'a str,
 }
 
 impl Caller<'_> {
@@ -73,11 +73,11 @@ impl Caller<'_> {
         result_of(&OttServiceClient::new(self.channel.clone()).issue_ott(self.sign(request)).await)
     }
 
-    async fn issue(&self, user: &str) -> String {
+    pub(crate) async fn issue(&self, user: &str) -> String {
         self.send(message(user, "")).await
     }
 
-    async fn log_in(&self, ott: &str) -> String {
+    pub(crate) async fn log_in(&self, ott: &str) -> String {
         result_of(&OttServiceClient::new(self.channel.clone()).login_with_ott(self.sign(login(ott))).await)
     }
 }

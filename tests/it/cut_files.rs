@@ -19,8 +19,11 @@ use proptest::{prelude::*, sample::select};
 use crate::docs::{Place, blocks, completed};
 
 /// The number of the rule that allows each probe, if any.
-fn decisions(access: &Access, probes: &[Probe]) -> Vec<Option<usize>> {
-    let rules = Rules::try_new(access.rules.clone()).expect("usable rules");
+fn decisions(rules: &[RuleSettings], probes: &[Probe]) -> Vec<Option<usize>> {
+    if rules.is_empty() {
+        return vec![None; probes.len()];
+    }
+    let rules = Rules::try_new(rules.to_vec()).expect("usable rules");
     let decide = |probe: &Probe| {
         let question = Question {
             caller: Principal { name: &probe.caller, claims: &probe.claims },
@@ -62,7 +65,7 @@ fn probes(access: &Access) -> Vec<Probe> {
         ["anonymous", "token:other", "dns:other", "jwt:other"].map(str::to_owned).into();
     let mut api_clients: Vec<String> = ["eu2", "other"].map(str::to_owned).into();
     let mut names = vec!["other".to_owned(), "7".to_owned()];
-    for rule in &access.rules {
+    for rule in access.rules.iter().chain(&access.candidate_rules) {
         callers.extend(rule.callers.iter().map(plain));
         api_clients.extend(rule.api_clients.iter().flatten().map(plain));
         if let Users::Listed(patterns) = &rule.users {
@@ -107,14 +110,16 @@ struct Whole {
     tokens: TokenHashes,
     probes: Vec<Probe>,
     decisions: Vec<Option<usize>>,
+    candidate_decisions: Vec<Option<usize>>,
 }
 
 impl Whole {
     fn new(access: Access, tokens: TokenHashes) -> Self {
         let probes = probes(&access);
-        let decisions = decisions(&access, &probes);
+        let candidate_decisions = decisions(&access.candidate_rules, &probes);
+        let decisions = decisions(&access.rules, &probes);
         assert!(decisions.iter().any(Option::is_some), "the whole file allows something");
-        Self { access, tokens, probes, decisions }
+        Self { access, tokens, probes, decisions, candidate_decisions }
     }
 
     /// Checks that a part of the file allows no more than the whole.
@@ -122,17 +127,24 @@ impl Whole {
         for (name, hashes) in tokens {
             assert_eq!(self.tokens.get(name), Some(hashes), "a token changed in:\n{part}");
         }
-        let cut = decisions(access, &self.probes);
-        for ((cut, whole), probe) in cut.iter().zip(&self.decisions).zip(&self.probes) {
-            let question = format!(
-                "{} {:?} {} {} {:?}",
-                probe.caller,
-                probe.claims,
-                probe.method.name(),
-                probe.api_client,
-                probe.user.as_ref().map(Subject::canonical)
-            );
-            assert!(cut.is_none() || cut == whole, "{question}: {cut:?} instead of {whole:?} in:\n{part}");
+        for (rules, whole) in
+            [(&access.rules, &self.decisions), (&access.candidate_rules, &self.candidate_decisions)]
+        {
+            let cut = decisions(rules, &self.probes);
+            for ((cut, whole), probe) in cut.iter().zip(whole).zip(&self.probes) {
+                let question = format!(
+                    "{} {:?} {} {} {:?}",
+                    probe.caller,
+                    probe.claims,
+                    probe.method.name(),
+                    probe.api_client,
+                    probe.user.as_ref().map(Subject::canonical)
+                );
+                assert!(
+                    cut.is_none() || cut == whole,
+                    "{question}: {cut:?} instead of {whole:?} in:\n{part}"
+                );
+            }
         }
         for (cut, whole) in access.rules.iter().zip(&self.access.rules) {
             assert!(has_no_wider_quotas(cut, whole), "{cut:?} instead of {whole:?} in:\n{part}");
@@ -296,6 +308,16 @@ claims = { groups = ["a", "b"] }
 method = "IssueOtt"
 user = "login:boris@other.example"
 expect = "deny"
+[[access.candidate_rules]]
+callers = ["token:ci"]
+methods = ["IssueOtt"]
+user_burst = 5
+logins = ["*@customer.example"]
+external_ids = ["x-*"]
+[[access.candidate_rules]]
+callers = ["*"]
+users = "all"
+burst = 1000
 [callers.tokens]
 ci = [
   "sha256:7bb5d9c1d6ab2d1ae4f1a5b4b2f35a2cb9ab1f3d6f1d1e3d8f3d1c2b5a697887",
@@ -403,17 +425,21 @@ fn any_file() -> impl Strategy<Value = String> {
         line("otlp_ca_file = \"ca.crt\"\n"),
     ]);
     let rules = prop::collection::vec(any_rule(), 1..3);
-    (rules, jwt, tls, client, telemetry).prop_flat_map(|(rules, jwt, tls, client, telemetry)| {
+    let candidates = prop::collection::vec(any_rule(), 1..3)
+        .prop_map(|rules| rules.concat().replace("access.rules", "access.candidate_rules"));
+    let tables = (rules, candidates, jwt, tls, client, telemetry);
+    tables.prop_flat_map(|(rules, candidates, jwt, tls, client, telemetry)| {
         // The rules stay together: tables between them are valid but make no difference.
         let parts = vec![
             format!("[api_clients.eu2]\n{client}"),
             TOKENS.to_owned(),
             rules.concat(),
+            candidates,
             format!("[callers.jwt]\n{jwt}"),
             format!("[server.tls]\n{tls}"),
             format!("[telemetry]\n{telemetry}"),
         ];
-        (prop::sample::subsequence(parts, 3..=6), any::<prop::sample::Index>())
+        (prop::sample::subsequence(parts, 3..=7), any::<prop::sample::Index>())
             .prop_flat_map(|(parts, _)| Just(parts).prop_shuffle())
             .prop_map(|parts| parts.concat())
     })

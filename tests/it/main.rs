@@ -57,6 +57,7 @@ mod pki;
 mod probes;
 mod reflection;
 mod refused_calls;
+mod rehearsal;
 mod reload;
 #[cfg(feature = "sandbox")]
 mod sandbox;

@@ -38,6 +38,9 @@ struct Request {
     accepted: Box<[Claim]>,
     /// The payload of a token.
     root: Member,
+    /// The request of the rules in force, if candidate rules require more. It is used for a token
+    /// whose claims cannot be read for the candidate rules, which must not refuse a caller.
+    in_force: Option<Arc<Request>>,
 }
 
 /// Identifies the claims and values that were requested when a token was read. Unique in the
@@ -95,7 +98,27 @@ impl RequestedClaims {
             member.is_word_list = claim.0.is_word_list();
             member.accepted.push(Arc::clone(claim));
         }
-        Self(Some(Arc::new(Request { id: RequestId::next(), accepted, root })))
+        Self(Some(Arc::new(Request { id: RequestId::next(), accepted, root, in_force: None })))
+    }
+
+    /// Returns the claims that the rules in force and the candidate rules require. A token from which
+    /// only the claims of the candidate rules cannot be read is accepted, as if it had none of them.
+    #[must_use]
+    pub fn with_candidates(in_force: &[ClaimRequirement], candidates: &[ClaimRequirement]) -> Self {
+        let (own, all) = (Self::new(in_force), Self::new(in_force.iter().chain(candidates)));
+        let accepted = |request: &Self| request.0.as_ref().map(|request| request.accepted.clone());
+        if accepted(&own) == accepted(&all) {
+            return own;
+        }
+        let own = own.0.unwrap_or_else(|| {
+            let (accepted, root) = (Box::default(), Member::default());
+            Arc::new(Request { id: RequestId::next(), accepted, root, in_force: None })
+        });
+        let with_fallback = |request: Arc<Request>| {
+            let Request { id, accepted, root, .. } = Arc::into_inner(request)?;
+            Some(Arc::new(Request { id, accepted, root, in_force: Some(own) }))
+        };
+        Self(all.0.and_then(with_fallback))
     }
 
     /// Becomes the earlier request if it is equal, so that tokens that were read for it need not be
@@ -103,6 +126,8 @@ impl RequestedClaims {
     pub fn inherit(&mut self, earlier: &Self) {
         if let (Some(own), Some(other)) = (&self.0, &earlier.0)
             && own.accepted == other.accepted
+            && own.in_force.as_ref().map(|request| &request.accepted)
+                == other.in_force.as_ref().map(|request| &request.accepted)
         {
             *self = earlier.clone();
         }
@@ -124,14 +149,23 @@ impl RequestedClaims {
 
 impl Request {
     fn read(&self, payload: &[u8]) -> Result<Claims, ClaimsError> {
+        let values = self.values(payload).or_else(|error| match &self.in_force {
+            // Without a request, no token is read.
+            Some(in_force) if in_force.accepted.is_empty() => Ok(Box::default()),
+            Some(in_force) => in_force.values(payload),
+            None => Err(error),
+        })?;
+        Ok(Claims(Some(Arc::new(ClaimList { request: Some(self.id), values }))))
+    }
+
+    fn values(&self, payload: &[u8]) -> Result<Box<[Claim]>, ClaimsError> {
         let mut found = Found::default();
         let mut json = serde_json::Deserializer::from_slice(payload);
         let read = MemberReader { member: &self.root, is_element: false, found: &mut found };
         read.deserialize(&mut json)
             .and_then(|()| json.end())
             .map_err(|_| found.error.unwrap_or(ClaimsError::Unreadable))?;
-        let values = found.values.into_boxed_slice();
-        Ok(Claims(Some(Arc::new(ClaimList { request: Some(self.id), values }))))
+        Ok(found.values.into_boxed_slice())
     }
 }
 

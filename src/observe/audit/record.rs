@@ -129,6 +129,14 @@ pub(super) fn for_call(call: &Call, ending: Ending, number: Number<'_>, now: Sys
     line.number(name!("platform_status"), call.http_status().map(u32::from));
     line.milliseconds(name!("duration_ms"), u32::try_from(microseconds).unwrap_or(u32::MAX));
     line.optional(name!("ott_fingerprint"), call.fingerprint());
+    match call.candidate() {
+        Some(decision) => line.object(
+            name!("candidate"),
+            ("difference", decision.difference.as_str()),
+            ("cause", &decision.cause),
+        ),
+        None => line.null(name!("candidate")),
+    }
     line.string(name!("gateway_version"), env!("CARGO_PKG_VERSION"));
     line.finish()
 }
@@ -231,7 +239,7 @@ mod tests {
     use crate::{
         base::{clock::WallClock, text::is_unprintable},
         domain::{
-            call::{Deadline, UnvalidatedNames},
+            call::{CandidateDecision, CandidateDifference, Deadline, UnvalidatedNames},
             ott::{Subject, SubjectKind},
             reason::FailureCode,
         },
@@ -270,6 +278,13 @@ mod tests {
         platform_status: Option<u16>,
         duration_ms: f64,
         ott_fingerprint: Option<&'a str>,
+        candidate: Option<Candidate<'a>>,
+    }
+
+    #[derive(Serialize)]
+    struct Candidate<'a> {
+        difference: &'static str,
+        cause: &'a str,
     }
 
     /// Returns the record of the same call as `serde_json` writes it.
@@ -303,6 +318,9 @@ mod tests {
             platform_status: call.http_status(),
             duration_ms: f64::from(u32::try_from(microseconds).unwrap_or(u32::MAX)) / 1000.0,
             ott_fingerprint: call.fingerprint(),
+            candidate: call
+                .candidate()
+                .map(|it| Candidate { difference: it.difference.as_str(), cause: &it.cause }),
         };
         line("call", number, now, &body)
     }
@@ -322,6 +340,7 @@ mod tests {
                 Just(Ending::Cancelled),
                 Just(Ending::Failed(FailureCode::Unauthenticated, Reason::CallerUnauthenticated)),
             ],
+            candidate in any::<Option<String>>(),
             status in any::<Option<u16>>(),
             microseconds in 0..5_000_000_000_u64,
             sequence in any::<u64>(),
@@ -354,6 +373,10 @@ mod tests {
                 if let Some(fingerprint) = fingerprint {
                     call.set_fingerprint(fingerprint);
                 }
+                if let Some(cause) = candidate {
+                    let difference = CandidateDifference::WouldAllow;
+                    call.set_candidate(CandidateDecision { difference, cause: cause.into() });
+                }
                 if let Some(status) = status {
                     call.set_method(Method::IssueOtt);
                     call.attempt_begins();
@@ -384,6 +407,10 @@ mod tests {
         call.set_api_client("eu2".into());
         call.set_subject(Subject::new(SubjectKind::ExternalId, "x-17".to_owned()).expect("a name"));
         call.set_fingerprint("2026-01:00ff".to_owned());
+        call.set_candidate(CandidateDecision {
+            difference: CandidateDifference::WouldDeny,
+            cause: "user".into(),
+        });
         call.attempt_begins();
         call.attempt_begins();
         call.set_http_status(200);
@@ -413,6 +440,7 @@ mod tests {
                 "platform_status": 200,
                 "duration_ms": 12.345,
                 "ott_fingerprint": "2026-01:00ff",
+                "candidate": { "difference": "would_deny", "cause": "user" },
                 "gateway_version": env!("CARGO_PKG_VERSION"),
             })
         );
@@ -423,7 +451,7 @@ mod tests {
         let ending = Ending::Failed(FailureCode::Unauthenticated, Reason::CallerUnauthenticated);
         let record = parsed(&for_call(&call(), ending, NUMBER, WallClock::system().now()));
         let fields: Vec<&String> = record.as_object().expect("an object").keys().collect();
-        assert_eq!(fields.len(), 21, "{fields:?}");
+        assert_eq!(fields.len(), 22, "{fields:?}");
         assert_eq!([&record["caller"], &record["claims"]], [&Value::Null; 2]);
         assert_eq!(record["outcome"], "not_sent");
     }

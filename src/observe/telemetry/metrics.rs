@@ -10,6 +10,7 @@ mod audit;
 mod caller_memory;
 mod callers;
 mod calls;
+mod candidates;
 mod certificates;
 mod connections;
 mod family;
@@ -54,6 +55,7 @@ use self::{
     audit::AuditFamilies,
     callers::CallerFamilies,
     calls::CallFamilies,
+    candidates::CandidateFamilies,
     certificates::CertificateFamilies,
     connections::ConnectionFamilies,
     family::{Families, Per},
@@ -74,6 +76,7 @@ struct Registered {
     registry: Registry,
     calls: CallFamilies,
     callers: CallerFamilies,
+    candidates: CandidateFamilies,
     connections: ConnectionFamilies,
     peers: PeerFamilies,
     security: SecurityFamilies,
@@ -100,6 +103,7 @@ impl Registered {
         let registered = Self {
             calls: CallFamilies::register(&families),
             callers: CallerFamilies::register(&families),
+            candidates: CandidateFamilies::register(&families),
             connections: ConnectionFamilies::register(&families),
             peers: PeerFamilies::register(&families),
             security: SecurityFamilies::register(&families),

@@ -316,3 +316,27 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn claims_of_candidate_rules_refuse_no_token() {
+    let [groups, roles] = ["groups", "roles"].map(|path| [required(path, &[text("a")])]);
+    let twice = r#"{"groups": "a", "roles": "a", "roles": "b"}"#;
+    for in_force in [&groups[..], &[]] {
+        let requested = RequestedClaims::with_candidates(in_force, &roles);
+        let claims = read(&requested, r#"{"groups": "a", "roles": "a"}"#).unwrap();
+        assert!(claims.meet(in_force) && claims.meet(&roles));
+        let claims = read(&requested, twice).unwrap();
+        assert!(claims.meet(in_force) && !claims.meet(&roles), "as if it had none of them");
+        assert_eq!(claims.request(), requested.id());
+    }
+    let requested = RequestedClaims::with_candidates(&roles, &groups);
+    assert_eq!(read(&requested, twice).unwrap_err(), ClaimsError::Duplicate, "the rules in force require it");
+
+    // Promoted candidate rules are another request, although the values are the same.
+    let mut promoted = RequestedClaims::with_candidates(&[roles.clone(), groups.clone()].concat(), &[]);
+    promoted.inherit(&requested);
+    assert_ne!(promoted.id(), requested.id());
+    let mut same = RequestedClaims::with_candidates(&roles, &groups);
+    same.inherit(&requested);
+    assert_eq!(same.id(), requested.id());
+}

@@ -30,6 +30,7 @@ const MILLISECOND: Duration = Duration::from_millis(1);
 fn busy() -> Metrics {
     let metrics = Metrics::new();
     metrics.set_callers(["spiffe://mesh/shop", "anonymous"]);
+    metrics.set_candidate_rules(true);
     for method in MethodLabel::ALL {
         metrics.call_started(method);
         metrics.call_handled(method, Code::NotFound, MILLISECOND);

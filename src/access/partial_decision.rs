@@ -1,0 +1,209 @@
+//! Decisions of rules on calls of which a part may be unknown.
+//!
+//! A decision is only given if it is the same for every value of the unknown parts.
+
+use super::{
+    rule_set::RuleSet,
+    rules::{Question, Rules},
+};
+use crate::{
+    caller::Claims,
+    domain::{call::Method, ott::Subject},
+    observe::telemetry::metrics::AccessDenial,
+};
+
+/// The known parts of a call that rules check.
+#[derive(Clone, Copy, Debug)]
+pub struct KnownParts<'a> {
+    /// The name of the caller.
+    pub caller: &'a str,
+    /// The claims of the caller's JWT.
+    pub claims: KnownClaims<'a>,
+    /// The method.
+    pub method: Method,
+    /// The name of the API client. `None` if it is not known.
+    pub api_client: Option<&'a str>,
+    /// The user.
+    pub user: KnownUser<'a>,
+}
+
+/// What is known of the claims of a caller's JWT.
+#[derive(Clone, Copy, Debug)]
+pub enum KnownClaims<'a> {
+    /// These are all; none for a caller that is proven otherwise.
+    All(&'a Claims),
+    /// There are at least these.
+    AtLeast(&'a Claims),
+}
+
+/// What is known of the user of a call.
+#[derive(Clone, Copy, Debug)]
+pub enum KnownUser<'a> {
+    /// Nothing.
+    Unknown,
+    /// The user that the request names.
+    Named(&'a Subject),
+    /// The account that a login opened, by all its names.
+    Account(&'a [Subject]),
+}
+
+/// The decision of rules on a call. Rules are numbered from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PartialDecision {
+    /// This rule allows the call. If a part of the call is unknown, an earlier rule may decide.
+    Allowed(usize),
+    /// No rule allows the call. Contains the first part that no rule allows.
+    Denied(AccessDenial),
+    /// The decision depends on an unknown part. This is the first rule that may allow the call.
+    Undecided(usize),
+}
+
+/// A part of a call that is not known, although the decision depends on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum UnknownPart {
+    /// The claims of the caller.
+    Claims,
+    /// The API client.
+    ApiClient,
+    /// The user.
+    User,
+}
+
+/// The rules that apply to a call.
+struct Applying {
+    /// The rules that apply for some values of the unknown parts.
+    possible: RuleSet,
+    /// The rules that apply for all values of the unknown parts.
+    certain: RuleSet,
+}
+
+impl Applying {
+    /// Keeps the rules that are also in these sets. Returns whether any rule is left.
+    fn retain(&mut self, possible: Option<&RuleSet>, certain: &RuleSet) -> bool {
+        if let Some(possible) = possible {
+            self.possible.retain(possible);
+        }
+        self.certain.retain(certain);
+        self.possible.first().is_some()
+    }
+}
+
+impl Rules {
+    /// Decides a call as far as its known parts allow, without taking from any quota.
+    #[must_use]
+    pub fn partial_decision(&self, known: &KnownParts<'_>) -> PartialDecision {
+        let applying = match self.applying(known) {
+            Ok(applying) => applying,
+            Err(part) => return PartialDecision::Denied(part),
+        };
+        match (applying.certain.first(), applying.possible.first()) {
+            (Some(rule), _) => PartialDecision::Allowed(rule + 1),
+            (None, Some(rule)) => PartialDecision::Undecided(rule + 1),
+            (None, None) => PartialDecision::Denied(AccessDenial::User),
+        }
+    }
+
+    /// Returns the first rule that may allow a call, by its number from 1.
+    pub(super) fn first_possible(&self, known: &KnownParts<'_>) -> Option<usize> {
+        self.applying(known).ok()?.possible.first().map(|rule| rule + 1)
+    }
+
+    fn applying(&self, known: &KnownParts<'_>) -> Result<Applying, AccessDenial> {
+        let KnownParts { caller, claims, method, api_client, user } = *known;
+        let index = self.index();
+        let of_caller = index.for_caller(caller);
+        let or = |any_left: bool, part| if any_left { Ok(()) } else { Err(part) };
+        or(of_caller.first().is_some(), AccessDenial::Caller)?;
+        let (KnownClaims::All(own) | KnownClaims::AtLeast(own)) = claims;
+        let mut certain = of_caller.clone();
+        self.retain_with_claims(&mut certain, own);
+        let possible = match claims {
+            KnownClaims::All(_) => certain.clone(),
+            KnownClaims::AtLeast(_) => of_caller,
+        };
+        let mut applying = Applying { possible, certain };
+        or(applying.possible.first().is_some(), AccessDenial::Claims)?;
+        let of_method = index.for_method(method);
+        or(applying.retain(Some(of_method), of_method), AccessDenial::Method)?;
+        let any_left = match api_client {
+            Some(name) => {
+                let of_api_client = index.for_api_client(name);
+                applying.retain(Some(&of_api_client), &of_api_client)
+            }
+            None => applying.retain(None, index.for_any_api_client()),
+        };
+        or(any_left, AccessDenial::ApiClient)?;
+        let of_user = match user {
+            KnownUser::Unknown => None,
+            KnownUser::Named(user) => Some(index.for_user(user)),
+            KnownUser::Account(names) => {
+                let mut all = index.for_all_users().clone();
+                for name in names {
+                    all.add_all(&index.for_user(name));
+                }
+                Some(all)
+            }
+        };
+        let certain = of_user.as_ref().unwrap_or_else(|| index.for_all_users());
+        or(applying.retain(of_user.as_ref(), certain), AccessDenial::User)?;
+        Ok(applying)
+    }
+
+    /// Returns the first unknown part that decides whether a rule, by its number from 1, applies to a
+    /// call. `None` if all parts that the rule checks are known.
+    #[must_use]
+    pub fn unknown_part(&self, rule: usize, known: &KnownParts<'_>) -> Option<UnknownPart> {
+        let settings = self.settings(rule)?;
+        let are_claims_unknown = match known.claims {
+            KnownClaims::All(_) => false,
+            KnownClaims::AtLeast(own) => !own.meet(&settings.claims),
+        };
+        let position = rule.checked_sub(1)?;
+        if are_claims_unknown {
+            Some(UnknownPart::Claims)
+        } else if known.api_client.is_none() && !self.index().for_any_api_client().contains(position) {
+            Some(UnknownPart::ApiClient)
+        } else if matches!(known.user, KnownUser::Unknown) && !self.index().for_all_users().contains(position)
+        {
+            Some(UnknownPart::User)
+        } else {
+            None
+        }
+    }
+
+    /// Returns the number of a rule, counted from 1, followed by its name in parentheses if it has
+    /// one.
+    #[must_use]
+    pub fn label(&self, number: usize) -> String {
+        match self.settings(number).and_then(|rule| rule.name.as_deref()) {
+            Some(name) => format!("{number} ({name})"),
+            None => number.to_string(),
+        }
+    }
+}
+
+impl<'a> From<Question<'a>> for KnownParts<'a> {
+    /// The user of a login is not known.
+    fn from(question: Question<'a>) -> Self {
+        let Question { caller, method, api_client, user } = question;
+        Self {
+            caller: caller.name,
+            claims: KnownClaims::All(caller.claims),
+            method,
+            api_client: Some(api_client),
+            user: user.map_or(KnownUser::Unknown, KnownUser::Named),
+        }
+    }
+}
+
+impl UnknownPart {
+    /// Returns the name of the part.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Claims => "claims",
+            Self::ApiClient => "api_client",
+            Self::User => "user",
+        }
+    }
+}
