@@ -14,7 +14,8 @@ impl Settings {
     #[must_use]
     pub fn fingerprint(&self) -> String {
         // Destructured, here and below, so that a new setting cannot be left out by mistake.
-        let Self { rules, quotas, max_quota_users: _, candidate_rules: _ } = self;
+        // Candidate rules have no effect.
+        let Self { rules, candidate_rules: _, quotas, max_quota_users: _ } = self;
         let mut hash = Fingerprint::default();
         hash.begin_list("rules", rules.len());
         for rule in rules {

@@ -3,14 +3,17 @@
 //! `rule_comparison` compares the rules; `text` and `json` print the result.
 
 mod json;
+mod replay;
 mod text;
 
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, ValueEnum};
 
+use self::replay::AuditReplay;
 use super::{failure::Failure, output::Output, serve};
 use crate::{
+    access::{RuleSettings, Rules},
     config::{PolicyFile, Process},
     rule_comparison::{self, Side},
 };
@@ -34,6 +37,13 @@ pub(super) struct Arguments {
     /// The configuration file after the change
     #[arg(value_name = "NEW", value_parser = serve::file)]
     new: PathBuf,
+    /// Replay the calls of these audit files
+    ///
+    /// Counts the callers that the new rules would have refused or allowed, by rule. Files may be
+    /// compressed with gzip; `-` is standard input. A call whose record does not contain a part on
+    /// which the decision depends is counted by that part. The rules of OLD must have been in force.
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    audit: Vec<PathBuf>,
     /// Format of the report
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
@@ -51,6 +61,7 @@ const EXAMPLES: &str = "\
 Examples:
   git show main:gateway.toml > old.toml
   ott-gateway compare-rules old.toml gateway.toml
+  ott-gateway compare-rules old.toml gateway.toml --audit /var/log/ott-gateway/audit.jsonl*
   ott-gateway compare-rules old.toml gateway.toml --format json | jq '.opened[].example'
 
 Exits with 0 if the new rules allow no call that the old ones do not, and with 3 if they do. Exits
@@ -81,11 +92,25 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> Result<ExitCode
     let (old_names, new_names) = (Names::of(&old), Names::of(&new));
     let compared = rule_comparison::compare(old_names.side(&old), new_names.side(&new))
         .map_err(|error| Failure::Failed(error.to_string()))?;
+    let rules = [rules(&old.access.rules)?, rules(&new.access.rules)?];
+    let replay = match arguments.audit.as_slice() {
+        [] => None,
+        files => Some(AuditReplay::of(files, &rules[0], &rules[1])?),
+    };
     match arguments.format {
-        Format::Text => text::print(&compared, output),
-        Format::Json => output.document(&json::document(&compared)?),
+        Format::Text => {
+            text::print(&compared, output);
+            if let Some(replay) = &replay {
+                text::print_replay(replay, &rules, output);
+            }
+        }
+        Format::Json => output.document(&json::document(&compared, replay.as_ref(), &rules)?),
     }
     Ok(if compared.opened.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(OPENED) })
+}
+
+fn rules(settings: &[RuleSettings]) -> Result<Rules, Failure> {
+    Rules::try_new(settings.to_vec()).map_err(|error| Failure::Failed(error.to_string()))
 }
 
 /// The names of a file, borrowed.

@@ -3,15 +3,20 @@
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::super::failure::Failure;
+use super::{super::failure::Failure, replay::AuditReplay};
 use crate::{
+    access::{Rules, UnknownPart},
     base::text::PrintableJson,
     caller::{ClaimValue, Claims},
     rule_comparison::{Calls, Change, Comparison, Example, File, RuleName},
 };
 
 /// Returns the report as one line.
-pub(super) fn document(compared: &Comparison) -> Result<String, Failure> {
+pub(super) fn document(
+    compared: &Comparison,
+    replay: Option<&AuditReplay>,
+    rules: &[Rules; 2],
+) -> Result<String, Failure> {
     let openings = |openings: &[crate::rule_comparison::Opening]| -> Vec<Value> {
         let describe = |opening: &crate::rule_comparison::Opening| {
             let mut value = calls(&opening.calls);
@@ -41,18 +46,66 @@ pub(super) fn document(compared: &Comparison) -> Result<String, Failure> {
             "compared_as": pattern.compared,
         })
     });
-    let report = json!({
+    let mut report = json!({
         "opened": openings(&compared.opened),
         "closed": openings(&compared.closed),
         "quotas": quotas.collect::<Vec<_>>(),
         "settings": changes(&compared.settings),
         "respelled": respelled.collect::<Vec<_>>(),
     });
+    if let Some(replay) = replay {
+        report["audit"] = replayed(replay, rules);
+    }
     let mut line = Vec::new();
     let mut serializer = serde_json::Serializer::with_formatter(&mut line, PrintableJson);
     let written = report.serialize(&mut serializer).map(|()| line.push(b'\n'));
     let text = written.ok().and_then(|()| String::from_utf8(line).ok());
     text.ok_or_else(|| Failure::Failed("cannot write the report as JSON".to_owned()))
+}
+
+/// Returns the result of replaying audit files.
+fn replayed(replay: &AuditReplay, [old, new]: &[Rules; 2]) -> Value {
+    let AuditReplay { calls, skipped } = replay;
+    let refused = calls.refused.rows().into_iter().map(|(refusal, number, example)| {
+        json!({
+            "caller": refusal.caller,
+            "old_rule": refusal.old_rule.map(|rule| old.label(rule)),
+            "denied": refusal.denied.as_str(),
+            "calls": number,
+            "request_id": example,
+        })
+    });
+    let allowed = calls.allowed.rows().into_iter().map(|(allowance, number, example)| {
+        json!({
+            "caller": allowance.caller,
+            "rule": new.label(allowance.new_rule),
+            "calls": number,
+            "request_id": example,
+        })
+    });
+    let undecided = |part| calls.undecided.get(&part).copied().unwrap_or_default();
+    json!({
+        "refused": refused.collect::<Vec<_>>(),
+        "refused_others": calls.refused.others(),
+        "allowed": allowed.collect::<Vec<_>>(),
+        "allowed_others": calls.allowed.others(),
+        "unchanged": calls.unchanged,
+        "undecided": {
+            "claims": undecided(UnknownPart::Claims),
+            "api_client": undecided(UnknownPart::ApiClient),
+            "user": undecided(UnknownPart::User),
+        },
+        "not_compared": {
+            "other_rules": calls.other_rules,
+            "not_decided": skipped.not_decided,
+            "over_quota": skipped.over_quota,
+            "summarized": skipped.summarized,
+            "lost": skipped.lost,
+            "late": skipped.late,
+            "other_records": skipped.other_records,
+            "not_records": skipped.not_records,
+        },
+    })
 }
 
 fn calls(calls: &Calls) -> Map<String, Value> {

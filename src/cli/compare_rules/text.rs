@@ -1,7 +1,11 @@
 //! The report of `compare-rules` for people.
 
-use super::super::output::{Output, Style};
+use super::{
+    super::output::{Output, Style},
+    replay::AuditReplay,
+};
 use crate::{
+    access::Rules,
     base::text::Printable,
     domain::call::Method,
     rule_comparison::{Calls, Change, Comparison, Example, File, Names, Opening},
@@ -9,6 +13,9 @@ use crate::{
 
 /// Maximum number of globs that are printed of one list.
 const MAX_GLOBS: usize = 8;
+
+/// Maximum number of callers that are printed of one list.
+const MAX_CALLERS: usize = 50;
 
 pub(super) fn print(compared: &Comparison, output: &mut Output) {
     print_openings("Opened: calls that only the new file allows", &compared.opened, output);
@@ -42,6 +49,67 @@ pub(super) fn print(compared: &Comparison, output: &mut Output) {
             Printable(&pattern.written),
             Printable(&pattern.compared)
         ));
+    }
+}
+
+/// Prints the result of replaying audit files.
+pub(super) fn print_replay(replay: &AuditReplay, [old, new]: &[Rules; 2], output: &mut Output) {
+    let AuditReplay { calls, skipped } = replay;
+    let rows = calls.refused.rows();
+    count("Recorded calls that the new file would refuse", calls.refused.count(), output);
+    for (refusal, number, example) in rows.iter().take(MAX_CALLERS) {
+        let rule =
+            refusal.old_rule.map_or_else(String::new, |rule| format!(", by rule {} so far", old.label(rule)));
+        let denied = refusal.denied.as_str();
+        row(
+            &number.to_string(),
+            format_args!("{} ({denied}{rule}), such as request {example}", refusal.caller),
+            output,
+        );
+    }
+    print_rest(rows.len(), output);
+    let rows = calls.allowed.rows();
+    count("Recorded calls that the new file would allow", calls.allowed.count(), output);
+    for (allowance, number, example) in rows.iter().take(MAX_CALLERS) {
+        let rule = new.label(allowance.new_rule);
+        row(
+            &number.to_string(),
+            format_args!("{}, by rule {rule}, such as request {example}", allowance.caller),
+            output,
+        );
+    }
+    print_rest(rows.len(), output);
+    count("Recorded calls without a change", calls.unchanged, output);
+    count("Recorded calls that cannot be decided", calls.undecided.values().sum(), output);
+    for (part, number) in &calls.undecided {
+        row(&number.to_string(), format_args!("without {} in the record", part.as_str()), output);
+    }
+    let not_compared = [
+        (calls.other_rules, "calls that were decided by other rules than those of the old file"),
+        (skipped.not_decided, "calls that failed for another reason than the rules"),
+        (skipped.over_quota, "calls over a quota"),
+        (skipped.summarized, "refused calls without a record of their own"),
+        (skipped.lost, "calls whose record was lost"),
+        (skipped.late, "late records"),
+        (skipped.other_records, "records of other events"),
+        (skipped.not_records, "lines that are not whole records"),
+    ];
+    for (number, what) in not_compared.iter().filter(|(number, _)| *number > 0) {
+        output.line(format_args!("not compared: {number} {what}"));
+    }
+}
+
+fn count(text: &str, number: u64, output: &mut Output) {
+    heading(text, usize::try_from(number).unwrap_or(usize::MAX), output);
+}
+
+fn print_rest(rows: usize, output: &mut Output) {
+    if rows > MAX_CALLERS {
+        row(
+            "",
+            format_args!("and {} more callers or rules; --format json lists all", rows - MAX_CALLERS),
+            output,
+        );
     }
 }
 

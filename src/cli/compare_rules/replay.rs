@@ -1,0 +1,164 @@
+//! `compare-rules --audit`: replays the calls of audit files under the old and the new rules.
+//!
+//! `access` decides and counts; this module reads the files. A record that cannot be replayed is
+//! counted by the reason.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::super::failure::Failure;
+use crate::{
+    access::{KnownClaims, RecordedCall, RecordedDecision, Replay, Rules},
+    caller::{ClaimPath, ClaimValue, Claims},
+    domain::{call::Method, ott::Subject},
+    observe::audit::reader::{
+        CallEntry, Content, Event, Record, RecordedDecision as DecisionInForce, Records, Source, SourceError,
+    },
+};
+
+/// The result of replaying audit files.
+#[derive(Debug, Default)]
+pub(super) struct AuditReplay {
+    /// The replayed calls.
+    pub(super) calls: Replay,
+    /// The calls and records that are not replayed.
+    pub(super) skipped: Skipped,
+}
+
+/// Numbers of calls and records that are not replayed.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Skipped {
+    /// Calls that failed for another reason than the rules, or before the rules had decided.
+    pub(super) not_decided: u64,
+    /// Calls over a quota.
+    pub(super) over_quota: u64,
+    /// Refused calls without a record of their own.
+    pub(super) summarized: u64,
+    /// Calls whose record was lost.
+    pub(super) lost: u64,
+    /// Late records: the caller received no response, or an earlier record of the call counts.
+    pub(super) late: u64,
+    /// Records that are not calls.
+    pub(super) other_records: u64,
+    /// Lines that are not whole records.
+    pub(super) not_records: u64,
+}
+
+impl AuditReplay {
+    /// Reads audit files, and replays their calls.
+    ///
+    /// # Errors
+    ///
+    /// A file cannot be read.
+    pub(super) fn of(files: &[PathBuf], old: &Rules, new: &Rules) -> Result<Self, Failure> {
+        let mut replay = Self::default();
+        for file in files {
+            let mut records = Records::new(Source::open(file).map_err(|error| unreadable(file, &error))?);
+            while let Some(item) = records.next_item().map_err(|error| unreadable(file, &error.into()))? {
+                match item.content {
+                    Content::Record(record) => replay.add(&record, old, new),
+                    Content::Torn | Content::Foreign | Content::TooLong | Content::Nuls => {
+                        replay.skipped.not_records += 1;
+                    }
+                }
+            }
+        }
+        Ok(replay)
+    }
+
+    /// Adds a record.
+    fn add(&mut self, record: &Record, old: &Rules, new: &Rules) {
+        let skipped = &mut self.skipped;
+        let call = match &record.event {
+            Event::Call(_) if record.late => return skipped.late += 1,
+            Event::Call(call) => call,
+            Event::RefusedCalls { count, .. } => return skipped.summarized += count,
+            Event::RecordsLost { count, .. } => return skipped.lost += count,
+            _ => return skipped.other_records += 1,
+        };
+        let decision = match decision(call) {
+            Ok(decision) => decision,
+            Err(Undecided::OverQuota) => return skipped.over_quota += 1,
+            Err(Undecided::OtherReason) => return skipped.not_decided += 1,
+        };
+        let (Some(caller), Some(method), Ok(user)) = (&call.caller, call.method(), user(call)) else {
+            return skipped.not_decided += 1;
+        };
+        let claims = claims(call);
+        let recorded = RecordedCall {
+            caller,
+            claims: if has_jwt(call) { KnownClaims::AtLeast(&claims) } else { KnownClaims::All(&claims) },
+            method,
+            api_client: call.api_client.as_deref(),
+            user: user.as_ref(),
+            decision,
+            request_id: call.request_id.as_deref().unwrap_or_default(),
+        };
+        self.calls.add(old, new, &recorded);
+    }
+}
+
+/// Reason that the rules did not decide a call.
+enum Undecided {
+    OverQuota,
+    OtherReason,
+}
+
+/// Returns the final decision of the rules that were in force. A login is only decided once the
+/// platform has returned the account.
+fn decision(call: &CallEntry) -> Result<RecordedDecision, Undecided> {
+    // A request with invalid values fails under all rules.
+    if call.unvalidated.is_some() {
+        return Err(Undecided::OtherReason);
+    }
+    match call.decision() {
+        DecisionInForce::Denied => Ok(RecordedDecision::Denied),
+        DecisionInForce::OverQuota => Err(Undecided::OverQuota),
+        DecisionInForce::Allowed
+            if call.method() != Some(Method::LoginWithOtt) || call.code.as_deref() == Some("OK") =>
+        {
+            Ok(RecordedDecision::Allowed)
+        }
+        DecisionInForce::Allowed | DecisionInForce::NotDecided => Err(Undecided::OtherReason),
+    }
+}
+
+/// Returns the user, if it is recorded. The error is a name that is not valid.
+fn user(call: &CallEntry) -> Result<Option<Subject>, ()> {
+    let Some(user) = &call.user else { return Ok(None) };
+    let kind = user.subject_kind().ok_or(())?;
+    Subject::new(kind, user.value.clone()).map(Some).map_err(|_| ())
+}
+
+/// Returns whether the caller may have had claims that are not recorded.
+fn has_jwt(call: &CallEntry) -> bool {
+    let proof = call.caller_proof.as_deref();
+    proof.is_none_or(|proof| proof == "jwt" || proof.starts_with("jwt:"))
+}
+
+/// Returns the recorded claims, which are those that the deciding rule required.
+fn claims(call: &CallEntry) -> Claims {
+    let Some(Value::Object(members)) = &call.claims else { return Claims::none() };
+    let claim = |(path, value): (&String, &Value)| {
+        let value = match value {
+            Value::String(text) => ClaimValue::Text(text.as_str().into()),
+            Value::Bool(flag) => ClaimValue::Boolean(*flag),
+            Value::Number(number) => ClaimValue::Integer(number.as_i64()?),
+            Value::Null | Value::Array(_) | Value::Object(_) => return None,
+        };
+        Some((ClaimPath::new(path).ok()?, value))
+    };
+    Claims::new(members.iter().filter_map(claim).collect())
+}
+
+fn unreadable(file: &Path, error: &SourceError) -> Failure {
+    let name = if file.as_os_str() == "-" { "standard input".to_owned() } else { file.display().to_string() };
+    Failure::Usage(match error {
+        SourceError::Io(error) => format!("cannot read {name}: {error}"),
+        SourceError::Unsupported { .. } => format!("{name} {error}"),
+    })
+}
+
+#[cfg(test)]
+mod tests;
