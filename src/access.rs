@@ -61,6 +61,7 @@ use crate::{
 mod answer;
 mod claim_index;
 mod fingerprint;
+mod glob;
 mod glob_index;
 mod partial_decision;
 mod pattern;
@@ -73,6 +74,7 @@ mod rule_set;
 mod rules;
 
 pub use answer::{Answer, Candidate, Mismatch, RuleId, RuleInAnswer, Verdict};
+pub use glob::{GlobToken, glob_tokens};
 pub use partial_decision::{KnownClaims, KnownParts, KnownUser, PartialDecision, UnknownPart};
 pub use pattern::is_possible_caller;
 use quota::{CallerKey, Decision, Memory};

@@ -14,6 +14,7 @@ use std::{
 use smallvec::SmallVec;
 
 use super::{
+    glob::{GlobToken, glob_tokens},
     pattern::is_literal,
     rule_set::{RuleList, RuleSet},
 };
@@ -23,14 +24,6 @@ use super::{
 pub(super) struct GlobIndex {
     literals: HashMap<Box<str>, RuleList>,
     wild: GlobTree,
-}
-
-/// One step of a glob.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Token {
-    AnyRun,
-    AnyChar,
-    Char(char),
 }
 
 /// A prefix tree of globs, by their tokens.
@@ -48,7 +41,7 @@ struct GlobTree {
 #[derive(Debug)]
 struct Node {
     /// The last token of the path.
-    token: Token,
+    token: GlobToken,
     /// Range of the positions of the children.
     children: (u32, u32),
     /// Whether there are wildcard children, which come first.
@@ -75,10 +68,10 @@ impl GlobIndex {
     /// Creates an index from pairs of a glob and its rule, in the order of the rules.
     pub(super) fn new(globs: &[(&str, usize)]) -> Self {
         let mut literals: HashMap<Box<str>, RuleList> = HashMap::new();
-        let mut wild: BTreeMap<Vec<Token>, RuleList> = BTreeMap::new();
+        let mut wild: BTreeMap<Vec<GlobToken>, RuleList> = BTreeMap::new();
         for &(glob, rule) in globs {
             let rules = if !is_literal(glob) {
-                wild.entry(tokens(glob)).or_default()
+                wild.entry(glob_tokens(glob)).or_default()
             } else if let Some(rules) = literals.get_mut(glob) {
                 rules
             } else {
@@ -103,36 +96,13 @@ impl GlobIndex {
     }
 }
 
-/// Returns the tokens of a glob. Globs that differ only in the order of adjacent wildcards, such as
-/// `*?` and `?**`, have the same tokens.
-fn tokens(glob: &str) -> Vec<Token> {
-    let mut tokens = Vec::with_capacity(glob.len());
-    let mut has_run = false;
-    for char in glob.chars() {
-        match char {
-            '*' => has_run = true,
-            '?' => tokens.push(Token::AnyChar),
-            char => {
-                if std::mem::take(&mut has_run) {
-                    tokens.push(Token::AnyRun);
-                }
-                tokens.push(Token::Char(char));
-            }
-        }
-    }
-    if has_run {
-        tokens.push(Token::AnyRun);
-    }
-    tokens
-}
-
 impl GlobTree {
-    fn new(globs: BTreeMap<Vec<Token>, RuleList>) -> Self {
-        let (globs, rules): (Vec<Vec<Token>>, Vec<RuleList>) = globs.into_iter().unzip();
+    fn new(globs: BTreeMap<Vec<GlobToken>, RuleList>) -> Self {
+        let (globs, rules): (Vec<Vec<GlobToken>>, Vec<RuleList>) = globs.into_iter().unzip();
         if globs.is_empty() {
             return Self::default();
         }
-        let mut nodes = vec![Node::new(Token::AnyRun)];
+        let mut nodes = vec![Node::new(GlobToken::AnyRun)];
         // The nodes of one depth, each with the positions of the globs that have its prefix.
         let mut level = vec![(0, 0..globs.len())];
         for depth in 0.. {
@@ -152,7 +122,7 @@ impl GlobTree {
                     nodes.push(Node::new(alike[0][depth]));
                 }
                 let is_child = |token| nodes[first..].iter().take(2).any(|child| child.token == token);
-                let (has_run, has_any_char) = (is_child(Token::AnyRun), is_child(Token::AnyChar));
+                let (has_run, has_any_char) = (is_child(GlobToken::AnyRun), is_child(GlobToken::AnyChar));
                 let children = (short(first), short(nodes.len()));
                 nodes[node] =
                     Node { token: nodes[node].token, children, has_run, has_any_char, rules: ending };
@@ -201,7 +171,7 @@ impl GlobTree {
         tests::READ.set(tests::READ.get() + 1);
         let chars = self.nodes[long(node)].chars();
         let next = self.nodes[long(chars.start)..long(chars.end)]
-            .binary_search_by(|child| child.token.cmp(&Token::Char(char)));
+            .binary_search_by(|child| child.token.cmp(&GlobToken::Char(char)));
         if let Ok(index) = next {
             self.reach(chars.start + short(index), reached, found);
         }
@@ -229,7 +199,7 @@ impl GlobTree {
 }
 
 impl Node {
-    const fn new(token: Token) -> Self {
+    const fn new(token: GlobToken) -> Self {
         Self { token, children: (0, 0), has_run: false, has_any_char: false, rules: None }
     }
 

@@ -6,41 +6,18 @@
 
 use std::collections::BTreeMap;
 
-/// One step of a glob.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum Token {
-    AnyRun,
-    AnyChar,
-    Char(char),
-}
+use crate::access::{GlobToken, glob_tokens};
 
 /// A glob. Globs that differ only in the order of adjacent wildcards are equal.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Glob(Box<[Token]>);
+pub(super) struct Glob(Box<[GlobToken]>);
 
 impl Glob {
     pub(super) fn new(text: &str) -> Self {
-        let mut tokens = Vec::with_capacity(text.len());
-        let mut has_run = false;
-        for char in text.chars() {
-            match char {
-                '*' => has_run = true,
-                '?' => tokens.push(Token::AnyChar),
-                char => {
-                    if std::mem::take(&mut has_run) {
-                        tokens.push(Token::AnyRun);
-                    }
-                    tokens.push(Token::Char(char));
-                }
-            }
-        }
-        if has_run {
-            tokens.push(Token::AnyRun);
-        }
-        Self(tokens.into())
+        Self(glob_tokens(text).into())
     }
 
-    pub(super) fn tokens(&self) -> &[Token] {
+    pub(super) fn tokens(&self) -> &[GlobToken] {
         &self.0
     }
 
@@ -55,9 +32,9 @@ impl Glob {
             let at = node as usize;
             let at = if tree.0[at].is_run { at - 1 } else { at };
             let rest = self.0[at..].iter().map(|token| match token {
-                Token::AnyRun => '*',
-                Token::AnyChar => '?',
-                Token::Char(char) => *char,
+                GlobToken::AnyRun => '*',
+                GlobToken::AnyChar => '?',
+                GlobToken::Char(char) => *char,
             });
             let glob: String = prefix.chars().chain(rest).collect();
             if !globs.contains(&glob) {
@@ -74,17 +51,17 @@ impl Glob {
         let mut retry: Option<(usize, std::str::Chars<'_>)> = None;
         loop {
             match self.0.get(token) {
-                Some(Token::AnyRun) => {
+                Some(GlobToken::AnyRun) => {
                     token += 1;
                     retry = Some((token, rest.clone()));
                     continue;
                 }
-                Some(Token::AnyChar) if !rest.as_str().is_empty() => {
+                Some(GlobToken::AnyChar) if !rest.as_str().is_empty() => {
                     rest.next();
                     token += 1;
                     continue;
                 }
-                Some(Token::Char(wanted)) if rest.as_str().starts_with(*wanted) => {
+                Some(GlobToken::Char(wanted)) if rest.as_str().starts_with(*wanted) => {
                     rest.next();
                     token += 1;
                     continue;
@@ -114,8 +91,8 @@ impl Glob {
                 let (one, other) = (ours.get(at), theirs.get(other_at));
                 row[other_at] = match (one, other) {
                     (None, None) => true,
-                    (Some(Token::AnyRun), _) => below[other_at] || (other.is_some() && row[other_at + 1]),
-                    (_, Some(Token::AnyRun)) => row[other_at + 1] || (one.is_some() && below[other_at]),
+                    (Some(GlobToken::AnyRun), _) => below[other_at] || (other.is_some() && row[other_at + 1]),
+                    (_, Some(GlobToken::AnyRun)) => row[other_at + 1] || (one.is_some() && below[other_at]),
                     (Some(one), Some(other)) => may_be_equal(*one, *other) && below[other_at + 1],
                     _ => false,
                 };
@@ -138,7 +115,7 @@ impl Glob {
         reached[0] = true;
         let skip_empty_runs = |reached: &mut Vec<bool>| {
             for at in 0..other.0.len() {
-                if reached[at] && other.0[at] == Token::AnyRun {
+                if reached[at] && other.0[at] == GlobToken::AnyRun {
                     reached[at + 1] = true;
                 }
             }
@@ -148,8 +125,8 @@ impl Glob {
             let mut next = vec![false; other.0.len() + 1];
             for (at, pattern) in other.0.iter().enumerate().filter(|(at, _)| reached[*at]) {
                 match pattern {
-                    Token::AnyRun => next[at] = true,
-                    Token::AnyChar if *token != Token::AnyRun => next[at + 1] = true,
+                    GlobToken::AnyRun => next[at] = true,
+                    GlobToken::AnyChar if *token != GlobToken::AnyRun => next[at + 1] = true,
                     pattern if pattern == token => next[at + 1] = true,
                     _ => {}
                 }
@@ -162,10 +139,13 @@ impl Glob {
 }
 
 /// Returns whether two globs begin with literals that differ.
-fn ends_differ<'a>(one: impl Iterator<Item = &'a Token>, other: impl Iterator<Item = &'a Token>) -> bool {
+fn ends_differ<'a>(
+    one: impl Iterator<Item = &'a GlobToken>,
+    other: impl Iterator<Item = &'a GlobToken>,
+) -> bool {
     for pair in one.zip(other) {
         match pair {
-            (Token::AnyRun, _) | (_, Token::AnyRun) => return false,
+            (GlobToken::AnyRun, _) | (_, GlobToken::AnyRun) => return false,
             (one, other) if !may_be_equal(*one, *other) => return true,
             _ => {}
         }
@@ -173,9 +153,9 @@ fn ends_differ<'a>(one: impl Iterator<Item = &'a Token>, other: impl Iterator<It
     false
 }
 
-fn may_be_equal(one: Token, other: Token) -> bool {
+fn may_be_equal(one: GlobToken, other: GlobToken) -> bool {
     match (one, other) {
-        (Token::Char(one), Token::Char(other)) => one == other,
+        (GlobToken::Char(one), GlobToken::Char(other)) => one == other,
         _ => true,
     }
 }
@@ -212,12 +192,12 @@ impl GlobTree {
             let next = u32::try_from(self.0.len()).unwrap_or(u32::MAX);
             let node = &mut self.0[at];
             let child = match token {
-                Token::AnyRun => *node.run.get_or_insert(next),
-                Token::AnyChar => *node.any_char.get_or_insert(next),
-                Token::Char(char) => *node.chars.entry(*char).or_insert(next),
+                GlobToken::AnyRun => *node.run.get_or_insert(next),
+                GlobToken::AnyChar => *node.any_char.get_or_insert(next),
+                GlobToken::Char(char) => *node.chars.entry(*char).or_insert(next),
             };
             if child == next {
-                self.0.push(Node { is_run: *token == Token::AnyRun, ..Node::default() });
+                self.0.push(Node { is_run: *token == GlobToken::AnyRun, ..Node::default() });
             }
             at = child as usize;
             self.0[at].below |= bit;

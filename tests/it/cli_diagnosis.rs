@@ -68,9 +68,12 @@ async fn a_refused_client_certificate_is_reported_by_each_command() {
         for command in [&["issue", "--login", "a"][..], &["healthcheck", "--timeout", "10s"]] {
             let (code, error) = call(command, identity);
             assert_eq!(code, Some(1), "{what}: {error}");
-            assert!(error.contains("the gateway refused the client certificate ("), "{what}: {error}");
             assert!(error.contains("from an authority in the gateway's client_ca_file"), "{what}: {error}");
-            assert!(!error.contains("outcome"), "nothing was sent: {error}");
+            // The gateway may close the connection before its alert can be read.
+            let is_alert_read = error.contains("the gateway refused the client certificate (");
+            let is_lost = error.contains("if the gateway refused the client certificate:");
+            assert!(is_alert_read != is_lost, "{what}: {error}");
+            assert!(is_lost || !error.contains("outcome"), "nothing was sent: {error}");
         }
     }
     let valid = authority.issue(&["dns.example"]);

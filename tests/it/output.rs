@@ -71,14 +71,14 @@ async fn log_escapes_keys_in_both_formats() {
         let refused = |line: &str| line.contains("keeping the current ones").then(|| line.to_owned());
         let line = gateway.stderr().wait_for("the refusal", refused);
         assert_printable(&gateway.stderr().text());
-        let faults = if format == "json" {
+        let errors = if format == "json" {
             let line: Value = serde_json::from_str(&line).expect("one JSON object");
-            line["config.faults"].as_str().expect("a text").to_owned()
+            line["config.errors"].as_str().expect("a text").to_owned()
         } else {
             // A quoted string, in which backslashes are escaped again.
             line.replace("\\\\", "\\")
         };
-        assert!(faults.contains(&format!("access.{ESCAPED}: unknown key")), "{faults}");
+        assert!(errors.contains(&format!("access.{ESCAPED}: unknown key")), "{errors}");
     }
 }
 
@@ -99,9 +99,9 @@ async fn refused_reload_with_many_problems_logs_a_short_line() {
         })
     };
     let line = gateway.stderr().wait_for("the refusal", refused);
-    let faults = line["config.faults"].as_str().expect("a text");
-    let number: usize = faults.split(' ').next().and_then(|number| number.parse().ok()).expect("a number");
-    assert!(number >= 400 && faults.contains("problems; the first 10 are"), "{faults}");
+    let errors = line["config.errors"].as_str().expect("a text");
+    let number: usize = errors.split(' ').next().and_then(|number| number.parse().ok()).expect("a number");
+    assert!(number >= 400 && errors.contains("problems; the first 10 are"), "{errors}");
     // The same process loads a valid file.
     fs::write(&config, format!("{good}\n")).expect("a writable folder");
     gateway.signal("HUP");

@@ -162,11 +162,9 @@ fn of_tls(server: &Server, error: &(dyn Error + 'static), effect: Effect) -> Str
     // that its certificate is required or refused (RFC 8446, 4.4.2.4).
     let has_certificate = server.options.as_ref().is_some_and(|options| options.certificate_file.is_some());
     match alert {
-        Some(alert) if has_certificate && REFUSALS.contains(&alert) => format!(
-            "the gateway refused the client certificate ({alert:?}); use one that is valid, for clients (extended \
-             key usage clientAuth), and from an authority in the gateway's client_ca_file; the gateway's log has \
-             the reason"
-        ),
+        Some(alert) if has_certificate && REFUSALS.contains(&alert) => {
+            format!("the gateway refused the client certificate ({alert:?}); {CERTIFICATE_REMEDY}")
+        }
         Some(alert) if !REFUSALS.contains(&alert) && !REQUIRED.contains(&alert) => {
             pki::explain(&rustls::Error::AlertReceived(alert), Peer::Server)
         }
@@ -183,7 +181,7 @@ fn of_tls(server: &Server, error: &(dyn Error + 'static), effect: Effect) -> Str
         }
         // A server may close the connection before its alert can be read.
         _ => format!(
-            "{}; if the gateway refused the client certificate, its log has the reason",
+            "{}; if the gateway refused the client certificate: {CERTIFICATE_REMEDY}",
             broken(error, effect)
         ),
     }
@@ -231,6 +229,10 @@ impl Server {
         }
     }
 }
+
+/// Remedy for a refused client certificate.
+const CERTIFICATE_REMEDY: &str = "use one that is valid, for clients (extended key usage clientAuth), and from an \
+     authority in the gateway's client_ca_file; the gateway's log has the reason";
 
 /// Remedy for an address that a configuration file sets.
 const NOT_CONFIGURED: &str = "another program uses the port, or the gateway does not run with this configuration; check [server] of the \

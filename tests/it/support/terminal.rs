@@ -54,9 +54,10 @@ impl Terminal {
         let command = open(name.as_c_str(), OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty())
             .expect("its other side");
         let side = || Stdio::from(command.try_clone().expect("a descriptor"));
-        // `setsid` makes the terminal control a new session and executes the program in its place.
+        // `setsid` makes the terminal control a new session and executes the program in its place;
+        // `env` undoes an ignored hang-up that the tests were started with, as by `nohup`.
         let child = Command::new("setsid")
-            .args(["--ctty", env!("CARGO_BIN_EXE_ott-gateway")])
+            .args(["--ctty", "env", "--default-signal=HUP", env!("CARGO_BIN_EXE_ott-gateway")])
             .args(arguments)
             .env_remove("OTT_GATEWAY_CONFIG")
             .env_remove("OTT_GATEWAY_ENDPOINT")
@@ -67,7 +68,7 @@ impl Terminal {
             .stdout(side())
             .stderr(side())
             .spawn()
-            .expect("setsid of util-linux");
+            .expect("setsid of util-linux, and env");
         (Self { person: File::from(person), _command: command, text: String::new() }, child)
     }
 
