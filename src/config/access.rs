@@ -9,7 +9,7 @@ use std::{
 use wildmatch::WildMatch;
 
 use super::{
-    finding::{self, Place, Problem},
+    finding::{self, DidYouMean, Place, Problem},
     section::Section,
     tree::Value,
     value,
@@ -97,8 +97,10 @@ pub(super) fn read_access(section: &mut Section<'_>, known: &KnownNames<'_>) -> 
     }
     let is_list = section.node("rules").is_none_or(|node| matches!(node, Value::List(_)));
     if rules.is_empty() && is_list {
-        section
-            .fault("rules", Problem::Missing("add an [[access.rules]]; without one, every call is refused"));
+        section.fault(
+            "rules",
+            Problem::Missing("add an [[access.rules]] table; the gateway does not start without rules"),
+        );
     }
     for (key, rules) in [("rules", &rules), ("candidate_rules", &candidate_rules)] {
         let claims: BTreeSet<&ClaimPath> =
@@ -385,10 +387,15 @@ pub(super) fn check_known_caller(name: &str, is_whole: bool, known: &KnownNames<
     {
         let (issuer, is_whole) = rest.split_once(':').map_or((rest, is_whole), |(it, _)| (it, true));
         let is_known = |name: &&str| if is_whole { *name == issuer } else { name.starts_with(issuer) };
-        // Every name of a caller has the colon.
-        if !names.iter().any(is_known) || (is_whole && !rest.contains(':')) {
+        if !names.iter().any(is_known) {
             let nearest = finding::nearest(issuer, names.iter().copied()).map(|name| format!("jwt:{name}:"));
-            return Err(Problem::UnknownName { what: "a caller of an issuer in [[callers.jwt]]", nearest });
+            return Err(Problem::rule(format!(
+                "no issuer in [[callers.jwt]] has this name: write jwt:NAME:SUBJECT{}",
+                DidYouMean(nearest.as_deref())
+            )));
+        }
+        if is_whole && !rest.contains(':') {
+            return Err(Problem::rule(format!("has no subject: write jwt:{issuer}:SUBJECT")));
         }
     }
     Ok(())
@@ -417,5 +424,9 @@ fn api_client_glob(value: &Value, known: &KnownNames<'_>) -> Result<String, Prob
         return Ok(glob);
     }
     let nearest = finding::nearest(&glob, names.iter().copied());
+    if glob.contains(['*', '?']) {
+        let text = format!("matches no API client in [api_clients]{}", DidYouMean(nearest.as_deref()));
+        return Err(Problem::rule(text));
+    }
     Err(Problem::UnknownName { what: "the name of an API client in [api_clients]", nearest })
 }

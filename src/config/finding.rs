@@ -231,7 +231,8 @@ pub(crate) fn is_name_of_file(text: &str) -> bool {
     text.len() <= MAX_NAME && text.split(['.', '-', '_']).all(is_word)
 }
 
-struct DidYouMean<'a>(Option<&'a str>);
+/// A suggestion at the end of an error text, if there is one.
+pub(super) struct DidYouMean<'a>(pub(super) Option<&'a str>);
 
 impl fmt::Display for DidYouMean<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -8,7 +8,7 @@ fn empty_configuration_has_two_errors() {
         Folder::new().faults(""),
         [
             "gateway.toml: api_clients: is missing: add at least one [api_clients.NAME]",
-            "gateway.toml: access.rules: is missing: add an [[access.rules]]; without one, every call is refused",
+            "gateway.toml: access.rules: is missing: add an [[access.rules]] table; the gateway does not start without rules",
         ]
     );
     let faults = Config::load(None, &BTreeMap::new()).unwrap_err();
