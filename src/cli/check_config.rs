@@ -12,7 +12,7 @@ mod who;
 
 use std::path::PathBuf;
 
-use clap::{ArgGroup, Args, ValueEnum};
+use clap::{ArgAction, ArgGroup, Args, ValueEnum};
 
 use self::question::{Call, InvalidQuestion, Request};
 use super::{
@@ -54,12 +54,12 @@ pub(super) struct Arguments {
     /// `external_id:ID` or `user_id:ID` (a name without a colon is a login). The request of
     /// `LoginWithOtt` does not contain the user: `-` asks about the request, and a user about an
     /// account of that name in the platform's response.
-    #[arg(long, num_args = 3, value_names = ["CALLER", "METHOD", "USER"])]
+    #[arg(long, num_args = 3, action = ArgAction::Set, value_names = ["CALLER", "METHOD", "USER"])]
     explain: Option<Vec<String>>,
     /// Report the callers that may use a method for a user, by access rule
     ///
     /// METHOD and USER are those of --explain.
-    #[arg(long, num_args = 2, value_names = ["METHOD", "USER"])]
+    #[arg(long, num_args = 2, action = ArgAction::Set, value_names = ["METHOD", "USER"])]
     who: Option<Vec<String>>,
     /// Use this API client for --explain and --who [default: the default API client]
     #[arg(long, value_name = "NAME", requires = "question")]
@@ -68,7 +68,13 @@ pub(super) struct Arguments {
     ///
     /// The value is `true`, `false` or an integer, or else a text; a text that looks like one of these is
     /// written in double quotes.
-    #[arg(long = "claim", value_name = "PATH=VALUE", requires = "explain")]
+    // An option that conflicts with a required one lifts the requirement.
+    #[arg(
+        long = "claim",
+        value_name = "PATH=VALUE",
+        requires = "explain",
+        conflicts_with_all = ["who", "online", "junit"]
+    )]
     claims: Vec<String>,
     /// Format of the answer to --explain and --who
     #[arg(long, value_name = "FORMAT", default_value = "text", requires = "question")]
