@@ -21,7 +21,7 @@ use super::{
     serve::{ConfigArgument, not_started, on_control_runtime, tls_label},
 };
 use crate::{
-    access::Rules,
+    access::{RuleSettings, Rules},
     app,
     base::{files::describe, text::Printable},
     config::{AccessTestResult, Checked, Config, Errors, Finding, absolute},
@@ -88,6 +88,13 @@ enum Format {
     Text,
     /// A JSON object
     Json,
+}
+
+/// The rules that answer a question.
+struct RuleSets {
+    in_force: Rules,
+    /// `None` if the configuration has no candidate rules.
+    candidates: Option<Rules>,
 }
 
 /// A question about the access rules.
@@ -162,8 +169,7 @@ impl Arguments {
         for warning in config.warnings.iter().cloned().chain(failed) {
             output.note(format_args!("warning: {warning}"));
         }
-        let rules =
-            Rules::try_new(config.access.rules.clone()).map_err(|error| Failure::Failed(chain(&error)))?;
+        let rules = RuleSets::new(&config)?;
         match (question, self.format) {
             (Question::Explain(call), Format::Text) => explain::print(call, &rules, &config, output),
             (Question::Explain(call), Format::Json) => {
@@ -224,6 +230,29 @@ impl Arguments {
             let path = absolute(file);
             Failure::Failed(format!("--junit: cannot write {}: {}", path.display(), describe(error.kind())))
         })
+    }
+}
+
+impl RuleSets {
+    fn new(config: &Config) -> Result<Self, Failure> {
+        let rules = |settings: &[RuleSettings]| {
+            Rules::try_new(settings.to_vec()).map_err(|error| Failure::Failed(chain(&error)))
+        };
+        let candidates = config.access.candidate_rules.as_slice();
+        Ok(Self {
+            in_force: rules(&config.access.rules)?,
+            candidates: if candidates.is_empty() { None } else { Some(rules(candidates)?) },
+        })
+    }
+
+    /// Prints an answer of the rules in force, and that of the candidate rules if there are any.
+    fn print_each(&self, output: &mut Output, print: impl Fn(&Rules, &mut Output)) {
+        let Some(candidates) = &self.candidates else { return print(&self.in_force, output) };
+        for (title, rules) in [("rules in force:", &self.in_force), ("candidate rules:", candidates)] {
+            let title = output.paint(Style::Name, title);
+            output.line(title);
+            print(rules, output);
+        }
     }
 }
 
