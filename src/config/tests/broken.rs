@@ -171,10 +171,10 @@ const BROKEN: &[Broken] = &[
 fn every_error_contains_file_line_key_and_rule() {
     let folder = Folder::new();
     for (part, expected) in BROKEN {
-        assert_eq!(folder.faults(&working_and(part)), *expected, "{part}");
+        assert_eq!(folder.errors(&working_and(part)), *expected, "{part}");
     }
     assert_eq!(
-        folder.faults(&format!("server = 1\n{}", working_and(""))),
+        folder.errors(&format!("server = 1\n{}", working_and(""))),
         ["gateway.toml:1: server: must be a table, not an integer"]
     );
     folder.load(&working_and("")).expect("the configuration is valid without the error");
