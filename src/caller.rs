@@ -316,12 +316,12 @@ pub enum InvalidSettings {
     #[error("`jwks_url` must be https (http only on a loopback host), without a user name or a password")]
     JwksUrl,
     /// The key file cannot be read, or has no usable keys.
-    #[error("cannot use the key file {}: {fault}", path.display())]
+    #[error("cannot use the key file {}: {error}", path.display())]
     JwksFile {
         /// Path of the file.
         path: PathBuf,
         /// The reason.
-        fault: PollError<JwksFileError>,
+        error: PollError<JwksFileError>,
     },
     /// No proxy is named, or one in a form that no peer can have.
     #[error(

@@ -15,7 +15,7 @@
 //!   request does not contain the user.
 //!
 //! Nothing is read or printed here. The result depends on nothing but the arguments, and the work is
-//! bounded: [`compare`] fails for globs that combine in too many ways.
+//! bounded: [`compare`] and [`compare_quickly`] fail for globs that combine in too many ways.
 //!
 //! An automaton per set of rules (one of all globs) is deliberately not built: each glob with a
 //! leading `*` multiplies its states. `search` builds the few states that a question needs.
@@ -49,8 +49,9 @@ use search::Exhausted;
 
 /// Maximum work of one comparison, in steps of about ten nanoseconds.
 const MAX_STEPS: u64 = 200_000_000;
-/// Maximum work of the search for rules that never decide, which every start does.
-const MAX_STEPS_AT_START: u64 = 5_000_000;
+/// Maximum work of the search for rules that never decide, which every start does, and of the
+/// comparison at a reload.
+const MAX_QUICK_STEPS: u64 = 5_000_000;
 
 /// The part of a configuration that decides calls.
 #[derive(Clone, Copy, Debug)]
@@ -116,6 +117,15 @@ pub fn compare(old: Side<'_>, new: Side<'_>) -> Result<Comparison, TooComplex> {
     compare_within(MAX_STEPS, old, new)
 }
 
+/// Like [`compare`], with the limit for work that delays a reload.
+///
+/// # Errors
+///
+/// The comparison would take more than about 50 milliseconds.
+pub fn compare_quickly(old: Side<'_>, new: Side<'_>) -> Result<Comparison, TooComplex> {
+    compare_within(MAX_QUICK_STEPS, old, new)
+}
+
 fn compare_within(steps: u64, old: Side<'_>, new: Side<'_>) -> Result<Comparison, TooComplex> {
     let mut tables = Tables::new(&[old, new], steps);
     let (old_rules, new_rules) = (tables.compile(old), tables.compile(new));
@@ -145,7 +155,7 @@ pub struct CoveredRule {
 /// Finds the rules that never decide a call. `None` if this would take too long.
 #[must_use]
 pub fn covered_rules(side: Side<'_>) -> Option<Vec<CoveredRule>> {
-    let mut tables = Tables::new(&[side], MAX_STEPS_AT_START);
+    let mut tables = Tables::new(&[side], MAX_QUICK_STEPS);
     let rules = tables.compile(side);
     tables.covered(&rules).ok()
 }

@@ -51,9 +51,9 @@ pub enum InvalidRate {
     /// It has another form.
     #[error("must be a rate such as \"50/s\", \"30/min\" or \"100/h\", or \"unlimited\"")]
     Form,
-    /// It is more than 1,000,000 calls per period.
-    #[error("must be at most {MAX_CALLS} per period")]
-    TooMany,
+    /// It is 0 or more than 1,000,000 calls per period.
+    #[error("must be 1 to {MAX_CALLS} calls per period")]
+    OutOfBounds,
 }
 
 impl FromStr for Rate {
@@ -72,12 +72,13 @@ impl FromStr for Rate {
             _ => return Err(InvalidRate::Form),
         };
         // Parsing the number accepts a sign, which has no meaning here.
-        if !calls.bytes().all(|byte| byte.is_ascii_digit()) {
+        if calls.is_empty() || !calls.bytes().all(|byte| byte.is_ascii_digit()) {
             return Err(InvalidRate::Form);
         }
-        let calls: NonZeroU32 = calls.parse().map_err(|_| InvalidRate::Form)?;
+        // Digits that are not a `NonZeroU32` are zero or too many.
+        let calls: NonZeroU32 = calls.parse().map_err(|_| InvalidRate::OutOfBounds)?;
         if calls.get() > MAX_CALLS {
-            return Err(InvalidRate::TooMany);
+            return Err(InvalidRate::OutOfBounds);
         }
         Ok(Self::PerPeriod { calls, period })
     }
@@ -106,10 +107,12 @@ mod tests {
         for text in ["50/s", "30/min", "100/h", "1000000/s", "unlimited"] {
             assert_eq!(text.parse::<Rate>().unwrap().to_string(), text);
         }
-        for text in ["", "50", "50/", "/s", "0/s", "+5/s", " 5/s", "5 /s", "5/day", "-1/h", "Unlimited"] {
+        for text in ["", "50", "50/", "/s", "+5/s", " 5/s", "5 /s", "5/day", "-1/h", "Unlimited"] {
             assert_eq!(text.parse::<Rate>(), Err(InvalidRate::Form), "{text}");
         }
-        assert_eq!("1000001/h".parse::<Rate>(), Err(InvalidRate::TooMany));
+        for text in ["0/s", "000/min", "1000001/h", "99999999999999999999/s"] {
+            assert_eq!(text.parse::<Rate>(), Err(InvalidRate::OutOfBounds), "{text}");
+        }
     }
 
     #[test]

@@ -91,7 +91,7 @@ impl RuleSettings {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidRules {
     /// There are no rules.
-    #[error("at least one access rule is needed: without one, every call would be denied")]
+    #[error("add an [[access.rules]] table; the gateway does not start without rules")]
     NoRules,
     /// A list is empty, so that the rule could never apply.
     #[error("access rule {rule}: `{list}` must not be empty")]

@@ -9,7 +9,7 @@
 //! change, and whether it would fail.
 
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -17,8 +17,11 @@ use std::{
 use aws_lc_rs::digest::{Digest, SHA256, digest};
 use tokio_util::task::AbortOnDropHandle;
 
-use self::difference::Difference;
-use super::{policy::policy, rules_change::rules_change};
+use self::difference::{Difference, LoggedCounts};
+use super::{
+    policy::policy,
+    rules_change::{ApiClientNames, differences, rules_change},
+};
 use crate::{
     access::Access,
     base::{
@@ -27,7 +30,7 @@ use crate::{
     },
     config::{Config, Document, Finding, Process, Reloadable},
     observe::{
-        audit::Audit,
+        audit::{Audit, NotCompared, RulesDifferences},
         telemetry::metrics::{Metrics, ReloadMetrics, Reloaded},
     },
     supervision::Exit,
@@ -48,6 +51,7 @@ struct ConfigFile {
     path: PathBuf,
     /// The configuration at the start; everything but the reloadable part is still in use.
     started_with: Arc<Config>,
+    in_force: InForce,
     access: Access,
     audit: Audit,
     metrics: Metrics,
@@ -57,7 +61,11 @@ struct ConfigFile {
 
 /// Contents of a version of the file.
 struct Contents {
-    reloadable: Reloadable,
+    reloadable: Arc<Reloadable>,
+    /// The reloadable part that was in force when this version was parsed, and the differences
+    /// between the two.
+    compared_with: Arc<Reloadable>,
+    differences: RulesDifferences,
     /// The whole document, to detect changes elsewhere.
     document: Document,
     warnings: Vec<Finding>,
@@ -71,28 +79,74 @@ impl PartialEq for Contents {
 
 impl Eq for Contents {}
 
-/// The version parsed last, by the SHA-256 of the file: most polls read the same version, and
-/// parsing takes much longer than reading.
-#[derive(Default)]
-struct LastParsed(Mutex<Option<(Digest, Arc<Contents>)>>);
+/// The reloadable part in force.
+#[derive(Clone)]
+struct InForce(Arc<Mutex<Arc<Reloadable>>>);
 
-impl LastParsed {
-    fn parse(
-        &self,
-        path: &Path,
-        contents: &files::Contents,
-        default_api_client: Option<&str>,
-    ) -> Result<Arc<Contents>, String> {
+impl InForce {
+    fn new(reloadable: Arc<Reloadable>) -> Self {
+        Self(Arc::new(Mutex::new(reloadable)))
+    }
+
+    fn get(&self) -> Arc<Reloadable> {
+        Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn set(&self, reloadable: &Arc<Reloadable>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(reloadable);
+    }
+}
+
+/// Parses versions of the file, on the thread that reads it. The last one is kept with the SHA-256
+/// of the file: most polls read the same version, and parsing takes much longer than reading.
+struct FileParser {
+    path: PathBuf,
+    /// API clients are not reloaded, so rules and access tests are for those of the running gateway.
+    api_clients: Arc<ApiClientNames>,
+    in_force: InForce,
+    last: Mutex<Option<(Digest, Arc<Contents>)>>,
+}
+
+impl FileParser {
+    fn new(path: PathBuf, api_clients: ApiClientNames, in_force: InForce) -> Self {
+        Self { path, api_clients: Arc::new(api_clients), in_force, last: Mutex::default() }
+    }
+
+    fn parse(&self, contents: &files::Contents) -> Result<Arc<Contents>, String> {
         let hash = digest(&SHA256, &contents.bytes);
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let in_force = self.in_force.get();
         if let Some((known, parsed)) = &*last
             && known.as_ref() == hash.as_ref()
+            && parsed.differences_from(&in_force).is_some()
         {
             return Ok(Arc::clone(parsed));
         }
-        let parsed = Arc::new(parse(path, contents, default_api_client)?);
+        let (reloadable, warnings) =
+            Reloadable::parse(&self.path, &contents.bytes, &Process, self.api_clients.default_name())
+                .map_err(|errors| errors.to_string())?;
+        let reloadable = Arc::new(reloadable);
+        let parsed = Arc::new(Contents {
+            differences: differences(&in_force, &reloadable, &self.api_clients),
+            compared_with: in_force,
+            reloadable,
+            document: Document::parse(&contents.bytes),
+            warnings,
+        });
         *last = Some((hash, Arc::clone(&parsed)));
         Ok(parsed)
+    }
+}
+
+impl Contents {
+    /// Returns the differences from the reloadable part in force. `None` if another one was in force
+    /// when this version was parsed.
+    fn differences_from(&self, in_force: &Arc<Reloadable>) -> Option<RulesDifferences> {
+        if Arc::ptr_eq(&self.reloadable, in_force) {
+            Some(RulesDifferences::NONE)
+        } else {
+            Arc::ptr_eq(&self.compared_with, in_force).then_some(self.differences)
+        }
     }
 }
 
@@ -104,11 +158,18 @@ impl Reload {
             reloads.loaded();
             return (Self(None), Trigger::default());
         };
-        let reloadable = config.reloadable();
-        let in_force = Arc::new(Contents { reloadable, document: config.document, warnings: Vec::new() });
+        let reloadable = Arc::new(config.reloadable());
+        let in_force = InForce::new(Arc::clone(&reloadable));
+        let contents = Arc::new(Contents {
+            compared_with: Arc::clone(&reloadable),
+            differences: RulesDifferences::NONE,
+            reloadable,
+            document: config.document,
+            warnings: Vec::new(),
+        });
         let started_with = Arc::new(config);
-        let file = ConfigFile { path, started_with, access, audit, metrics, reloads, check: None };
-        let follower = Follower::new(file, Some(in_force), WallClock::system());
+        let file = ConfigFile { path, started_with, in_force, access, audit, metrics, reloads, check: None };
+        let follower = Follower::new(file, Some(contents), WallClock::system());
         let trigger = follower.trigger();
         (Self(Some(follower)), trigger)
     }
@@ -131,15 +192,14 @@ impl FollowedFile for ConfigFile {
     }
 
     fn parser(&self) -> Parser<Arc<Contents>, String> {
-        let path = self.path.clone();
-        // API clients are not reloaded, so access tests are for those of the running gateway.
-        let default_api_client = self.started_with.api_clients.default.clone();
-        let last = LastParsed::default();
+        let api_clients = ApiClientNames::new(&self.started_with);
+        let parser = FileParser::new(self.path.clone(), api_clients, self.in_force.clone());
         Arc::new(move |reader| {
+            let path = &parser.path;
             let contents = reader
-                .read(&path, files::MAX_BYTES)
+                .read(path, files::MAX_BYTES)
                 .map_err(|error| format!("{}: {error}", path.display()))?;
-            last.parse(&path, &contents, default_api_client.as_deref())
+            parser.parse(&contents)
         })
     }
 
@@ -153,22 +213,32 @@ impl FollowedFile for ConfigFile {
     }
 
     /// Replaces rules and tokens atomically. Everything that can fail comes first.
-    fn apply(&mut self, new: &Arc<Contents>, old: Option<&Arc<Contents>>) -> Result<(), String> {
-        let Contents { reloadable: new, warnings, .. } = &**new;
+    fn apply(&mut self, contents: &Arc<Contents>, _: Option<&Arc<Contents>>) -> Result<(), String> {
+        let (old, new) = (self.in_force.get(), &contents.reloadable);
         let policy = policy(&new.access, &new.tokens).map_err(|error| error.to_string())?;
         self.metrics.set_callers(new.access.literal_callers());
-        let old = old.map_or(new, |old| &old.reloadable);
+        let not_finished = RulesDifferences::NotCounted { not_compared: NotCompared::NotFinished };
+        let differences = contents.differences_from(&old).unwrap_or(not_finished);
+        let change = rules_change(&old.access, &new.access, differences);
         // Before the new rules decide a call, so that its record comes later.
-        if let Some(change) = rules_change(&old.access, &new.access) {
-            self.audit.rules_changed(&change);
+        if let Some(change) = &change {
+            self.audit.rules_changed(change);
         }
         self.access.replace(policy);
+        self.in_force.set(new);
+        let counts = LoggedCounts::of(differences);
         let rules = Difference::between_rules(&old.access.rules, &new.access.rules);
         let tokens = Difference::between_tokens(&old.tokens, &new.tokens);
         tracing::info!(
             access.rules = new.access.rules.len(),
             access.candidate_rules = new.access.candidate_rules.len(),
-            access.rules_changed = new.access != old.access,
+            access.rules_changed = change.is_some(),
+            access.candidate_rules_changed = new.access.candidate_rules != old.access.candidate_rules,
+            access.opened = counts.opened,
+            access.closed = counts.closed,
+            access.quotas_changed = counts.quotas_changed,
+            access.settings_changed = counts.settings_changed,
+            access.not_compared = counts.not_compared,
             access.rules_added = rules.added,
             access.rules_removed = rules.removed,
             callers.tokens = new.tokens.len(),
@@ -178,7 +248,7 @@ impl FollowedFile for ConfigFile {
             callers.tokens_replaced = tokens.replaced,
             "access rules reloaded"
         );
-        self.check_whole_file(warnings.clone());
+        self.check_whole_file(contents.warnings.clone());
         Ok(())
     }
 
@@ -189,17 +259,6 @@ impl FollowedFile for ConfigFile {
             "new access rules refused, keeping the current ones"
         );
     }
-}
-
-/// Parses a version of the file and runs its access tests.
-fn parse(
-    path: &Path,
-    contents: &files::Contents,
-    default_api_client: Option<&str>,
-) -> Result<Contents, String> {
-    let (reloadable, warnings) = Reloadable::parse(path, &contents.bytes, &Process, default_api_client)
-        .map_err(|errors| errors.to_string())?;
-    Ok(Contents { reloadable, document: Document::parse(&contents.bytes), warnings })
 }
 
 impl ConfigFile {

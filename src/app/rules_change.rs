@@ -1,35 +1,184 @@
-//! The audit record of a change of the access rules.
+//! Changes of the access rules by a reload: their number for the log, and the audit record.
+
+use std::{
+    sync::{Arc, mpsc},
+    thread,
+    time::Duration,
+};
 
 use crate::{
     access::Settings,
-    observe::audit::{RulesChange, RulesSummary},
+    config::{Config, Reloadable},
+    observe::audit::{NotCompared, RulesChange, RulesDifferences, RulesSummary},
+    rule_comparison::{self, Comparison, Side},
 };
 
-/// Returns the record of a change. `None` if the rules are the same.
-pub(super) fn rules_change(old: &Settings, new: &Settings) -> Option<RulesChange> {
-    let (old_rules, new_rules) = (old.fingerprint(), new.fingerprint());
-    (old_rules != new_rules).then(|| RulesChange { old_rules, new_rules, summary: summary(old, new) })
+/// Maximum time that a reload waits for the comparison. Its limit on steps ends it earlier, unless
+/// the machine is overloaded.
+const COMPARISON_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The API clients of the running gateway, which no reload changes.
+#[derive(Debug, Default)]
+pub(super) struct ApiClientNames {
+    names: Vec<String>,
+    default: Option<Arc<str>>,
 }
 
-/// Returns what the change does, in short.
-fn summary(old: &Settings, new: &Settings) -> RulesSummary {
-    RulesSummary { rules_before: old.rules.len(), rules_after: new.rules.len() }
+impl ApiClientNames {
+    pub(super) fn new(config: &Config) -> Self {
+        let names = config.api_clients.by_name.keys().map(ToString::to_string).collect();
+        Self { names, default: config.api_clients.default.clone() }
+    }
+
+    pub(super) fn default_name(&self) -> Option<&str> {
+        self.default.as_deref()
+    }
+}
+
+/// Compares the rules in force with new ones. Blocks for at most [`COMPARISON_TIMEOUT`].
+///
+/// The comparison has a thread of its own, so that no panic or slow machine can prevent the reload.
+pub(super) fn differences(
+    old: &Arc<Reloadable>,
+    new: &Arc<Reloadable>,
+    api_clients: &Arc<ApiClientNames>,
+) -> RulesDifferences {
+    if old == new {
+        return RulesDifferences::NONE;
+    }
+    let (send, receive) = mpsc::sync_channel(1);
+    let (old, new, api_clients) = (Arc::clone(old), Arc::clone(new), Arc::clone(api_clients));
+    let compare = move || {
+        // The receiver is gone if the comparison took too long.
+        let _ = send.send(compare(&old, &new, &api_clients));
+    };
+    let started = thread::Builder::new().name("rule-comparison".to_owned()).spawn(compare);
+    let compared = started.ok().and_then(|_thread| receive.recv_timeout(COMPARISON_TIMEOUT).ok());
+    compared.unwrap_or(RulesDifferences::NotCounted { not_compared: NotCompared::NotFinished })
+}
+
+fn compare(old: &Reloadable, new: &Reloadable, api_clients: &ApiClientNames) -> RulesDifferences {
+    let tokens = |side: &Reloadable| side.tokens.keys().map(ToString::to_string).collect::<Vec<_>>();
+    let (old_tokens, new_tokens) = (tokens(old), tokens(new));
+    let (old_tokens, new_tokens) = (borrowed(&old_tokens), borrowed(&new_tokens));
+    let names = borrowed(&api_clients.names);
+    let side = |access, tokens| Side {
+        access,
+        tokens,
+        api_clients: &names,
+        default_api_client: api_clients.default.as_deref(),
+    };
+    match rule_comparison::compare_quickly(side(&old.access, &old_tokens), side(&new.access, &new_tokens)) {
+        Ok(Comparison { opened, closed, quotas, settings, respelled: _ }) => RulesDifferences::Counted {
+            opened: opened.len(),
+            closed: closed.len(),
+            quotas_changed: quotas.len(),
+            settings_changed: settings.len(),
+        },
+        Err(_too_complex) => RulesDifferences::NotCounted { not_compared: NotCompared::TooComplex },
+    }
+}
+
+fn borrowed(names: &[String]) -> Vec<&str> {
+    names.iter().map(String::as_str).collect()
+}
+
+/// Returns the record of a change. `None` if the rules are the same.
+pub(super) fn rules_change(
+    old: &Settings,
+    new: &Settings,
+    differences: RulesDifferences,
+) -> Option<RulesChange> {
+    let (old_rules, new_rules) = (old.fingerprint(), new.fingerprint());
+    let summary = RulesSummary { rules_before: old.rules.len(), rules_after: new.rules.len(), differences };
+    (old_rules != new_rules).then_some(RulesChange { old_rules, new_rules, summary })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU32;
+
     use super::*;
-    use crate::{access::RuleSettings, domain::ott::Users};
+    use crate::{
+        access::{Quotas, Rate, RuleSettings},
+        caller::TokenHashes,
+        domain::ott::{SubjectKind, Users},
+    };
+
+    fn rule(caller: &str) -> RuleSettings {
+        RuleSettings::new(vec![caller.to_owned()], Users::All)
+    }
+
+    fn reloadable(access: Settings, tokens: &[&str]) -> Arc<Reloadable> {
+        let tokens: TokenHashes = tokens.iter().map(|name| (Arc::from(*name), Vec::new())).collect();
+        Arc::new(Reloadable { access, tokens })
+    }
+
+    fn api_clients() -> ApiClientNames {
+        ApiClientNames { names: vec!["eu".to_owned()], default: Some(Arc::from("eu")) }
+    }
+
+    fn counts(old: &Arc<Reloadable>, new: &Arc<Reloadable>) -> [usize; 4] {
+        match differences(old, new, &Arc::new(api_clients())) {
+            RulesDifferences::Counted { opened, closed, quotas_changed, settings_changed } => {
+                [opened, closed, quotas_changed, settings_changed]
+            }
+            RulesDifferences::NotCounted { not_compared } => panic!("{not_compared:?}"),
+        }
+    }
 
     #[test]
     fn only_a_change_of_the_rules_is_recorded() {
-        let rule = |caller: &str| RuleSettings::new(vec![caller.to_owned()], Users::All);
-        let old = Settings::new(vec![rule("token:a")]);
-        let same = Settings { max_quota_users: old.max_quota_users + 1, ..old.clone() };
-        assert_eq!(rules_change(&old, &same), None);
-        let new = Settings::new(vec![rule("token:a"), rule("token:b")]);
-        let change = rules_change(&old, &new).expect("a change");
+        let old = Settings::new(vec![rule("dns:a")]);
+        for same in [
+            Settings { max_quota_users: old.max_quota_users + 1, ..old.clone() },
+            Settings { candidate_rules: vec![rule("dns:b")], ..old.clone() },
+        ] {
+            assert_eq!(rules_change(&old, &same, RulesDifferences::NONE), None);
+        }
+        let new = Settings::new(vec![rule("dns:a"), rule("dns:b")]);
+        let change = rules_change(&old, &new, RulesDifferences::NONE).expect("a change");
         assert_eq!((change.old_rules, change.new_rules), (old.fingerprint(), new.fingerprint()));
-        assert_eq!(change.summary, RulesSummary { rules_before: 1, rules_after: 2 });
+        assert_eq!((change.summary.rules_before, change.summary.rules_after), (1, 2));
+    }
+
+    #[test]
+    fn differences_are_counted_by_kind() {
+        let old = Settings::new(vec![rule("dns:a"), rule("dns:b"), rule("token:ci")]);
+        let before = reloadable(old.clone(), &["ci"]);
+        let candidates = Settings { candidate_rules: vec![rule("*")], ..old.clone() };
+        assert_eq!(counts(&before, &reloadable(candidates, &["ci"])), [0, 0, 0, 0]);
+        // Each for both methods.
+        let more = Settings::new([old.rules.clone(), vec![rule("dns:c")]].concat());
+        assert_eq!(counts(&before, &reloadable(more, &["ci"])), [2, 0, 0, 0]);
+        let fewer = Settings::new(old.rules[1..].to_vec());
+        assert_eq!(counts(&before, &reloadable(fewer, &["ci"])), [0, 2, 0, 0]);
+        assert_eq!(counts(&before, &reloadable(old.clone(), &[])), [0, 2, 0, 0], "a token is revoked");
+        let mut quicker = old.clone();
+        quicker.rules[0].rate = Rate::Unlimited;
+        assert_eq!(counts(&before, &reloadable(quicker, &["ci"])), [0, 0, 2, 0]);
+        let dry_run = Settings { quotas: Quotas::DryRun, ..old };
+        assert_eq!(counts(&before, &reloadable(dry_run, &["ci"])), [0, 0, 0, 1]);
+    }
+
+    #[test]
+    fn rules_that_combine_in_too_many_ways_are_not_counted() {
+        let rules = |numbers: &mut dyn Iterator<Item = usize>, burst: u32| {
+            let rule = |number: usize| {
+                let glob = |at: usize| format!("*{at}{number}*{number}{at}*{at}x{number}*");
+                let globs: Vec<String> = (0..24).map(glob).collect();
+                let globs: Vec<&str> = globs.iter().map(String::as_str).collect();
+                let users = Users::listed(SubjectKind::Login, &globs);
+                let burst = NonZeroU32::new(burst).expect("not zero");
+                RuleSettings { burst, ..RuleSettings::new(vec![format!("jwt:*{number}*")], users) }
+            };
+            Settings::new(numbers.map(rule).collect())
+        };
+        let old = reloadable(rules(&mut (0..400), 7), &[]);
+        let new = reloadable(rules(&mut (0..400).rev(), 8), &[]);
+        assert_eq!(
+            compare(&old, &new, &api_clients()),
+            RulesDifferences::NotCounted { not_compared: NotCompared::TooComplex }
+        );
     }
 }

@@ -280,9 +280,9 @@ impl JwksRefresh {
         match json {
             Ok(json) => match KeySet::parse(&json) {
                 Ok(keys) => self.put_into_use(json, keys),
-                Err(fault) => self.refuse(Some(json), &fault.into()),
+                Err(error) => self.refuse(Some(json), &error.into()),
             },
-            Err(fault) => self.refuse(None, &fault),
+            Err(error) => self.refuse(None, &error),
         }
     }
 
@@ -308,7 +308,7 @@ impl JwksRefresh {
 
     /// Records a failure. Of consecutive failures, the first one and each new invalid content is
     /// counted, and every power of two is logged.
-    fn refuse(&mut self, json: Option<Vec<u8>>, fault: &FetchError) {
+    fn refuse(&mut self, json: Option<Vec<u8>>, error: &FetchError) {
         let another = json.is_some() && json != self.seen.refused;
         if self.seen.failures == 0 || another {
             self.metrics.reloads.reloaded(false);
@@ -321,14 +321,14 @@ impl JwksRefresh {
             self.metrics.expired(true);
             tracing::error!(
                 jwt.issuer = self.metrics.issuer(),
-                error = %fault,
+                %error,
                 failures,
                 "JWT keys are older than jwks_max_age, refusing all JWTs of the issuer"
             );
         } else if failures.is_power_of_two() {
             tracing::warn!(
                 jwt.issuer = self.metrics.issuer(),
-                error = %fault,
+                %error,
                 failures,
                 keys_in_use = self.seen.in_use.is_some() && !self.too_old,
                 "cannot refresh JWT keys"

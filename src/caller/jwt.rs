@@ -223,7 +223,7 @@ impl JwtVerifiers {
             [only] => only,
             several => {
                 let Unverified { iss } =
-                    insecure_decode_claims(token).map_err(|error| fault(error.kind()))?;
+                    insecure_decode_claims(token).map_err(|error| jwt_error(error.kind()))?;
                 several.iter().find(|verifier| verifier.issuer == iss).ok_or(JwtError::Issuer)?
             }
         };
@@ -296,8 +296,8 @@ impl JwtVerifier {
             let refreshed = self.keys.refreshed(waiters, network).await;
             if refreshed == Ok(Freshness::Fetched) {
                 (found, generation) = self.keys.find(header.alg, header.kid.as_deref());
-            } else if let (Lookup::Unknown, Err(fault)) = (&found, refreshed) {
-                return Err(JwtError::KeyNotFetched(fault));
+            } else if let (Lookup::Unknown, Err(error)) = (&found, refreshed) {
+                return Err(JwtError::KeyNotFetched(error));
             }
         }
         let key = match found {
@@ -309,8 +309,9 @@ impl JwtVerifier {
         };
         #[cfg(test)]
         tests::VERIFIED.set(tests::VERIFIED.get() + 1);
-        let claims =
-            decode::<RegisteredClaims>(token, &key, validation).map_err(|error| fault(error.kind()))?.claims;
+        let claims = decode::<RegisteredClaims>(token, &key, validation)
+            .map_err(|error| jwt_error(error.kind()))?
+            .claims;
         let now = self.now();
         if let Some(max_lifetime) = self.max_lifetime {
             check_lifetime(&claims, max_lifetime, now)?;
@@ -381,7 +382,7 @@ impl From<ClaimsError> for JwtError {
     }
 }
 
-fn fault(kind: &ErrorKind) -> JwtError {
+fn jwt_error(kind: &ErrorKind) -> JwtError {
     match kind {
         ErrorKind::InvalidSignature => JwtError::Signature,
         ErrorKind::ExpiredSignature => JwtError::Expired,

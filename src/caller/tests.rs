@@ -182,8 +182,8 @@ async fn each_call_on_a_proxy_connection_has_the_caller_of_its_own_header() {
         // Earlier assertions do not apply to a call without a valid one.
         assert_eq!(all.sees(&connection, &[]).await, saw("none anonymous"));
         let malformed = [("x-forwarded-client-cert", "URI=spiffe://td/19;")];
-        let fault = CallerError::InvalidForwarded(ForwardedError::Malformed);
-        assert_eq!(all.sees(&connection, &malformed).await, Err(fault));
+        let error = CallerError::InvalidForwarded(ForwardedError::Malformed);
+        assert_eq!(all.sees(&connection, &malformed).await, Err(error));
     }
 }
 

@@ -12,7 +12,7 @@ mod who;
 
 use std::path::PathBuf;
 
-use clap::{ArgGroup, Args, ValueEnum};
+use clap::{ArgAction, ArgGroup, Args, ValueEnum};
 
 use self::question::{Call, InvalidQuestion, Request};
 use super::{
@@ -21,7 +21,7 @@ use super::{
     serve::{ConfigArgument, not_started, on_control_runtime, tls_label},
 };
 use crate::{
-    access::Rules,
+    access::{RuleSettings, Rules},
     app,
     base::{files::describe, text::Printable},
     config::{AccessTestResult, Checked, Config, Errors, Finding, absolute},
@@ -54,12 +54,12 @@ pub(super) struct Arguments {
     /// `external_id:ID` or `user_id:ID` (a name without a colon is a login). The request of
     /// `LoginWithOtt` does not contain the user: `-` asks about the request, and a user about an
     /// account of that name in the platform's response.
-    #[arg(long, num_args = 3, value_names = ["CALLER", "METHOD", "USER"])]
+    #[arg(long, num_args = 3, action = ArgAction::Set, value_names = ["CALLER", "METHOD", "USER"])]
     explain: Option<Vec<String>>,
     /// Report the callers that may use a method for a user, by access rule
     ///
     /// METHOD and USER are those of --explain.
-    #[arg(long, num_args = 2, value_names = ["METHOD", "USER"])]
+    #[arg(long, num_args = 2, action = ArgAction::Set, value_names = ["METHOD", "USER"])]
     who: Option<Vec<String>>,
     /// Use this API client for --explain and --who [default: the default API client]
     #[arg(long, value_name = "NAME", requires = "question")]
@@ -68,7 +68,13 @@ pub(super) struct Arguments {
     ///
     /// The value is `true`, `false` or an integer, or else a text; a text that looks like one of these is
     /// written in double quotes.
-    #[arg(long = "claim", value_name = "PATH=VALUE", requires = "explain")]
+    // An option that conflicts with a required one lifts the requirement.
+    #[arg(
+        long = "claim",
+        value_name = "PATH=VALUE",
+        requires = "explain",
+        conflicts_with_all = ["who", "online", "junit"]
+    )]
     claims: Vec<String>,
     /// Format of the answer to --explain and --who
     #[arg(long, value_name = "FORMAT", default_value = "text", requires = "question")]
@@ -82,6 +88,13 @@ enum Format {
     Text,
     /// A JSON object
     Json,
+}
+
+/// The rules that answer a question.
+struct RuleSets {
+    in_force: Rules,
+    /// `None` if the configuration has no candidate rules.
+    candidates: Option<Rules>,
 }
 
 /// A question about the access rules.
@@ -156,8 +169,7 @@ impl Arguments {
         for warning in config.warnings.iter().cloned().chain(failed) {
             output.note(format_args!("warning: {warning}"));
         }
-        let rules =
-            Rules::try_new(config.access.rules.clone()).map_err(|error| Failure::Failed(chain(&error)))?;
+        let rules = RuleSets::new(&config)?;
         match (question, self.format) {
             (Question::Explain(call), Format::Text) => explain::print(call, &rules, &config, output),
             (Question::Explain(call), Format::Json) => {
@@ -218,6 +230,29 @@ impl Arguments {
             let path = absolute(file);
             Failure::Failed(format!("--junit: cannot write {}: {}", path.display(), describe(error.kind())))
         })
+    }
+}
+
+impl RuleSets {
+    fn new(config: &Config) -> Result<Self, Failure> {
+        let rules = |settings: &[RuleSettings]| {
+            Rules::try_new(settings.to_vec()).map_err(|error| Failure::Failed(chain(&error)))
+        };
+        let candidates = config.access.candidate_rules.as_slice();
+        Ok(Self {
+            in_force: rules(&config.access.rules)?,
+            candidates: if candidates.is_empty() { None } else { Some(rules(candidates)?) },
+        })
+    }
+
+    /// Prints an answer of the rules in force, and that of the candidate rules if there are any.
+    fn print_each(&self, output: &mut Output, print: impl Fn(&Rules, &mut Output)) {
+        let Some(candidates) = &self.candidates else { return print(&self.in_force, output) };
+        for (title, rules) in [("rules in force:", &self.in_force), ("candidate rules:", candidates)] {
+            let title = output.paint(Style::Name, title);
+            output.line(title);
+            print(rules, output);
+        }
     }
 }
 

@@ -149,8 +149,8 @@ impl Failure {
 }
 
 impl From<Errors> for Failure {
-    fn from(faults: Errors) -> Self {
-        if faults.are_of_machine() { Self::UnreadConfiguration(faults) } else { Self::Configuration(faults) }
+    fn from(errors: Errors) -> Self {
+        if errors.are_of_machine() { Self::UnreadConfiguration(errors) } else { Self::Configuration(errors) }
     }
 }
 

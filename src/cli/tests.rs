@@ -209,6 +209,10 @@ fn every_command_has_examples_and_described_arguments() {
 fn invalid_command_lines_are_refused() {
     parsed("ott-gateway issue --login a").unwrap();
     parsed("ott-gateway issue --user-id 1 --target-uri /mc/ --timeout 500ms").unwrap();
+    parsed("ott-gateway check-config --config f --online --junit f").unwrap();
+    parsed("ott-gateway check-config --config f --explain jwt:a IssueOtt a --claim b=c --format json")
+        .unwrap();
+    parsed("ott-gateway check-config --config f --who IssueOtt a --api-client eu2 --format json").unwrap();
     for wrong in [
         "ott-gateway issue",
         "ott-gateway issue --login a --user-id b",
@@ -219,6 +223,22 @@ fn invalid_command_lines_are_refused() {
         "ott-gateway check-config --config -",
         "ott-gateway check-config --config f --explain a b",
         "ott-gateway check-config --config f --api-client eu2",
+        // No option is ignored.
+        "ott-gateway check-config --config f --api-client eu2 --online",
+        "ott-gateway check-config --config f --api-client eu2 --junit f",
+        "ott-gateway check-config --config f --format text --online",
+        "ott-gateway check-config --config f --format json --junit f",
+        "ott-gateway check-config --config f --claim a=b",
+        "ott-gateway check-config --config f --claim a=b --online",
+        "ott-gateway check-config --config f --claim a=b --junit f",
+        "ott-gateway check-config --config f --claim a=b --who IssueOtt a",
+        "ott-gateway check-config --config f --who IssueOtt a --online",
+        "ott-gateway check-config --config f --who IssueOtt a --junit f",
+        "ott-gateway check-config --config f --who IssueOtt a --who IssueOtt b",
+        "ott-gateway check-config --config f --explain jwt:a IssueOtt a --online",
+        "ott-gateway check-config --config f --explain jwt:a IssueOtt a --junit f",
+        "ott-gateway check-config --config f --explain jwt:a IssueOtt a --who IssueOtt a",
+        "ott-gateway check-config --config f --explain jwt:a IssueOtt a --explain jwt:a IssueOtt b",
         "ott-gateway serve",
         "ott-gateway sandbox --listen localhost",
         "ott-gateway",

@@ -9,7 +9,7 @@ use std::{
 use wildmatch::WildMatch;
 
 use super::{
-    finding::{self, Place, Problem},
+    finding::{self, DidYouMean, Place, Problem},
     section::Section,
     tree::Value,
     value,
@@ -83,11 +83,11 @@ pub(super) fn read_access(section: &mut Section<'_>, known: &KnownNames<'_>) -> 
         section.warning("quota_dry_run", "is true: calls over quota are logged and counted, but not refused");
     }
     let max_quota_users = section.optional("max_quota_users", value::count(1024..=16_777_216));
-    let errors = section.faults();
+    let errors = section.errors();
     let tables = section.list_of_tables("rules");
     let places = tables.iter().map(Section::own_place).collect();
     let rules = read_rules(tables, known);
-    let has_valid_rules = section.faults() == errors;
+    let has_valid_rules = section.errors() == errors;
     let candidate_rules = read_rules(section.list_of_tables("candidate_rules"), known);
     if !candidate_rules.is_empty() && candidate_rules == rules {
         section.warning(
@@ -97,15 +97,17 @@ pub(super) fn read_access(section: &mut Section<'_>, known: &KnownNames<'_>) -> 
     }
     let is_list = section.node("rules").is_none_or(|node| matches!(node, Value::List(_)));
     if rules.is_empty() && is_list {
-        section
-            .fault("rules", Problem::Missing("add an [[access.rules]]; without one, every call is refused"));
+        section.error(
+            "rules",
+            Problem::Missing("add an [[access.rules]] table; the gateway does not start without rules"),
+        );
     }
     for (key, rules) in [("rules", &rules), ("candidate_rules", &candidate_rules)] {
         let claims: BTreeSet<&ClaimPath> =
             rules.iter().flat_map(|rule| &rule.claims).map(|claim| &claim.path).collect();
         if claims.len() > MAX_REQUESTED_CLAIMS {
             let number = claims.len();
-            section.fault(
+            section.error(
                 key,
                 Problem::rule(format!(
                     "require {number} different claims in total; the maximum is {MAX_REQUESTED_CLAIMS}"
@@ -131,7 +133,7 @@ fn read_rules(tables: Vec<Section<'_>>, known: &KnownNames<'_>) -> Vec<RuleSetti
 
 fn read_rule(mut section: Section<'_>, known: &KnownNames<'_>, names: &mut RuleNames) -> RuleSettings {
     if !section.has("callers") {
-        section.fault(
+        section.error(
                 "callers",
                 Problem::Missing(
                     "a rule must list its callers, such as [\"token:billing\"]; [\"*\"] is every identified caller",
@@ -183,7 +185,7 @@ impl RuleNames {
             Entry::Occupied(entry) => {
                 let (key, place) = entry.get();
                 let rule = format!("must be unique, but {key} ({place}) is the same");
-                section.fault("name", Problem::rule(rule));
+                section.error("name", Problem::rule(rule));
             }
         }
     }
@@ -193,18 +195,18 @@ impl RuleNames {
 pub(super) fn read_claims(section: Section<'_>) -> Vec<ClaimRequirement> {
     let paths: Vec<&str> = section.keys().collect();
     if paths.is_empty() {
-        section.own_fault(Problem::rule("must not be empty; remove the key if there is nothing to require"));
+        section.own_error(Problem::rule("must not be empty; remove the key if there is nothing to require"));
     }
     if paths.len() > MAX_CLAIMS {
-        section.own_fault(Problem::rule(format!("must have at most {MAX_CLAIMS} claims")));
+        section.own_error(Problem::rule(format!("must have at most {MAX_CLAIMS} claims")));
     }
     let mut required = Vec::with_capacity(paths.len());
     for text in &paths {
         let path =
-            ClaimPath::new(text).map_err(|error| section.fault(text, Problem::rule(error.to_string())));
+            ClaimPath::new(text).map_err(|error| section.error(text, Problem::rule(error.to_string())));
         let values = section.one_or_more(text, |value| claim_value(&path, value));
         if values.as_ref().is_some_and(|values| values.len() > MAX_CLAIM_VALUES) {
-            section.fault(text, Problem::rule(format!("must have at most {MAX_CLAIM_VALUES} values")));
+            section.error(text, Problem::rule(format!("must have at most {MAX_CLAIM_VALUES} values")));
         }
         if let (Ok(path), Some(values)) = (path, values) {
             required.push(ClaimRequirement { path, values });
@@ -221,7 +223,7 @@ fn check_callers_of_claims(rule: &RuleSettings, section: &Section<'_>) {
     }
     let has_none = rule.callers.iter().map(|glob| !may_begin_with(glob, "jwt:"));
     if has_none.clone().all(|has_none| has_none) {
-        section.fault(
+        section.error(
             "claims",
             Problem::rule(
                 "can never match: only callers with a JWT have claims, and none of the rule's callers can match a \
@@ -280,7 +282,7 @@ fn rule_name(value: &Value) -> Result<Arc<str>, Problem> {
 fn read_users(section: &mut Section<'_>) -> Users {
     let has_list = USER_KEYS[1..].iter().any(|list| section.has(list));
     if section.has("users") && has_list {
-        section.fault(
+        section.error(
             "users",
             Problem::rule(
                 "cannot be combined with logins, external_ids or user_ids: remove users to allow only the listed \
@@ -289,7 +291,7 @@ fn read_users(section: &mut Section<'_>) -> Users {
         );
     }
     if !section.has("users") && !has_list {
-        section.fault(
+        section.error(
             "users",
             Problem::Missing(
                 "a rule must list its users in logins, external_ids or user_ids, or allow all of them with \
@@ -341,7 +343,7 @@ fn check_order(rule: &RuleSettings, section: &Section<'_>) {
         let Some(line) = section.last_line_of(key).filter(|_| narrows) else { continue };
         if line > users_line {
             let form = if key == "claims" { " (as claims = { … }, not as a table of its own)" } else { "" };
-            section.fault(
+            section.error(
                 key,
                 Problem::rule(format!(
                     "must come before \"{users_key}\"{form}: this key narrows the rule, and a file truncated \
@@ -385,10 +387,15 @@ pub(super) fn check_known_caller(name: &str, is_whole: bool, known: &KnownNames<
     {
         let (issuer, is_whole) = rest.split_once(':').map_or((rest, is_whole), |(it, _)| (it, true));
         let is_known = |name: &&str| if is_whole { *name == issuer } else { name.starts_with(issuer) };
-        // Every name of a caller has the colon.
-        if !names.iter().any(is_known) || (is_whole && !rest.contains(':')) {
+        if !names.iter().any(is_known) {
             let nearest = finding::nearest(issuer, names.iter().copied()).map(|name| format!("jwt:{name}:"));
-            return Err(Problem::UnknownName { what: "a caller of an issuer in [[callers.jwt]]", nearest });
+            return Err(Problem::rule(format!(
+                "no issuer in [[callers.jwt]] has this name: write jwt:NAME:SUBJECT{}",
+                DidYouMean(nearest.as_deref())
+            )));
+        }
+        if is_whole && !rest.contains(':') {
+            return Err(Problem::rule(format!("has no subject: write jwt:{issuer}:SUBJECT")));
         }
     }
     Ok(())
@@ -397,7 +404,7 @@ pub(super) fn check_known_caller(name: &str, is_whole: bool, known: &KnownNames<
 /// Parses a pattern of users.
 fn user_pattern(kind: SubjectKind) -> impl Fn(&Value) -> Result<SubjectPattern, Problem> {
     move |value| {
-        SubjectPattern::new(kind, &value::text(value)?).map_err(|fault| Problem::rule(fault.to_string()))
+        SubjectPattern::new(kind, &value::text(value)?).map_err(|error| Problem::rule(error.to_string()))
     }
 }
 
@@ -417,5 +424,9 @@ fn api_client_glob(value: &Value, known: &KnownNames<'_>) -> Result<String, Prob
         return Ok(glob);
     }
     let nearest = finding::nearest(&glob, names.iter().copied());
+    if glob.contains(['*', '?']) {
+        let text = format!("matches no API client in [api_clients]{}", DidYouMean(nearest.as_deref()));
+        return Err(Problem::rule(text));
+    }
     Err(Problem::UnknownName { what: "the name of an API client in [api_clients]", nearest })
 }

@@ -73,7 +73,7 @@ pub(super) fn read_access_and_tests(
     let read = access::read_access(&mut section, known);
     let tables = section.list_of_tables("tests");
     if tables.len() > MAX_TESTS {
-        section.fault("tests", Problem::rule(format!("must have at most {MAX_TESTS} tests")));
+        section.error("tests", Problem::rule(format!("must have at most {MAX_TESTS} tests")));
         section.finish();
         return (read.settings, Vec::new());
     }
@@ -105,7 +105,7 @@ fn read_test(
         Some(table) => {
             let is_jwt = caller.as_ref().is_none_or(|caller| caller.starts_with("jwt:"));
             if !is_jwt {
-                section.fault("claims", Problem::rule("are only for a caller with a JWT, jwt:SUBJECT"));
+                section.error("claims", Problem::rule("are only for a caller with a JWT, jwt:SUBJECT"));
             }
             let claims = access::read_claims(table);
             let values = claims
@@ -118,7 +118,7 @@ fn read_test(
     let has_user = section.has("user");
     let user = section.optional("user", user);
     if !has_user && method == Some(Method::IssueOtt) {
-        section.fault("user", Problem::Missing("the decision on IssueOtt depends on it"));
+        section.error("user", Problem::Missing("the decision on IssueOtt depends on it"));
     }
     let api_client = if section.has("api_client") {
         section.optional("api_client", |value| api_client(value, known)).map(Some)
@@ -128,7 +128,7 @@ fn read_test(
             DefaultApiClient::Unknown => Some(None),
             DefaultApiClient::Known(None) => {
                 let hint = "no API client is the default, so a call that names none is refused";
-                section.fault("api_client", Problem::Missing(hint));
+                section.error("api_client", Problem::Missing(hint));
                 None
             }
         }
@@ -140,7 +140,7 @@ fn read_test(
     );
     let has_rule = section.has("rule");
     if has_rule && expect == Some(false) {
-        section.fault("rule", Problem::rule("cannot be combined with expect = \"deny\": no rule decides it"));
+        section.error("rule", Problem::rule("cannot be combined with expect = \"deny\": no rule decides it"));
     }
     let rule = section.optional("rule", |value| rule(value, rules));
     section.finish();

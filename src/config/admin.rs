@@ -24,10 +24,10 @@ impl Admin {
             .unwrap_or(Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 9464))));
         if let Some(listen) = listen {
             if value::overlap(listen, server.grpc.listen) {
-                section.fault("listen", Problem::rule("is the same address as server.listen"));
+                section.error("listen", Problem::rule("is the same address as server.listen"));
             }
             if server.health_listen.is_some_and(|health| value::overlap(listen, health)) {
-                section.fault("listen", Problem::rule("is the same address as server.health_listen"));
+                section.error("listen", Problem::rule("is the same address as server.health_listen"));
             }
         }
         section.finish();

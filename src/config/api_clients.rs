@@ -40,12 +40,12 @@ impl ApiClients {
         let mut default: Option<Arc<str>> = None;
         let tables = section.tables();
         if tables.is_empty() {
-            section.own_fault(Problem::Missing("add at least one [api_clients.NAME]"));
+            section.own_error(Problem::Missing("add at least one [api_clients.NAME]"));
         }
         let only = tables.len() == 1;
         for (name, mut table) in tables {
             if !is_name(name) {
-                table.own_fault(Problem::rule(
+                table.own_error(Problem::rule(
                     "the name must be 1 to 64 lower-case letters, digits, \"-\" and \"_\", without \"__\"",
                 ));
             }
@@ -53,7 +53,7 @@ impl ApiClients {
             if table.optional("default", value::boolean).unwrap_or(only) {
                 if let Some(first) = &default {
                     let rule = format!("only one API client can be the default, and \"{first}\" already is");
-                    table.fault("default", Problem::rule(rule));
+                    table.error("default", Problem::rule(rule));
                 } else {
                     default = Some(Arc::clone(&name));
                 }
@@ -87,7 +87,7 @@ impl ApiClient {
         let proxy_url = section.optional("proxy_url", value::proxy_url);
         let is_plaintext = data_center.as_ref().is_some_and(|it| it.base_url().scheme() == "http");
         if is_plaintext && proxy_url.as_ref().is_some_and(|proxy| !proxy.is_on_loopback()) {
-            section.fault(
+            section.error(
                 "proxy_url",
                 Problem::rule(
                     "needs a data_center_url with https: over http the proxy could read every secret",
@@ -127,7 +127,7 @@ fn read_secret(section: &mut Section<'_>, environment: &dyn Environment) -> Opti
     }
     let given: Vec<&str> = SOURCES.into_iter().filter(|key| section.has(key)).collect();
     match given.as_slice() {
-        [] if !section.has("client_secret") => section.fault(
+        [] if !section.has("client_secret") => section.error(
             "client_secret_file",
             Problem::Missing(
                 "set it to the file of the secret, or set client_secret_env or client_secret_credential",
@@ -136,7 +136,7 @@ fn read_secret(section: &mut Section<'_>, environment: &dyn Environment) -> Opti
         [first, rest @ ..] => {
             for key in rest {
                 let rule = format!("cannot be combined with {first}; remove one of them");
-                section.fault(key, Problem::rule(rule));
+                section.error(key, Problem::rule(rule));
             }
         }
         [] => {}

@@ -29,11 +29,11 @@ pub(super) fn read_audit(mut section: Section<'_>) -> Settings {
     }
     let fsync = section.optional("fsync", value::boolean).unwrap_or(false);
     if fsync && !matches!(sink, Sink::File(_)) {
-        section.fault("fsync", Problem::rule("needs a sink that is a file"));
+        section.error("fsync", Problem::rule("needs a sink that is a file"));
     }
     let hmac_key_file = named_file::hmac_key(&mut section, "hmac_key_file");
     if section.has("hmac_key_id") && !section.has("hmac_key_file") {
-        section.fault("hmac_key_id", Problem::rule("needs hmac_key_file"));
+        section.error("hmac_key_id", Problem::rule("needs hmac_key_file"));
     }
     let hmac_key_id = section.optional("hmac_key_id", key_id).or_else(|| {
         let name = hmac_key_file.as_ref()?.file_stem()?.to_string_lossy().into_owned();
@@ -49,15 +49,15 @@ fn file_sink(section: &Section<'_>, text: &str) -> Sink {
     let path = section.resolve("sink", text);
     if !text.contains('/') {
         // A bare word is more likely a misspelled "stdout" or "off" than a file name.
-        section.fault(
+        section.error(
             "sink",
             Problem::rule("must be \"stdout\", \"off\", or the path of a file that contains a \"/\""),
         );
     } else if path.is_dir() {
-        section.fault("sink", Problem::rule(unreadable(&path, io::ErrorKind::IsADirectory)));
+        section.error("sink", Problem::rule(unreadable(&path, io::ErrorKind::IsADirectory)));
     } else if !path.parent().is_some_and(Path::is_dir) {
         let folder = ShownPath(path.parent().unwrap_or(&path));
-        section.fault("sink", Problem::rule(format!("no such folder: {folder}; create it")));
+        section.error("sink", Problem::rule(format!("no such folder: {folder}; create it")));
     } else {
         warn_if_exposed(section, &path);
     }

@@ -50,7 +50,7 @@ impl Callers {
                 .collect();
         };
         if items.is_empty() {
-            section.fault("jwt", Problem::rule("must not be empty; remove the key if there is no issuer"));
+            section.error("jwt", Problem::rule("must not be empty; remove the key if there is no issuer"));
         }
         let mut issuers = Vec::new();
         for table in section.list_of_tables("jwt") {
@@ -74,15 +74,15 @@ fn read_jwt(mut section: Section<'_>, others: Option<&[JwtSettings]>) -> Option<
     let lifetimes = Duration::from_secs(1)..=Duration::from_hours(24 * 365 + 6);
     let max_lifetime = section.optional("max_lifetime", value::duration(lifetimes));
     match (section.has("jwks_file"), section.has("jwks_url")) {
-        (false, false) => section.fault("jwks_file", Problem::Missing(HINT)),
+        (false, false) => section.error("jwks_file", Problem::Missing(HINT)),
         (true, true) => {
-            section.fault("jwks_url", Problem::rule("cannot be combined with jwks_file; remove one of them"));
+            section.error("jwks_url", Problem::rule("cannot be combined with jwks_file; remove one of them"));
         }
         _ => {}
     }
     for key in ["jwks_ca_file", "jwks_max_age"] {
         if section.has(key) && !section.has("jwks_url") {
-            section.fault(key, Problem::rule("needs jwks_url"));
+            section.error(key, Problem::rule("needs jwks_url"));
         }
     }
     let file = named_file::jwks(&mut section, "jwks_file").map(JwksSource::File);
@@ -95,10 +95,10 @@ fn read_jwt(mut section: Section<'_>, others: Option<&[JwtSettings]>) -> Option<
     for other in others.unwrap_or_default() {
         if name.is_some() && name == other.name {
             section
-                .fault("name", Problem::rule("another issuer has the same name; give each issuer its own"));
+                .error("name", Problem::rule("another issuer has the same name; give each issuer its own"));
         }
         if issuer.as_ref() == Some(&other.issuer) {
-            section.fault(
+            section.error(
                 "issuer",
                 Problem::rule("another table has the same issuer; its tokens would identify two callers"),
             );
@@ -134,7 +134,7 @@ pub(super) fn tokens(section: &Section<'_>) -> TokenHashes {
     let mut tokens = TokenHashes::new();
     for name in section.keys() {
         if !api_clients::is_name(name) {
-            section.fault(
+            section.error(
                 name,
                 Problem::rule(
                     "the name must be 1 to 64 lower-case letters, digits, \"-\" and \"_\", without \"__\"",
@@ -145,7 +145,7 @@ pub(super) fn tokens(section: &Section<'_>) -> TokenHashes {
         if let Some((other, _)) =
             tokens.iter().find(|(_, others)| others.iter().any(|hash| hashes.contains(hash)))
         {
-            section.fault(
+            section.error(
                 name,
                 Problem::rule(format!("\"{other}\" has the same token; give each caller its own")),
             );
@@ -155,7 +155,7 @@ pub(super) fn tokens(section: &Section<'_>) -> TokenHashes {
     let hashes = tokens.values().flatten().map(|hash| hash.0).collect();
     let common = common_tokens::among(&hashes);
     for (name, _) in tokens.iter().filter(|(_, hashes)| hashes.iter().any(|hash| common.contains(&hash.0))) {
-        section.fault(
+        section.error(
             name,
             Problem::rule(
                 "is the hash of a token that is easy to guess; generate one with \
@@ -193,7 +193,7 @@ fn read_forwarded(mut section: Section<'_>, server: &Server) -> Option<Forwarded
         value::one_of(HEADERS),
     );
     if !section.has("from") {
-        section.fault(
+        section.error(
             "from",
             Problem::Missing(
                 "the trusted proxies, such as [\"loopback\"]; the header is ignored from any other peer",

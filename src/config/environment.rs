@@ -95,7 +95,7 @@ pub(super) fn overlay(tree: &mut Table, environment: &dyn Environment, findings:
                 && rest.contains(SEPARATOR)
             {
                 let nearest = Some(format!("{PREFIX}{rest}"));
-                findings.fault(place, "", Problem::UnknownKey { nearest });
+                findings.error(place, "", Problem::UnknownKey { nearest });
             }
             continue;
         };
@@ -103,14 +103,14 @@ pub(super) fn overlay(tree: &mut Table, environment: &dyn Environment, findings:
         let key = path.join(".");
         let Some(text) = environment.value(&name) else { continue };
         let Ok(text) = text.into_string() else {
-            findings.fault(place, key, Problem::rule("must be UTF-8"));
+            findings.error(place, key, Problem::rule("must be UTF-8"));
             continue;
         };
         let node = Node { value: Value::Variable(text), place: place.clone() };
         if path.iter().any(String::is_empty) {
-            findings.fault(place, key, Problem::UnknownKey { nearest: None });
+            findings.error(place, key, Problem::UnknownKey { nearest: None });
         } else if let Err(problem) = set(tree, &path, node) {
-            findings.fault(place, key, problem);
+            findings.error(place, key, problem);
         } else {
             overlaid.push(name);
         }

@@ -113,7 +113,7 @@ pub(super) fn read(path: &Path, findings: &Findings) -> Option<Table> {
                 Some(hint) => Problem::Unreadable(format!("{error} ({hint})")),
                 None => error.into(),
             };
-            findings.fault(Place::File(Some(Arc::from(absolute(path)))), "", problem);
+            findings.error(Place::File(Some(Arc::from(absolute(path)))), "", problem);
             None
         }
     }
@@ -169,7 +169,7 @@ pub(super) fn parse_bytes(path: &Path, contents: &[u8], findings: &Findings) -> 
         Ok(text) if !text.contains('\0') => parse(&path, text, findings),
         _ => {
             let problem = Problem::rule("is not UTF-8 text; save it as UTF-8");
-            findings.fault(Place::File(Some(path)), "", problem);
+            findings.error(Place::File(Some(path)), "", problem);
             None
         }
     }
@@ -184,13 +184,13 @@ fn parse(path: &Arc<Path>, text: &str, findings: &Findings) -> Option<Table> {
     }
     if let Some(format) = other_format(text) {
         let rule = format!("is {format} and not TOML; see `ott-gateway example-config`");
-        findings.fault(Place::File(Some(Arc::clone(path))), "", Problem::rule(rule));
+        findings.error(Place::File(Some(Arc::clone(path))), "", Problem::rule(rule));
         return None;
     }
     for error in errors {
         // Only the parser's message: its `Display` quotes the line, including the value.
         let place = error.span().map_or_else(|| Place::File(Some(Arc::clone(path))), |span| lines.at(&span));
-        findings.fault(place, "", Problem::Syntax(error.message().to_owned()));
+        findings.error(place, "", Problem::Syntax(error.message().to_owned()));
     }
     None
 }

@@ -231,7 +231,8 @@ pub(crate) fn is_name_of_file(text: &str) -> bool {
     text.len() <= MAX_NAME && text.split(['.', '-', '_']).all(is_word)
 }
 
-struct DidYouMean<'a>(Option<&'a str>);
+/// A suggestion at the end of an error text, if there is one.
+pub(super) struct DidYouMean<'a>(pub(super) Option<&'a str>);
 
 impl fmt::Display for DidYouMean<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -335,19 +336,19 @@ impl<'a> IntoIterator for &'a Errors {
 /// Collects findings while a configuration is read, so that all errors are reported at once.
 #[derive(Debug, Default)]
 pub(super) struct Findings {
-    faults: RefCell<Vec<Finding>>,
+    errors: RefCell<Vec<Finding>>,
     warnings: RefCell<Vec<Finding>>,
 }
 
 impl Findings {
     /// Adds an error, which prevents the gateway from starting.
-    pub(super) fn fault(&self, place: Place, key: impl Into<String>, problem: Problem) {
-        self.faults.borrow_mut().push(Finding { place, key: key.into(), problem });
+    pub(super) fn error(&self, place: Place, key: impl Into<String>, problem: Problem) {
+        self.errors.borrow_mut().push(Finding { place, key: key.into(), problem });
     }
 
     /// Returns the number of errors found so far.
-    pub(super) fn faults(&self) -> usize {
-        self.faults.borrow().len()
+    pub(super) fn errors(&self) -> usize {
+        self.errors.borrow().len()
     }
 
     /// Adds a warning.
@@ -358,30 +359,30 @@ impl Findings {
 
     /// Replaces the error of each variable that sets no key by a suggestion, if `intended` returns one.
     pub(super) fn suggest_variables(&self, intended: impl Fn(&str) -> Option<String>) {
-        let mut faults = self.faults.borrow_mut();
+        let mut errors = self.errors.borrow_mut();
         let mut renamed = Vec::new();
-        for fault in faults.iter_mut() {
-            let Place::Variable(name) = &fault.place else { continue };
-            let is_unknown = match &fault.problem {
+        for error in errors.iter_mut() {
+            let Place::Variable(name) = &error.place else { continue };
+            let is_unknown = match &error.problem {
                 Problem::UnknownKey { .. } => true,
                 // A variable that ends before the name of a key.
                 Problem::WrongType { expected, .. } => *expected == "a table",
                 _ => false,
             };
             if let Some(variable) = intended(name).filter(|_| is_unknown) {
-                renamed.push(fault.place.clone());
-                fault.problem = Problem::UnknownKey { nearest: Some(variable) };
+                renamed.push(error.place.clone());
+                error.problem = Problem::UnknownKey { nearest: Some(variable) };
             }
         }
         // Keys missing from a table that exists only because of a misspelled variable.
-        faults
-            .retain(|fault| !matches!(fault.problem, Problem::Missing(_)) || !renamed.contains(&fault.place));
+        errors
+            .retain(|error| !matches!(error.problem, Problem::Missing(_)) || !renamed.contains(&error.place));
     }
 
     /// Returns the errors, or the result and the warnings.
     pub(super) fn conclude<T>(self, read: Option<T>) -> Result<(T, Vec<Finding>), Errors> {
         let sorted = |findings: RefCell<Vec<Finding>>| sorted(findings.into_inner());
-        let (errors, warnings) = (sorted(self.faults), sorted(self.warnings));
+        let (errors, warnings) = (sorted(self.errors), sorted(self.warnings));
         match read {
             Some(read) if errors.is_empty() => Ok((read, warnings)),
             _ => Err(Errors { errors, warnings }),

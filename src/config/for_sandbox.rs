@@ -218,17 +218,17 @@ mod tests {
     fn failed_access_test_is_an_error() {
         let test = "[[access.tests]]\ncaller = \"anonymous\"\nmethod = \"LoginWithOtt\"\nexpect = \"allow\"";
         // The default API client is us5, which no rule allows.
-        let faults = load(&format!("{FILE}\n{test}")).unwrap_err();
+        let errors = load(&format!("{FILE}\n{test}")).unwrap_err();
         let expected = "expects allow, but no rule allows it: rule 1 is for other API clients";
-        assert!(faults.to_string().contains(expected), "{faults}");
+        assert!(errors.to_string().contains(expected), "{errors}");
         load(&format!("{FILE}\n{test}\napi_client = \"eu2\"")).unwrap();
     }
 
     #[test]
     fn misspelled_keys_are_reported_also_in_api_clients() {
-        let faults = load(&FILE.replace("min_login_time", "min_login_tme")).unwrap_err();
-        assert!(faults.to_string().contains("did you mean \"min_login_time\""), "{faults}");
-        let faults = load(&FILE.replace("users = \"all\"", "users = \"some\"")).unwrap_err();
-        assert!(faults.to_string().contains("users"), "{faults}");
+        let errors = load(&FILE.replace("min_login_time", "min_login_tme")).unwrap_err();
+        assert!(errors.to_string().contains("did you mean \"min_login_time\""), "{errors}");
+        let errors = load(&FILE.replace("users = \"all\"", "users = \"some\"")).unwrap_err();
+        assert!(errors.to_string().contains("users"), "{errors}");
     }
 }

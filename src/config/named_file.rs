@@ -59,13 +59,13 @@ pub(super) fn check_pair(
     private_key: &PrivateKey,
 ) {
     if let Err(why) = ServerIdentity::new(chain, private_key) {
-        section.fault(key, Problem::rule(why.to_string()));
+        section.error(key, Problem::rule(why.to_string()));
     }
 }
 
 /// Reads a JWT issuer's key set.
 pub(super) fn jwks(section: &mut Section<'_>, key: &'static str) -> Option<PathBuf> {
-    let check = |content: &[u8]| check_jwks(content).map_err(|fault| Problem::rule(fault.to_string()));
+    let check = |content: &[u8]| check_jwks(content).map_err(|error| Problem::rule(error.to_string()));
     let (path, ()) = checked(section, key, check)?;
     Some(path)
 }
@@ -86,11 +86,11 @@ pub(super) fn client_secret(section: &Section<'_>, key: &'static str, path: Path
             Some(path)
         }
         Err(InvalidSecret::Unreadable(kind)) => {
-            section.fault(key, Problem::Unreadable(unreadable(&path, kind)));
+            section.error(key, Problem::Unreadable(unreadable(&path, kind)));
             None
         }
         Err(why) => {
-            section.fault(key, why.into());
+            section.error(key, why.into());
             None
         }
     }
@@ -168,7 +168,7 @@ fn read_and_parse<T>(
     let path = section.path(key)?;
     let (parsed, exposure) = read(&path)
         .and_then(|contents| Ok((parse(&contents.bytes)?, contents.exposure)))
-        .map_err(|problem| section.fault(key, problem))
+        .map_err(|problem| section.error(key, problem))
         .ok()?;
     warn_of_exposure(section, key, exposure, contains);
     Some((path, parsed))

@@ -80,7 +80,7 @@ pub(super) fn check(tree: &Table, findings: &Findings) {
                          {otherwise}"
                     );
                     if is_refused {
-                        findings.fault(place, name, Problem::rule(format!("must {order}")));
+                        findings.error(place, name, Problem::rule(format!("must {order}")));
                     } else {
                         findings.warning(place, name, format!("should {order}"));
                     }

@@ -57,7 +57,7 @@ impl PolicyFile {
         callers.finish_part(&OTHER_CALLERS);
         let api_clients = keys_at(tree, &["api_clients"]);
         if api_clients.is_empty() {
-            root.fault("api_clients", Problem::Missing("add at least one [api_clients.NAME]"));
+            root.error("api_clients", Problem::Missing("add at least one [api_clients.NAME]"));
         }
         let known = KnownNames {
             api_clients: Some(api_clients.clone()),

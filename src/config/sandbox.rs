@@ -45,7 +45,7 @@ impl Config {
         // The log must not hide the sandbox's output.
         let log_level = log_level::with_rust_log("warn".to_owned(), environment, &section);
         drop(section);
-        let refused = |problem| findings.fault(Place::File(None), "", problem);
+        let refused = |problem| findings.error(Place::File(None), "", problem);
         let data_center = DataCenter::parse(platform_url.as_str()).map_err(|error| refused(error.into()));
         let client_id = ClientId::parse(NAME).map_err(|error| refused(Problem::rule(error.to_string())));
         let config = data_center.ok().zip(client_id.ok()).map(|(data_center, client_id)| {

@@ -63,13 +63,13 @@ impl<'a> Section<'a> {
                 .collect(),
             Value::Variable(_) => {
                 let problem = Problem::rule("is a list of tables, which can only be set in the file");
-                self.findings.fault(node.place.clone(), name, problem);
+                self.findings.error(node.place.clone(), name, problem);
                 Vec::new()
             }
             other => {
                 let problem =
                     Problem::WrongType { expected: "a list of tables ([[…]])", found: other.type_name() };
-                self.findings.fault(node.place.clone(), name, problem);
+                self.findings.error(node.place.clone(), name, problem);
                 Vec::new()
             }
         }
@@ -84,7 +84,7 @@ impl<'a> Section<'a> {
         self.asked.push(key);
         let node = self.table.get(key)?;
         parse(&node.value)
-            .map_err(|problem| self.findings.fault(node.place.clone(), self.name_of(key), problem))
+            .map_err(|problem| self.findings.error(node.place.clone(), self.name_of(key), problem))
             .ok()
     }
 
@@ -96,7 +96,7 @@ impl<'a> Section<'a> {
         parse: impl FnOnce(&Value) -> Result<T, Problem>,
     ) -> Option<T> {
         if !self.has(key) {
-            self.fault(key, Problem::Missing(hint));
+            self.error(key, Problem::Missing(hint));
         }
         self.optional(key, parse)
     }
@@ -132,13 +132,13 @@ impl<'a> Section<'a> {
             }
             other => {
                 let problem = Problem::WrongType { expected: "a list", found: other.type_name() };
-                self.findings.fault(node.place.clone(), name, problem);
+                self.findings.error(node.place.clone(), name, problem);
                 return None;
             }
         };
         if items.is_empty() {
             let problem = Problem::rule("must contain at least one item");
-            self.findings.fault(node.place.clone(), name, problem);
+            self.findings.error(node.place.clone(), name, problem);
             return None;
         }
         let parsed: Vec<Option<T>> = (1_usize..)
@@ -146,7 +146,7 @@ impl<'a> Section<'a> {
             .map(|(number, item)| {
                 parse(&item.value)
                     .map_err(|problem| {
-                        self.findings.fault(item.place.clone(), format!("{name}[{number}]"), problem);
+                        self.findings.error(item.place.clone(), format!("{name}[{number}]"), problem);
                     })
                     .ok()
             })
@@ -164,7 +164,7 @@ impl<'a> Section<'a> {
         match &node.value {
             Value::List(_) => self.items(key, node, parse),
             one => {
-                let parsed = parse(one).map_err(|problem| self.fault(key, problem)).ok()?;
+                let parsed = parse(one).map_err(|problem| self.error(key, problem)).ok()?;
                 Some(vec![parsed])
             }
         }
@@ -237,13 +237,13 @@ impl<'a> Section<'a> {
     }
 
     /// Reports an error at a key.
-    pub(super) fn fault(&self, key: &str, problem: Problem) {
-        self.findings.fault(self.place_of(key), self.name_of(key), problem);
+    pub(super) fn error(&self, key: &str, problem: Problem) {
+        self.findings.error(self.place_of(key), self.name_of(key), problem);
     }
 
     /// Reports an error in the table itself.
-    pub(super) fn own_fault(&self, problem: Problem) {
-        self.findings.fault(self.place.clone(), self.name.clone(), problem);
+    pub(super) fn own_error(&self, problem: Problem) {
+        self.findings.error(self.place.clone(), self.name.clone(), problem);
     }
 
     /// Reports a warning about a variable that does not set a key.
@@ -262,8 +262,8 @@ impl<'a> Section<'a> {
     }
 
     /// Returns the number of errors found so far, in any table.
-    pub(super) fn faults(&self) -> usize {
-        self.findings.faults()
+    pub(super) fn errors(&self) -> usize {
+        self.findings.errors()
     }
 
     /// Reports a warning about a place that is not a key.
@@ -276,7 +276,7 @@ impl<'a> Section<'a> {
         for (key, node) in self.table {
             if !self.asked.contains(&key.as_str()) {
                 let nearest = finding::nearest(key, self.asked.iter().copied());
-                self.findings.fault(node.place.clone(), self.name_of(key), Problem::UnknownKey { nearest });
+                self.findings.error(node.place.clone(), self.name_of(key), Problem::UnknownKey { nearest });
             }
         }
     }
@@ -290,7 +290,7 @@ impl<'a> Section<'a> {
             }
             let nearest = finding::nearest(key, self.asked.iter().chain(other_keys).copied());
             if nearest.as_deref().is_some_and(|nearest| self.asked.contains(&nearest)) {
-                self.findings.fault(node.place.clone(), self.name_of(key), Problem::UnknownKey { nearest });
+                self.findings.error(node.place.clone(), self.name_of(key), Problem::UnknownKey { nearest });
             }
         }
     }
@@ -300,7 +300,7 @@ impl<'a> Section<'a> {
             table
         } else {
             let problem = Problem::WrongType { expected: "a table", found: node.value.type_name() };
-            self.findings.fault(node.place.clone(), name.clone(), problem);
+            self.findings.error(node.place.clone(), name.clone(), problem);
             &NOTHING
         };
         Section { name, table, place: node.place.clone(), ..self.sibling() }

@@ -135,10 +135,10 @@ impl Server {
         let server::Settings { listen, transport, drain, .. } = &self.grpc;
         let has_tls = section.has("tls");
         if has_tls && plaintext {
-            section.fault("plaintext", Problem::rule("must not be true if [server.tls] is set"));
+            section.error("plaintext", Problem::rule("must not be true if [server.tls] is set"));
         }
         if !has_tls && !transport.is_allowed_on(*listen) {
-            section.fault(
+            section.error(
                 "listen",
                 Problem::rule(
                     "is not a loopback address, so it needs [server.tls], or plaintext = true behind an \
@@ -147,10 +147,10 @@ impl Server {
             );
         }
         if drain.lame_duck >= drain.cut_off {
-            section.fault("drain_lame_duck", Problem::rule("must be shorter than drain_timeout"));
+            section.error("drain_lame_duck", Problem::rule("must be shorter than drain_timeout"));
         }
         if self.health_listen.is_some_and(|health| value::overlap(health, *listen)) {
-            section.fault("health_listen", Problem::rule("is the same address as server.listen"));
+            section.error("health_listen", Problem::rule("is the same address as server.listen"));
         }
     }
 }
@@ -175,7 +175,7 @@ fn read_tls(mut section: Section<'_>) -> Option<tls::Settings> {
     const BOTH: &str = "[server.tls] needs both certificate_file and private_key_file";
     for key in ["certificate_file", "private_key_file"] {
         if !section.has(key) {
-            section.fault(key, Problem::Missing(BOTH));
+            section.error(key, Problem::Missing(BOTH));
         }
     }
     let certificate = named_file::certificate_chain(&mut section, "certificate_file");
@@ -190,7 +190,7 @@ fn read_tls(mut section: Section<'_>) -> Option<tls::Settings> {
     let usual = if has_ca { ClientAuthMode::Require } else { ClientAuthMode::Off };
     let client_auth = section.optional("client_auth", value::one_of(CLIENT_AUTH)).unwrap_or(usual);
     if client_auth != ClientAuthMode::Off && !has_ca {
-        section.fault("client_auth", Problem::rule("needs client_ca_file, unless it is \"off\""));
+        section.error("client_auth", Problem::rule("needs client_ca_file, unless it is \"off\""));
     }
     if client_auth == ClientAuthMode::Off && has_ca {
         section.warning("client_auth", "is \"off\", so client_ca_file is not used");

@@ -44,7 +44,7 @@ impl Telemetry {
         if configured.ca_file.is_some()
             && configured.endpoint.as_ref().is_some_and(|endpoint| endpoint.scheme() == "http")
         {
-            section.fault("otlp_ca_file", Problem::rule("needs an otlp_endpoint with https"));
+            section.error("otlp_ca_file", Problem::rule("needs an otlp_endpoint with https"));
         }
         let (traces, in_effect) = otel::complete(configured, &section, environment);
         let telemetry = Self {

@@ -63,11 +63,11 @@ impl Folder {
     }
 
     /// Returns the errors as lines, without the folder's random name.
-    fn faults(&self, text: &str) -> Vec<String> {
-        let faults = self.load(text).expect_err("the configuration is not valid");
+    fn errors(&self, text: &str) -> Vec<String> {
+        let errors = self.load(text).expect_err("the configuration is not valid");
         let folder = self.folder.path().display().to_string();
-        let without = |fault: String| fault.replace(&format!("{folder}/"), "").replace(&folder, "FOLDER");
-        faults.iter().map(|fault| without(fault.to_string())).collect()
+        let without = |error: String| error.replace(&format!("{folder}/"), "").replace(&folder, "FOLDER");
+        errors.iter().map(|error| without(error.to_string())).collect()
     }
 }
 

@@ -67,7 +67,7 @@ use tokio::{sync::oneshot, time::timeout};
 
 pub use self::{
     fingerprint::HmacKey,
-    process_records::{Fingerprints, RulesChange, RulesSummary, StopCause},
+    process_records::{Fingerprints, NotCompared, RulesChange, RulesDifferences, RulesSummary, StopCause},
     readiness::Readiness,
     record::RefusedCalls,
     sink::Sink,

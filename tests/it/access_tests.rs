@@ -561,6 +561,70 @@ fn explain_answers_about_accounts_claims_and_unknown_names() {
     }
 }
 
+#[test]
+fn questions_are_answered_by_the_rules_in_force_and_by_the_candidate_rules() {
+    let setup = setup(
+        "[[access.candidate_rules]]\nname = \"billing\"\ncallers = [\"token:billing\"]\nlogins = [\"anna@*\"]\n",
+    );
+    let ask = |arguments: &[&str]| {
+        let done = setup.run(&[&["check-config"], arguments].concat());
+        assert_eq!(done.status.code(), Some(0), "{}", stderr(&done));
+        stdout(&done)
+    };
+    let json = |arguments: &[&str]| -> Value {
+        serde_json::from_str(&ask(&[arguments, &["--format", "json"]].concat())).unwrap()
+    };
+    let quotas = "per caller 50/s, burst 100; per caller and user 30/min, burst 10";
+    let explain = ["--explain", "token:billing", "IssueOtt", "ceo@customer.example"];
+    let (in_force, candidates) =
+        ask(&explain).split_once("candidate rules:\n").map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
+    assert!(
+        in_force.starts_with("with API client test") && in_force.contains("\nrules in force:\nrule 1"),
+        "{in_force}"
+    );
+    assert!(in_force.ends_with("\nALLOWED by rule 1 (billing)\n"), "{in_force}");
+    assert!(
+        candidates.starts_with("rule 1 (billing) ") && candidates.ends_with("\nDENIED: no rule allows it\n"),
+        "{candidates}"
+    );
+    let found = json(&explain);
+    assert_eq!((&found["decision"], &found["rule"]["number"]), (&json!("allow"), &json!(1)));
+    assert_eq!(
+        found["candidate_rules"],
+        json!({
+            "decision": "deny", "rule": null, "quotas_of": null,
+            "rules": [{"number": 1, "name": "billing", "verdict": "mismatch", "mismatch": "user"}],
+        })
+    );
+
+    let who = ["--who", "IssueOtt", "anna@other.example"];
+    let answer = ask(&who);
+    let both = format!(
+        "\nrules in force:\nrule 3 (ops): jwt:*\n  only with a JWT with groups = \"ops\" and level = 7\n  {quotas}\n\
+         1 rule allows it\ncandidate rules:\nrule 1 (billing): token:billing\n  {quotas}\n1 rule allows it\n"
+    );
+    assert!(answer.ends_with(&both), "{answer}");
+    let found = json(&who);
+    assert_eq!(
+        (&found["rules"][0]["name"], &found["candidate_rules"][0]["name"]),
+        (&json!("ops"), &json!("billing"))
+    );
+
+    // A call that does not reach the rules is denied once.
+    let unknown = ask(&["--explain", "token:new", "IssueOtt", "a"]);
+    assert_eq!(unknown, "DENIED: [callers.tokens] has no token \"new\"\n");
+    let without = self::setup("").run(&[
+        "check-config",
+        "--explain",
+        "token:billing",
+        "IssueOtt",
+        "a",
+        "--format",
+        "json",
+    ]);
+    assert!(!stdout(&without).contains("candidate"), "{}", stdout(&without));
+}
+
 /// `check-config` and the library evaluate the same tests.
 #[test]
 fn many_rules_and_tests_are_evaluated() {

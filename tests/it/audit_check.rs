@@ -63,6 +63,11 @@ async fn log_of_a_process_is_complete_after_a_reload_and_an_orderly_stop() {
     // Comments and blanks are no change.
     let text = fs::read_to_string(&config).unwrap();
     let same = text.replace("[[access.rules]]", "# The same.\n[[access.rules]]\n");
+    // Candidate rules and tests are no change of the rules either.
+    let same = format!(
+        "{same}[[access.candidate_rules]]\ncallers = [\"dns:*\"]\nusers = \"all\"\n\
+         [[access.tests]]\ncaller = \"dns:nobody\"\nmethod = \"IssueOtt\"\nuser = \"x\"\nexpect = \"deny\"\n"
+    );
     fs::write(&config, format!("{same}# end\n")).unwrap();
     gateway.signal("HUP");
     fs::write(&config, same.replace("users = \"all\"", "logins = [\"*@example.com\"]")).unwrap();
@@ -83,7 +88,13 @@ async fn log_of_a_process_is_complete_after_a_reload_and_an_orderly_stop() {
     assert_eq!(changes.len(), 1, "{log}");
     assert_eq!(changes[0]["old_rules"], first["rules"]);
     assert_ne!(changes[0]["new_rules"], first["rules"]);
-    assert_eq!(changes[0]["summary"]["rules_after"], 1);
+    assert_eq!(
+        changes[0]["summary"],
+        serde_json::json!({
+            "rules_before": 1, "rules_after": 1, "opened": 0, "closed": 2, "quotas_changed": 0,
+            "settings_changed": 0,
+        })
+    );
 
     let folder = gateway.folder();
     let (code, output) = check(folder, &["audit.jsonl"]);

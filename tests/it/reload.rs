@@ -218,6 +218,8 @@ async fn changes_are_logged_by_name_and_number_without_values() {
     ] {
         assert_eq!(line[field], value, "{field}: {line}");
     }
+    assert!(line["access.opened"].as_u64() > Some(0) && line["access.closed"].as_u64() > Some(0), "{line}");
+    assert_eq!((&line["access.quotas_changed"], &line["access.settings_changed"]), (&0.into(), &0.into()));
     // The line contains only changes.
     put(&gateway, "config.toml", &changed.replace(&after, &before));
     gateway.signal("HUP");
@@ -226,6 +228,7 @@ async fn changes_are_logged_by_name_and_number_without_values() {
     });
     assert!(line.contains("\"callers.tokens_added\":\"nightly\""), "{line}");
     assert!(!line.contains("rules_added") && !line.contains("rules_removed"), "{line}");
+    assert!(line.contains("\"access.rules_changed\":false"), "{line}");
     let log = gateway.stderr().text();
     for value in ["first", "second", "third", "fourth", "fifth"].map(hash) {
         assert!(!log.contains(value.trim_start_matches("sha256:")), "{log}");

@@ -1,9 +1,38 @@
-//! Differences between two versions, by number or name and never by value.
+//! Differences between two versions in log lines: numbers and names, never values.
 
 use crate::{
     access::{RuleId, RuleSettings},
     caller::TokenHashes,
+    observe::audit::RulesDifferences,
 };
+
+/// The numbers of an audit record of a change, as fields of a log line.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct LoggedCounts {
+    pub(super) opened: Option<usize>,
+    pub(super) closed: Option<usize>,
+    pub(super) quotas_changed: Option<usize>,
+    pub(super) settings_changed: Option<usize>,
+    /// The reason that there are no numbers.
+    pub(super) not_compared: Option<&'static str>,
+}
+
+impl LoggedCounts {
+    pub(super) fn of(differences: RulesDifferences) -> Self {
+        match differences {
+            RulesDifferences::Counted { opened, closed, quotas_changed, settings_changed } => Self {
+                opened: Some(opened),
+                closed: Some(closed),
+                quotas_changed: Some(quotas_changed),
+                settings_changed: Some(settings_changed),
+                not_compared: None,
+            },
+            RulesDifferences::NotCounted { not_compared } => {
+                Self { not_compared: Some(not_compared.as_str()), ..Self::default() }
+            }
+        }
+    }
+}
 
 /// Changes in a new version; `None` if there are none.
 #[derive(Debug, Default, PartialEq, Eq)]

@@ -5,8 +5,9 @@ use tokio::time::sleep;
 
 use super::*;
 use crate::{
+    access::Settings,
     base::files::POLL_INTERVAL,
-    caller::{Caller, Proof},
+    caller::{Caller, Proof, TokenHashes},
     observe::telemetry::logging::captured::CapturedLog,
 };
 
@@ -209,10 +210,12 @@ async fn errors_elsewhere_do_not_prevent_a_revocation() {
 fn file_that_has_not_changed_is_parsed_once() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("gateway.toml");
-    let last = LastParsed::default();
+    let in_force =
+        InForce::new(Arc::new(Reloadable { access: Settings::new(Vec::new()), tokens: TokenHashes::new() }));
+    let parser = FileParser::new(path.clone(), ApiClientNames::default(), in_force.clone());
     let parsed = |text: &str| {
         fs::write(&path, text).unwrap();
-        last.parse(&path, &files::read(&path, files::MAX_BYTES).unwrap(), None)
+        parser.parse(&files::read(&path, files::MAX_BYTES).unwrap())
     };
     let (one, other) = (config_for(&["dns:one"]), config_for(&["dns:other"]));
     let first = parsed(&one).unwrap();
@@ -223,4 +226,13 @@ fn file_that_has_not_changed_is_parsed_once() {
     assert_eq!(second.reloadable.access.rules[0].callers, ["dns:other"]);
     let again = parsed(&one).unwrap();
     assert!(again == first && again != second);
+
+    // Once it is in force, it is not compared again; another version is.
+    in_force.set(&again.reloadable);
+    assert!(Arc::ptr_eq(&again, &parsed(&one).unwrap()));
+    assert_eq!(again.differences_from(&in_force.get()), Some(RulesDifferences::NONE));
+    let other = parsed(&other).unwrap();
+    assert_eq!(other.differences_from(&in_force.get()), Some(other.differences));
+    in_force.set(&second.reloadable);
+    assert_eq!(other.differences_from(&in_force.get()), None, "compared with other rules");
 }

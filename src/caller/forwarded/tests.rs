@@ -58,7 +58,7 @@ fn malformed_or_ambiguous_header_is_refused() {
     ] {
         assert_eq!(parsed_name(text), Err(ForwardedError::Malformed), "{text:?}");
     }
-    for (text, fault) in [
+    for (text, error) in [
         ("Hash=ab", NameError::Nameless),
         ("URI=spiffe://td/forged,Hash=ab", NameError::Nameless),
         ("URI=spiffe://td/a;URI=spiffe://td/b", NameError::SeveralUris),
@@ -69,7 +69,7 @@ fn malformed_or_ambiguous_header_is_refused() {
         ("URI=\"spiffe://td/a\\,b\"", NameError::MalformedSpiffeId),
         ("DNS=*.example", NameError::MalformedDnsName),
     ] {
-        assert_eq!(parsed_name(text), Err(ForwardedError::Name(fault)), "{text}");
+        assert_eq!(parsed_name(text), Err(ForwardedError::Name(error)), "{text}");
     }
     assert_eq!(
         from_xfcc(&HeaderValue::from_bytes(b"URI=\xff").unwrap()),

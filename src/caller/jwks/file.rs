@@ -42,7 +42,7 @@ impl KeyFile {
     ) -> Result<Follower<Self>, InvalidSettings> {
         let file = Self { path, ring, metrics };
         let keys = files::load(&file.name(), file.parser())
-            .map_err(|fault| InvalidSettings::JwksFile { path: file.path.clone(), fault })?;
+            .map_err(|error| InvalidSettings::JwksFile { path: file.path.clone(), error })?;
         file.ring.keep(keys.clone());
         Ok(Follower::new(file, Some(keys), WallClock::system()))
     }

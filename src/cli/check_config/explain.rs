@@ -4,7 +4,10 @@
 
 use serde_json::{Value, json};
 
-use super::question::{ApiClientOfCall, Call, NoSuchName};
+use super::{
+    RuleSets,
+    question::{ApiClientOfCall, Call, NoSuchName},
+};
 use crate::{
     access::{Answer, Mismatch, Question, RuleId, RuleInAnswer, Rules, Verdict},
     base::text::Printable,
@@ -14,34 +17,35 @@ use crate::{
     domain::{call::Method, ott::Subject},
 };
 
-/// Returns the answer, or the reason that such a call does not reach the rules.
-pub(super) fn answer<'a>(
-    call: &'a Call,
-    rules: &'a Rules,
-    config: &'a Config,
-) -> Result<(ApiClientOfCall<'a>, Answer<'a>), NoSuchName> {
+/// Returns the API client of the call, or the reason that such a call does not reach the rules.
+fn api_client<'a>(call: &'a Call, config: &'a Config) -> Result<ApiClientOfCall<'a>, NoSuchName> {
     call.check_caller(config)?;
-    let api_client = call.request.api_client(config)?;
-    let answer = rules.answer(Question {
+    call.request.api_client(config)
+}
+
+fn answer<'a>(call: &'a Call, rules: &'a Rules, api_client: ApiClientOfCall<'a>) -> Answer<'a> {
+    rules.answer(Question {
         caller: Principal { name: &call.caller, claims: &call.claims },
         method: call.request.method,
         api_client: api_client.name,
         user: call.request.user.as_ref(),
-    });
-    Ok((api_client, answer))
+    })
 }
 
 /// Prints the decision for people.
-pub(super) fn print(call: &Call, rules: &Rules, config: &Config, output: &mut Output) {
+pub(super) fn print(call: &Call, rules: &RuleSets, config: &Config, output: &mut Output) {
     let user = call.request.user.as_ref();
-    match answer(call, rules, config) {
-        Ok((api_client, answer)) => {
+    match api_client(call, config) {
+        Ok(api_client) => {
             output.line(with_api_client(api_client));
             print_folded(user, output);
-            for (rule, verdict) in answer.verdicts() {
-                output.line(Printable(sentence(call, &rule, &verdict)));
-            }
-            output.line(Printable(conclusion(call, &answer)));
+            rules.print_each(output, |rules, output| {
+                let answer = answer(call, rules, api_client);
+                for (rule, verdict) in answer.verdicts() {
+                    output.line(Printable(sentence(call, &rule, &verdict)));
+                }
+                output.line(Printable(conclusion(call, &answer)));
+            });
         }
         Err(reason) => {
             print_folded(user, output);
@@ -109,7 +113,7 @@ fn conclusion(call: &Call, answer: &Answer<'_>) -> String {
 }
 
 /// Returns the decision for programs.
-pub(super) fn as_json(call: &Call, rules: &Rules, config: &Config) -> Value {
+pub(super) fn as_json(call: &Call, rules: &RuleSets, config: &Config) -> Value {
     let mut found = json!({
         "caller": call.caller,
         "method": call.request.method.name(),
@@ -117,17 +121,13 @@ pub(super) fn as_json(call: &Call, rules: &Rules, config: &Config) -> Value {
         "decided_as": call.request.user.as_ref().map(|user| user.as_decided().to_string()),
         "api_client": call.request.api_client,
     });
-    match answer(call, rules, config) {
-        Ok((api_client, answer)) => {
-            let rules = answer.verdicts().map(|(rule, verdict)| {
-                let (verdict, mismatch) = labels(&verdict);
-                json!({"number": rule.id.number, "name": rule.id.name.as_deref(), "verdict": verdict, "mismatch": mismatch})
-            });
+    match api_client(call, config) {
+        Ok(api_client) => {
             found["api_client"] = api_client.name.into();
-            found["decision"] = if answer.is_allowed() { "allow" } else { "deny" }.into();
-            found["rule"] = id(answer.deciding());
-            found["quotas_of"] = id(answer.charged());
-            found["rules"] = rules.collect();
+            add_decision(&mut found, &answer(call, &rules.in_force, api_client));
+            if let Some(candidates) = &rules.candidates {
+                add_decision(&mut found["candidate_rules"], &answer(call, candidates, api_client));
+            }
         }
         Err(reason) => {
             found["decision"] = "deny".into();
@@ -135,6 +135,17 @@ pub(super) fn as_json(call: &Call, rules: &Rules, config: &Config) -> Value {
         }
     }
     found
+}
+
+fn add_decision(found: &mut Value, answer: &Answer<'_>) {
+    let rules = answer.verdicts().map(|(rule, verdict)| {
+        let (verdict, mismatch) = labels(&verdict);
+        json!({"number": rule.id.number, "name": rule.id.name.as_deref(), "verdict": verdict, "mismatch": mismatch})
+    });
+    found["decision"] = if answer.is_allowed() { "allow" } else { "deny" }.into();
+    found["rule"] = id(answer.deciding());
+    found["quotas_of"] = id(answer.charged());
+    found["rules"] = rules.collect();
 }
 
 /// Returns a rule for programs.

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{
+    RuleSets,
     explain::{id, print_folded, print_unknown, quotas, with_api_client},
     question::Request,
 };
@@ -15,25 +16,27 @@ use crate::{
 };
 
 /// Prints the callers for people, by rule.
-pub(super) fn print(request: &Request, rules: &Rules, config: &Config, output: &mut Output) {
+pub(super) fn print(request: &Request, rules: &RuleSets, config: &Config, output: &mut Output) {
     let api_client = match request.api_client(config) {
         Ok(api_client) => api_client,
         Err(reason) => return print_unknown(&reason, config, output),
     };
     output.line(with_api_client(api_client));
     print_folded(request.user.as_ref(), output);
-    let candidates = rules.who(request.method, api_client.name, request.user.as_ref());
-    for candidate in &candidates {
-        for line in lines(candidate, request.user.is_none()) {
-            output.line(Printable(line));
+    rules.print_each(output, |rules, output| {
+        let entries = rules.who(request.method, api_client.name, request.user.as_ref());
+        for entry in &entries {
+            for line in lines(entry, request.user.is_none()) {
+                output.line(Printable(line));
+            }
         }
-    }
-    let conclusion = match candidates.len() {
-        0 => "NOBODY: no rule allows it".to_owned(),
-        1 => "1 rule allows it".to_owned(),
-        some => format!("{some} rules allow it"),
-    };
-    output.line(conclusion);
+        let conclusion = match entries.len() {
+            0 => "NOBODY: no rule allows it".to_owned(),
+            1 => "1 rule allows it".to_owned(),
+            some => format!("{some} rules allow it"),
+        };
+        output.line(conclusion);
+    });
 }
 
 fn lines(candidate: &Candidate<'_>, is_open: bool) -> Vec<String> {
@@ -67,7 +70,7 @@ fn claim(required: &ClaimRequirement) -> String {
 }
 
 /// Returns the callers for programs.
-pub(super) fn as_json(request: &Request, rules: &Rules, config: &Config) -> Value {
+pub(super) fn as_json(request: &Request, rules: &RuleSets, config: &Config) -> Value {
     let mut found = json!({
         "method": request.method.name(),
         "user": request.user.as_ref().map(|user| user.as_asked().to_string()),
@@ -78,8 +81,14 @@ pub(super) fn as_json(request: &Request, rules: &Rules, config: &Config) -> Valu
     match request.api_client(config) {
         Ok(api_client) => {
             found["api_client"] = api_client.name.into();
-            let candidates = rules.who(request.method, api_client.name, request.user.as_ref());
-            found["rules"] = candidates.into_iter().map(entry).collect();
+            let entries = |rules: &Rules| -> Value {
+                let entries = rules.who(request.method, api_client.name, request.user.as_ref());
+                entries.into_iter().map(entry).collect()
+            };
+            found["rules"] = entries(&rules.in_force);
+            if let Some(candidates) = &rules.candidates {
+                found["candidate_rules"] = entries(candidates);
+            }
         }
         Err(reason) => found["reason"] = reason.to_string().into(),
     }

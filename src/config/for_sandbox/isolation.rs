@@ -66,7 +66,7 @@ pub(super) fn check_audit_file(tree: &Table, config: &Config, findings: &Finding
     } else {
         return;
     };
-    findings.fault(place_of_sink(tree), "audit.sink", Problem::rule(format!("{what}: {REMEDY}")));
+    findings.error(place_of_sink(tree), "audit.sink", Problem::rule(format!("{what}: {REMEDY}")));
 }
 
 fn place_of_sink(tree: &Table) -> Place {

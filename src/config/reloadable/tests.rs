@@ -21,7 +21,7 @@ fn parse(text: &str) -> Result<Reloadable, String> {
 fn parse_with(text: &str, environment: &BTreeMap<String, String>) -> Result<Reloadable, String> {
     Reloadable::parse(Path::new("gateway.toml"), text.as_bytes(), environment, Some("eu2"))
         .map(|(read, _)| read)
-        .map_err(|faults| faults.to_string())
+        .map_err(|errors| errors.to_string())
 }
 
 #[test]
@@ -60,7 +60,7 @@ fn errors_outside_rules_and_tokens_are_ignored() {
 
 #[test]
 fn errors_in_rules_or_tokens_refuse_both() {
-    for (text, fault) in [
+    for (text, error) in [
         (format!("{TOKENS}[access]\n"), "gateway.toml:3: access.rules: is missing"),
         (TOKENS.to_owned(), "gateway.toml: access.rules: is missing"),
         (format!("{TOKENS}{RULES}burst = 0"), "gateway.toml:8: access.rules[1].burst: must be"),
@@ -71,7 +71,7 @@ fn errors_in_rules_or_tokens_refuse_both() {
         (format!("{TOKENS}{RULES}[audit\n"), "gateway.toml:8: not valid TOML"),
     ] {
         let refused = parse(&text).unwrap_err();
-        assert!(refused.contains(fault), "{text}: {refused}");
+        assert!(refused.contains(error), "{text}: {refused}");
     }
     let wrong = [("OTT_GATEWAY__ACCESS__QUOTA_DRY_RUN".to_owned(), "x".to_owned())];
     let refused = parse_with(&format!("{TOKENS}{RULES}"), &BTreeMap::from(wrong)).unwrap_err();
@@ -89,7 +89,7 @@ fn access_tests_are_for_the_default_api_client_of_the_running_gateway() {
             &BTreeMap::<String, String>::new(),
             default,
         );
-        parsed.map(|(read, _)| read).map_err(|faults| faults.to_string())
+        parsed.map(|(read, _)| read).map_err(|errors| errors.to_string())
     };
     assert_eq!(with_default(Some("eu2")), parse(&format!("{TOKENS}{RULES}")));
     let refused = with_default(Some("us5")).unwrap_err();
@@ -101,13 +101,13 @@ fn access_tests_are_for_the_default_api_client_of_the_running_gateway() {
 
 #[test]
 fn misspelled_section_is_refused() {
-    for (text, fault) in [
+    for (text, error) in [
         (format!("{TOKENS}{RULES}[[acces.rules]]"), "acces: unknown key; did you mean \"access\"?"),
         (format!("{TOKENS}{RULES}[caller.tokens]"), "caller: unknown key; did you mean \"callers\"?"),
         (format!("{TOKENS}{RULES}[callers.token]"), "callers.token: unknown key; did you mean \"tokens\"?"),
     ] {
         let refused = parse(&text).unwrap_err();
-        assert_eq!(refused, format!("gateway.toml:8: {fault}"));
+        assert_eq!(refused, format!("gateway.toml:8: {error}"));
     }
 }
 

@@ -76,7 +76,7 @@ fn every_error_of_an_api_client_is_reported() {
     let folder = Folder::new();
     for (part, expected) in table {
         let text = format!("[api_clients.eu2]\n{part}\n{RULE}");
-        assert_eq!(folder.faults(&text), *expected, "{part}");
+        assert_eq!(folder.errors(&text), *expected, "{part}");
     }
 }
 
@@ -87,7 +87,7 @@ fn secrets_from_all_three_sources_follow_the_same_rules() {
     let folder = Folder::new().with("CREDENTIALS_DIRECTORY", "/nowhere");
     let base = "[api_clients.eu2]\ndata_center_url = \"https://eu2\"\nclient_id = \"id\"\n";
     let sources = ["client_secret_file", "client_secret_env", "client_secret_credential"];
-    let faults = |text: &str| -> Vec<(String, Vec<String>)> {
+    let errors = |text: &str| -> Vec<(String, Vec<String>)> {
         let path = folder.folder.path().join("SECRET");
         fs::write(&path, text).unwrap();
         let environment = BTreeMap::from([
@@ -98,7 +98,7 @@ fn secrets_from_all_three_sources_follow_the_same_rules() {
         let of = |source: &str| {
             fs::write(&file, format!("{base}{source} = \"SECRET\"\n{RULE}")).unwrap();
             match Config::load(Some(&file), &environment) {
-                Err(faults) => faults.iter().map(|fault| fault.problem.to_string()).collect(),
+                Err(errors) => errors.iter().map(|error| error.problem.to_string()).collect(),
                 Ok(config) => {
                     let warnings = config.warnings.iter().map(|warning| warning.problem.to_string());
                     // Warnings about the source of the secret differ.
@@ -136,7 +136,7 @@ fn secrets_from_all_three_sources_follow_the_same_rules() {
         ),
     ];
     for (text, expected) in table {
-        for (source, found) in faults(text) {
+        for (source, found) in errors(text) {
             assert_eq!(found, expected, "{source}: {text:.20?}");
         }
     }
@@ -160,7 +160,7 @@ fn two_defaults_are_refused_and_no_default_is_accepted() {
     let second = CLIENT.replace("eu2]", "us5]");
     let both = format!("{CLIENT}default = true\n{second}default = true\n{RULE}");
     assert_eq!(
-        folder.faults(&both),
+        folder.errors(&both),
         [
             "gateway.toml:10: api_clients.us5.default: only one API client can be the default, and \"eu2\" already is"
         ]

@@ -106,11 +106,21 @@ const BROKEN: &[Broken] = &[
         ],
     ),
     (
-        "[[access.rules]]\ncallers = [\"jwt:cor*\", \"jwt:crop:*\", \"jwt:portal\", \"jwt:corp:*\", \"jwt:x*\", \"jwt:*\"]\nusers = \"all\"\n[[callers.jwt]]\nname = \"corp\"\nissuer = \"i\"\naudience = \"a\"\njwks_file = \"jwks.json\"",
+        "[[access.rules]]\ncallers = [\"jwt:cor*\", \"jwt:crop:*\", \"jwt:portal\", \"jwt:corp:*\", \"jwt:x*\", \"jwt:*\", \"jwt:corp\"]\nusers = \"all\"\n[[callers.jwt]]\nname = \"corp\"\nissuer = \"i\"\naudience = \"a\"\njwks_file = \"jwks.json\"",
         &[
-            "gateway.toml:9: access.rules[2].callers[2]: is not a caller of an issuer in [[callers.jwt]]; did you mean \"jwt:corp:\"?",
-            "gateway.toml:9: access.rules[2].callers[3]: is not a caller of an issuer in [[callers.jwt]]",
-            "gateway.toml:9: access.rules[2].callers[5]: is not a caller of an issuer in [[callers.jwt]]",
+            "gateway.toml:9: access.rules[2].callers[2]: no issuer in [[callers.jwt]] has this name: write jwt:NAME:SUBJECT; did you mean \"jwt:corp:\"?",
+            "gateway.toml:9: access.rules[2].callers[3]: no issuer in [[callers.jwt]] has this name: write jwt:NAME:SUBJECT",
+            "gateway.toml:9: access.rules[2].callers[5]: no issuer in [[callers.jwt]] has this name: write jwt:NAME:SUBJECT",
+            "gateway.toml:9: access.rules[2].callers[7]: has no subject: write jwt:corp:SUBJECT",
+        ],
+    ),
+    (
+        "[[access.rules]]\ncallers = [\"dns:a\"]\napi_clients = [\"*\", \"none*\", \"nine\"]\nrate = \"0/s\"\nuser_rate = \"4294967296/s\"\nusers = \"all\"",
+        &[
+            "gateway.toml:10: access.rules[2].api_clients[2]: matches no API client in [api_clients]",
+            "gateway.toml:10: access.rules[2].api_clients[3]: is not the name of an API client in [api_clients]",
+            "gateway.toml:11: access.rules[2].rate: must be 1 to 1000000 calls per period",
+            "gateway.toml:12: access.rules[2].user_rate: must be 1 to 1000000 calls per period",
         ],
     ),
     (
@@ -161,10 +171,10 @@ const BROKEN: &[Broken] = &[
 fn every_error_contains_file_line_key_and_rule() {
     let folder = Folder::new();
     for (part, expected) in BROKEN {
-        assert_eq!(folder.faults(&working_and(part)), *expected, "{part}");
+        assert_eq!(folder.errors(&working_and(part)), *expected, "{part}");
     }
     assert_eq!(
-        folder.faults(&format!("server = 1\n{}", working_and(""))),
+        folder.errors(&format!("server = 1\n{}", working_and(""))),
         ["gateway.toml:1: server: must be a table, not an integer"]
     );
     folder.load(&working_and("")).expect("the configuration is valid without the error");

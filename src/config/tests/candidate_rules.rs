@@ -19,9 +19,9 @@ fn candidate_rules_are_read_like_rules_and_numbered_separately() {
     assert_eq!(config.access.rules.len(), 1);
     assert_eq!(config.reloadable().access, config.access, "reloaded with the rules");
 
-    let second = |part: &str| folder.faults(&working_and(&format!("{CANDIDATE}{part}")));
+    let second = |part: &str| folder.errors(&working_and(&format!("{CANDIDATE}{part}")));
     let header = "[[access.candidate_rules]]\n";
-    for (part, fault) in [
+    for (part, error) in [
         ("", "gateway.toml:11: access.candidate_rules[2].callers: "),
         (
             "callers = [\"token:b\"]\nusers = \"all\"",
@@ -37,27 +37,27 @@ fn candidate_rules_are_read_like_rules_and_numbered_separately() {
             "gateway.toml:14: access.candidate_rules[2].burts: unknown key",
         ),
     ] {
-        let faults = second(&format!("{header}{part}"));
-        assert!(faults.iter().any(|found| found.starts_with(fault)), "{part}: {faults:?}");
+        let errors = second(&format!("{header}{part}"));
+        assert!(errors.iter().any(|found| found.starts_with(error)), "{part}: {errors:?}");
     }
     let misspelled = CANDIDATE.replace("candidate_rules", "candidate_rule");
-    let faults = folder.faults(&working_and(&misspelled));
-    assert!(faults[0].contains("did you mean \"candidate_rules\"?"), "{faults:?}");
+    let errors = folder.errors(&working_and(&misspelled));
+    assert!(errors[0].contains("did you mean \"candidate_rules\"?"), "{errors:?}");
 }
 
 #[test]
 fn candidate_rules_do_not_replace_rules() {
-    let faults = Folder::new().faults(&format!("{CLIENT}{CANDIDATE}"));
-    assert!(faults.iter().any(|fault| fault.contains("access.rules: is missing: add an")), "{faults:?}");
+    let errors = Folder::new().errors(&format!("{CLIENT}{CANDIDATE}"));
+    assert!(errors.iter().any(|error| error.contains("access.rules: is missing: add an")), "{errors:?}");
 }
 
 #[test]
 fn candidate_rules_cannot_be_set_by_a_variable() {
     let folder = Folder::new().with("OTT_GATEWAY__ACCESS__CANDIDATE_RULES", "x");
     for part in ["", CANDIDATE] {
-        let faults = folder.faults(&working_and(part));
+        let errors = folder.errors(&working_and(part));
         let expected = "is a list of tables, which can only be set in the file";
-        assert!(faults.iter().any(|fault| fault.contains(expected)), "{faults:?}");
+        assert!(errors.iter().any(|error| error.contains(expected)), "{errors:?}");
     }
 }
 

@@ -108,7 +108,7 @@ fn every_error_in_required_claims_is_reported() {
         (&format!("claims = {{ groups = [{values}] }}"), "claims.groups: must have at most 256 values"),
     ] {
         let expected = format!("gateway.toml:10: access.rules[2].{expected}");
-        assert_eq!(folder.faults(&with_rule(line)), [expected], "{line}");
+        assert_eq!(folder.errors(&with_rule(line)), [expected], "{line}");
     }
 }
 
@@ -124,9 +124,9 @@ fn claims_after_the_users_are_refused() {
         ("users = \"all\"\nclaims.groups = \"a\"", 11),
         ("claims.groups = \"a\"\nusers = \"all\"\nclaims.roles = \"a\"", 10),
     ] {
-        let faults = folder.faults(&working_and(&format!("{rule}{keys}\n{JWT}")));
-        assert_eq!(faults.len(), 1, "{faults:?}");
-        assert!(faults[0].ends_with(expected), "{line} {keys}: {faults:?}");
+        let errors = folder.errors(&working_and(&format!("{rule}{keys}\n{JWT}")));
+        assert_eq!(errors.len(), 1, "{errors:?}");
+        assert!(errors[0].ends_with(expected), "{line} {keys}: {errors:?}");
     }
 }
 
@@ -140,7 +140,7 @@ fn claims_of_callers_without_jwts_are_refused() {
     };
     for callers in ["[\"spiffe://*\"]", "[\"anonymous\", \"dns:*.example\"]"] {
         assert_eq!(
-            folder.faults(&rule(callers, JWT)),
+            folder.errors(&rule(callers, JWT)),
             [
                 "gateway.toml:10: access.rules[2].claims: can never match: only callers with a JWT have claims, and \
                  none of the rule's callers can match a name that begins with \"jwt:\""
@@ -188,8 +188,8 @@ fn number_of_different_claims_of_all_rules_is_limited() {
         working_and(&format!("{text}{JWT}"))
     };
     folder.load(&with(4)).expect("52 claims");
-    let faults = folder.faults(&with(5));
-    assert_eq!(faults.len(), 1, "{faults:?}");
+    let errors = folder.errors(&with(5));
+    assert_eq!(errors.len(), 1, "{errors:?}");
     let expected = "access.rules: require 65 different claims in total; the maximum is 64";
-    assert!(faults[0].ends_with(expected), "{faults:?}");
+    assert!(errors[0].ends_with(expected), "{errors:?}");
 }

@@ -40,7 +40,7 @@ fn log_level_comes_from_the_file_or_rust_log() {
         |folder: &Folder, text: &str| folder.load(&working_and(text)).map(|it| it.telemetry.log_level);
     assert_eq!(level(&folder, "[telemetry]\nlog_level = \"DEBUG\"").unwrap(), "DEBUG");
     assert_eq!(
-        folder.faults(&working_and("[telemetry]\nlog_level = \"inf\"")),
+        folder.errors(&working_and("[telemetry]\nlog_level = \"inf\"")),
         [
             "gateway.toml:9: telemetry.log_level: is not a log level (off, error, warn, info, debug, trace) or a \
           list of TARGET=LEVEL; did you mean \"info\"?"
@@ -100,9 +100,9 @@ fn errors_in_the_environment_contain_the_variable() {
         .with("OTT_GATEWAY__ACCESS__RULES__0__CALLERS", CANARY)
         .with("OTT_GATEWAY__API_CLIENTS__EU2__CLIENT_SECRET", CANARY)
         .with("OTT_GATEWAY_SERVER__REFLECTION", CANARY);
-    let faults = folder.faults(&working_and("[server]"));
+    let errors = folder.errors(&working_and("[server]"));
     assert_eq!(
-        faults,
+        errors,
         [
             "OTT_GATEWAY_SERVER__REFLECTION: unknown key; did you mean \"OTT_GATEWAY__SERVER__REFLECTION\"?",
             "OTT_GATEWAY__ACCESS__RULES: access.rules: is a list of tables, which can only be set in the file",
@@ -126,8 +126,8 @@ fn variable_with_a_misspelled_path_is_one_error_with_the_correct_name() {
         ("OTT_GATEWAY__API_CLIENTS__US5_CLIENT_ID", "OTT_GATEWAY__API_CLIENTS__US5__CLIENT_ID"),
         ("OTT_GATEWAY__API_CLIENTS__EU2__CLIENT__ID", "OTT_GATEWAY__API_CLIENTS__EU2__CLIENT_ID"),
     ] {
-        let faults = Folder::new().with(name, "canary").faults(&working_and(""));
-        assert_eq!(faults.len(), 1, "{faults:?}");
-        assert!(faults[0].ends_with(&format!("unknown key; did you mean \"{intended}\"?")), "{faults:?}");
+        let errors = Folder::new().with(name, "canary").errors(&working_and(""));
+        assert_eq!(errors.len(), 1, "{errors:?}");
+        assert!(errors[0].ends_with(&format!("unknown key; did you mean \"{intended}\"?")), "{errors:?}");
     }
 }

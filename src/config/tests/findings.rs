@@ -5,26 +5,26 @@ use super::*;
 #[test]
 fn empty_configuration_has_two_errors() {
     assert_eq!(
-        Folder::new().faults(""),
+        Folder::new().errors(""),
         [
             "gateway.toml: api_clients: is missing: add at least one [api_clients.NAME]",
-            "gateway.toml: access.rules: is missing: add an [[access.rules]]; without one, every call is refused",
+            "gateway.toml: access.rules: is missing: add an [[access.rules]] table; the gateway does not start without rules",
         ]
     );
-    let faults = Config::load(None, &BTreeMap::new()).unwrap_err();
-    assert_eq!(faults.iter().count(), 2);
-    assert!(faults.to_string().starts_with("configuration: api_clients: is missing"), "{faults}");
+    let errors = Config::load(None, &BTreeMap::new()).unwrap_err();
+    assert_eq!(errors.iter().count(), 2);
+    assert!(errors.to_string().starts_with("configuration: api_clients: is missing"), "{errors}");
 }
 
 #[test]
 fn first_ten_of_many_errors_are_displayed_with_their_number() {
     let keys = |count: usize| (0..count).map(|number| format!("[k{number}]\n")).collect::<Vec<_>>().concat();
-    let shown = |count| Folder::new().load(&working_and(&keys(count))).expect_err("faults").to_string();
+    let shown = |count| Folder::new().load(&working_and(&keys(count))).expect_err("errors").to_string();
     assert_eq!(shown(10).lines().count(), 10);
     let many = shown(400);
     assert_eq!(many.lines().next(), Some("400 problems; the first 10 are:"));
     assert_eq!(many.lines().count(), 11);
-    assert_eq!(Folder::new().faults(&working_and(&keys(400))).len(), 400, "all are available");
+    assert_eq!(Folder::new().errors(&working_and(&keys(400))).len(), 400, "all are available");
 }
 
 #[test]
@@ -35,10 +35,10 @@ fn finding_is_one_printable_line_of_bounded_size() {
         ("[api_clients.\"x\\u202e\\u0007\"]".to_owned(), "api_clients.x\\u{202e}\\u{7}.data_center_url"),
         (format!("{long} = 1"), "… [cut, 100000 bytes in all]: unknown key"),
     ] {
-        let faults = Folder::new().faults(&format!("{text}\n"));
-        assert!(faults.iter().any(|fault| fault.contains(expected)), "{faults:?}");
-        for fault in faults {
-            assert!(!fault.chars().any(crate::base::text::is_unprintable) && fault.len() < 4000, "{fault:?}");
+        let errors = Folder::new().errors(&format!("{text}\n"));
+        assert!(errors.iter().any(|error| error.contains(expected)), "{errors:?}");
+        for error in errors {
+            assert!(!error.chars().any(crate::base::text::is_unprintable) && error.len() < 4000, "{error:?}");
         }
     }
 }
@@ -74,23 +74,23 @@ fn errors_never_contain_a_value() {
             text = format!("{text}[{section}]\n{}", lines(keys));
         }
         text = format!("{text}[[access.rules]]\n{}", lines(rule));
-        let faults = folder.load(&text).unwrap_err();
-        assert!(faults.iter().count() > 30, "{faults}");
-        assert!(!format!("{faults} {faults:?}").contains(CANARY), "{faults}");
+        let errors = folder.load(&text).unwrap_err();
+        assert!(errors.iter().count() > 30, "{errors}");
+        assert!(!format!("{errors} {errors:?}").contains(CANARY), "{errors}");
     }
 }
 
 #[test]
 fn missing_path_is_displayed_unless_it_may_be_a_secret() {
     let folder = Folder::new();
-    let fault = |file: &str| {
+    let error = |file: &str| {
         let text = working_and("").replace("file = \"secret\"", &format!("file = \"{file}\""));
-        folder.faults(&text).concat()
+        folder.errors(&text).concat()
     };
     for name in ["eu2.secret", "client-secret_2026.txt", "SECRET2", "tls.crt-old"] {
-        assert!(fault(name).ends_with(&format!("{name}: no such file")), "{}", fault(name));
+        assert!(error(name).ends_with(&format!("{name}: no such file")), "{}", error(name));
     }
-    assert!(fault("keys/eu2.secret").ends_with("keys/eu2.secret (there is no folder keys): no such file"));
+    assert!(error("keys/eu2.secret").ends_with("keys/eu2.secret (there is no folder keys): no such file"));
     for secret in [
         "q8Zx2KpL0vT4",
         "2955b448-7df8-43fc-9c63-a21511dbe06d",
@@ -98,7 +98,7 @@ fn missing_path_is_displayed_unless_it_may_be_a_secret() {
         "correct horse",
         "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
     ] {
-        let fault = fault(secret);
-        assert!(fault.contains("it may be a secret") && !fault.contains(&secret[4..]), "{fault}");
+        let error = error(secret);
+        assert!(error.contains("it may be a secret") && !error.contains(&secret[4..]), "{error}");
     }
 }

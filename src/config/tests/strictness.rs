@@ -19,16 +19,16 @@ fn unknown_keys_of_every_table_are_refused() {
         }
         for unknown in ["zzz = 1", "zzz = [1]", "zzz = {}", "zzz.y = 1"] {
             let text = text.replacen(header, &format!("{header}\n{unknown}"), 1);
-            let faults = folder.faults(&text);
-            assert_eq!(faults.len(), 1, "{header} {unknown}: {faults:?}");
-            assert!(faults[0].contains(".zzz: unknown key"), "{header} {unknown}: {faults:?}");
-            assert!(faults[0].contains(table.split('.').next().unwrap()), "{header}: {faults:?}");
+            let errors = folder.errors(&text);
+            assert_eq!(errors.len(), 1, "{header} {unknown}: {errors:?}");
+            assert!(errors[0].contains(".zzz: unknown key"), "{header} {unknown}: {errors:?}");
+            assert!(errors[0].contains(table.split('.').next().unwrap()), "{header}: {errors:?}");
         }
     }
-    let faults = folder.faults(&format!("zzz = 1\n{text}"));
-    assert_eq!(faults, ["gateway.toml:1: zzz: unknown key"]);
-    let faults = folder.faults(&format!("{text}\n[zzz]"));
-    assert!(faults.len() == 1 && faults[0].ends_with(": zzz: unknown key"), "{faults:?}");
+    let errors = folder.errors(&format!("zzz = 1\n{text}"));
+    assert_eq!(errors, ["gateway.toml:1: zzz: unknown key"]);
+    let errors = folder.errors(&format!("{text}\n[zzz]"));
+    assert!(errors.len() == 1 && errors[0].ends_with(": zzz: unknown key"), "{errors:?}");
 }
 
 #[test]
@@ -47,9 +47,9 @@ fn unknown_keys_of_every_table_are_refused_in_the_environment() {
         "TELEMETRY",
     ] {
         let variable = format!("OTT_GATEWAY__{table}__ZZZ");
-        let faults = folder_for_every_key().with(&variable, "1").faults(&text);
-        assert_eq!(faults.len(), 1, "{faults:?}");
-        assert!(faults[0].starts_with(&variable) && faults[0].contains("unknown key"), "{faults:?}");
+        let errors = folder_for_every_key().with(&variable, "1").errors(&text);
+        assert_eq!(errors.len(), 1, "{errors:?}");
+        assert!(errors[0].starts_with(&variable) && errors[0].contains("unknown key"), "{errors:?}");
     }
 }
 

@@ -53,7 +53,7 @@ fn token_of_two_callers_is_refused() {
     let part =
         format!("[callers.tokens]\na = \"{TOKEN}\"\nb = [\"{OTHER_TOKEN}\", \"{TOKEN}\"]\nc = [\"x\"]");
     assert_eq!(
-        folder.faults(&working_and(&part)),
+        folder.errors(&working_and(&part)),
         [
             "gateway.toml:10: callers.tokens.b: \"a\" has the same token; give each caller its own",
             "gateway.toml:11: callers.tokens.c[1]: must be \"sha256:\" and the 64 hexadecimal digits of the \
@@ -72,7 +72,7 @@ fn id_of_the_fingerprint_key_defaults_to_its_file_name() {
         Some("2026-01")
     );
     assert_eq!(
-        folder.faults(&working_and("[audit]\nhmac_key_id = \"2026-01\"")),
+        folder.errors(&working_and("[audit]\nhmac_key_id = \"2026-01\"")),
         ["gateway.toml:9: audit.hmac_key_id: needs hmac_key_file"]
     );
 }

@@ -69,6 +69,57 @@ pub struct RulesSummary {
     pub rules_before: usize,
     /// Number of rules after the change.
     pub rules_after: usize,
+    /// The calls that the change affects.
+    #[serde(flatten)]
+    pub differences: RulesDifferences,
+}
+
+/// The calls that a change of the rules affects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(untagged)]
+pub enum RulesDifferences {
+    /// Numbers of differences, as `compare-rules` lists them.
+    Counted {
+        /// Number of kinds of calls that only the new rules allow.
+        opened: usize,
+        /// Number of kinds of calls that only the old rules allow.
+        closed: usize,
+        /// Number of kinds of calls that both allow with different quotas.
+        quotas_changed: usize,
+        /// Number of changed settings of all rules.
+        settings_changed: usize,
+    },
+    /// The rules were not compared.
+    NotCounted {
+        /// The reason.
+        not_compared: NotCompared,
+    },
+}
+
+/// Reason that rules were not compared at a reload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NotCompared {
+    /// The rules combine in too many ways.
+    TooComplex,
+    /// The comparison did not finish in time.
+    NotFinished,
+}
+
+impl RulesDifferences {
+    /// The differences between equal rules.
+    pub const NONE: Self = Self::Counted { opened: 0, closed: 0, quotas_changed: 0, settings_changed: 0 };
+}
+
+impl NotCompared {
+    /// Returns the label.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::TooComplex => "too_complex",
+            Self::NotFinished => "not_finished",
+        }
+    }
 }
 
 impl Audit {

@@ -54,8 +54,8 @@ fn recognized(name: &str) -> (Result<String, JwtError>, bool) {
     (Ok(name.to_owned()), false)
 }
 
-fn refused(fault: JwtError) -> (Result<String, JwtError>, bool) {
-    (Err(fault), true)
+fn refused(error: JwtError) -> (Result<String, JwtError>, bool) {
+    (Err(error), true)
 }
 
 #[tokio::test]
@@ -83,7 +83,7 @@ async fn refused_tokens_are_never_remembered() {
     let issuer = Issuer::new(settings, KeyRing::fixed(&jwks(&[&key]), None));
     let iat = in_seconds(0);
     for _ in 0..3 {
-        for (token, fault) in [
+        for (token, error) in [
             (forger.sign(&claims(&json!({ "iat": iat }))), JwtError::Signature),
             (key.sign(&claims(&json!({ "iat": iat, "exp": in_seconds(-60) }))), JwtError::Expired),
             (key.sign(&claims(&json!({ "iat": iat, "nbf": in_seconds(60) }))), JwtError::NotYetValid),
@@ -92,7 +92,7 @@ async fn refused_tokens_are_never_remembered() {
             (key.sign(&claims(&json!({ "iat": in_seconds(-3600) }))), JwtError::Lifetime),
             (key.sign(&claims(&json!({}))), JwtError::Lifetime),
         ] {
-            assert_eq!(issuer.sees(&token).await, refused(fault));
+            assert_eq!(issuer.sees(&token).await, refused(error));
         }
         let unknown = issuer.sees(&unknown_key.sign(&claims(&json!({ "iat": iat })))).await;
         assert_eq!(unknown.0, Err(JwtError::UnknownKey));

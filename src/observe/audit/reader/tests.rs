@@ -12,8 +12,8 @@ use crate::{
     },
     observe::{
         audit::{
-            Fingerprints, RefusedCalls, RulesChange, RulesSummary, StopCause, numbering::Numbering,
-            places::Lost, probe::ProbeCause, record as writer,
+            Fingerprints, RefusedCalls, RulesChange, RulesDifferences, RulesSummary, StopCause,
+            numbering::Numbering, places::Lost, probe::ProbeCause, record as writer,
         },
         telemetry::metrics::{AuditClass, CountedBy, Logout},
     },
@@ -58,7 +58,7 @@ async fn every_record_that_the_gateway_writes_is_read() {
     let change = RulesChange {
         old_rules: "00".to_owned(),
         new_rules: "01".to_owned(),
-        summary: RulesSummary { rules_before: 1, rules_after: 2 },
+        summary: RulesSummary { rules_before: 1, rules_after: 2, differences: RulesDifferences::NONE },
     };
     let fingerprints = Fingerprints { configuration: None, rules: Some("00".to_owned()) };
     let lost = Lost { calls: 7, records: 3 };

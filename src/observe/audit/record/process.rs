@@ -71,7 +71,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::observe::audit::numbering::Numbering;
+    use crate::observe::audit::{NotCompared, RulesDifferences, numbering::Numbering};
 
     fn parsed(text: &str) -> Value {
         serde_json::from_str(&format!("{text}}}")).expect("one JSON object")
@@ -97,13 +97,19 @@ mod tests {
                 "gateway_version": env!("CARGO_PKG_VERSION"),
             })
         );
-        let change = RulesChange {
+        let counted =
+            RulesDifferences::Counted { opened: 3, closed: 4, quotas_changed: 5, settings_changed: 6 };
+        let counted_summary = json!({
+            "rules_before": 1, "rules_after": 2, "opened": 3, "closed": 4, "quotas_changed": 5,
+            "settings_changed": 6,
+        });
+        let change = |differences| RulesChange {
             old_rules: "00ff".to_owned(),
             new_rules: "01ff".to_owned(),
-            summary: RulesSummary { rules_before: 1, rules_after: 2 },
+            summary: RulesSummary { rules_before: 1, rules_after: 2, differences },
         };
         assert_eq!(
-            parsed(&of_rules_change(&change, numbering.next(), now)),
+            parsed(&of_rules_change(&change(counted), numbering.next(), now)),
             json!({
                 "event": "rules_changed",
                 "time": "1970-01-01T00:00:00.000000Z",
@@ -111,10 +117,18 @@ mod tests {
                 "sequence": 2,
                 "old_rules": "00ff",
                 "new_rules": "01ff",
-                "summary": { "rules_before": 1, "rules_after": 2 },
+                "summary": counted_summary,
                 "gateway_version": env!("CARGO_PKG_VERSION"),
             })
         );
+        for reason in [NotCompared::TooComplex, NotCompared::NotFinished] {
+            let change = change(RulesDifferences::NotCounted { not_compared: reason });
+            let summary = &parsed(&of_rules_change(&change, numbering.next(), now))["summary"];
+            assert_eq!(
+                *summary,
+                json!({ "rules_before": 1, "rules_after": 2, "not_compared": reason.as_str() })
+            );
+        }
         let stopped = |cause| parsed(&of_stop(&cause, numbering.next(), now));
         for (cause, name, detail) in [
             (StopCause::Signal("SIGTERM"), "signal", Some("SIGTERM")),

@@ -12,7 +12,7 @@ use crate::{
         reason::FailureCode,
     },
     observe::{
-        audit::{Fingerprints, RulesChange, RulesSummary, StopCause},
+        audit::{Fingerprints, RulesChange, RulesDifferences, RulesSummary, StopCause},
         telemetry::metrics::CountedBy,
     },
 };
@@ -319,7 +319,7 @@ async fn documentation_lists_exactly_the_fields_of_each_line() {
     let change = RulesChange {
         old_rules: String::new(),
         new_rules: String::new(),
-        summary: RulesSummary { rules_before: 1, rules_after: 2 },
+        summary: RulesSummary { rules_before: 1, rules_after: 2, differences: RulesDifferences::NONE },
     };
     let lines = [
         ("## The record of a call", for_call(&call(), Ending::Succeeded, NUMBER, now)),

@@ -31,7 +31,7 @@ async fn numbers_of_one_process_are_dense_and_the_last_record_has_the_last() {
     audit.rules_changed(&RulesChange {
         old_rules: "00".to_owned(),
         new_rules: "01".to_owned(),
-        summary: RulesSummary { rules_before: 1, rules_after: 1 },
+        summary: RulesSummary { rules_before: 1, rules_after: 1, differences: RulesDifferences::NONE },
     });
     off_worker.stop(&StopCause::Signal("SIGTERM"), PATIENCE).await.expect("it is written");
 
