@@ -10,6 +10,7 @@ mod compare_rules;
 mod completions;
 mod endpoint;
 mod example_config;
+mod explain_command;
 mod failure;
 mod healthcheck;
 mod issue;

@@ -195,15 +195,3 @@ impl<'a> From<Question<'a>> for KnownParts<'a> {
         }
     }
 }
-
-impl UnknownPart {
-    /// Returns the name of the part.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Claims => "claims",
-            Self::ApiClient => "api_client",
-            Self::User => "user",
-        }
-    }
-}

@@ -309,7 +309,7 @@ fn summary(config: &Config, tests: usize, output: &mut Output) {
         row(output, "tests", format!("{tests} passed"));
     }
     if !config.access.candidate_rules.is_empty() {
-        row(output, "candidate rules", config.access.candidate_rules.len());
+        row(output, "candidates", config.access.candidate_rules.len());
     }
     let audit = match &config.audit.sink {
         Sink::Stdout => "standard output".to_owned(),

@@ -64,8 +64,9 @@ Examples:
   ott-gateway compare-rules old.toml gateway.toml --audit /var/log/ott-gateway/audit.jsonl*
   ott-gateway compare-rules old.toml gateway.toml --format json | jq '.opened[].example'
 
-Exits with 0 if the new rules allow no call that the old ones do not, and with 3 if they do. Exits
-with 2 if one of the files is not valid, and with 1 if the rules cannot be compared.";
+Exits with 0 if the new rules allow no call that the old ones do not, and with 3 if they do, regardless
+of the calls of --audit. Exits with 2 if one of the files is not valid or cannot be read, and with 1 if
+the rules cannot be compared.";
 
 /// Exit code if calls are opened.
 const OPENED: u8 = 3;

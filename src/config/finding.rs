@@ -379,6 +379,11 @@ impl Findings {
             .retain(|error| !matches!(error.problem, Problem::Missing(_)) || !renamed.contains(&error.place));
     }
 
+    /// Removes warnings that do not apply.
+    pub(super) fn remove_warnings(&self, does_not_apply: impl Fn(&Finding) -> bool) {
+        self.warnings.borrow_mut().retain(|warning| !does_not_apply(warning));
+    }
+
     /// Returns the errors, or the result and the warnings.
     pub(super) fn conclude<T>(self, read: Option<T>) -> Result<(T, Vec<Finding>), Errors> {
         let sorted = |findings: RefCell<Vec<Finding>>| sorted(findings.into_inner());

@@ -25,6 +25,7 @@ mod audit_sinks;
 mod audit_writes;
 mod broken_requests;
 mod certificates;
+mod change_rules;
 mod claims;
 mod cli;
 mod cli_diagnosis;

@@ -17,6 +17,9 @@ const MAX_PROCESSES: usize = 10_000;
 /// Maximum length of a text that is kept, in bytes.
 const MAX_TEXT: usize = 256;
 
+/// Maximum length of a fingerprint of rules, in bytes: that of the records. There may be many.
+const MAX_FINGERPRINT: usize = 32;
+
 /// The numbers of all processes.
 #[derive(Debug)]
 pub(super) struct Completeness {
@@ -47,6 +50,17 @@ struct Process {
     stopped: Option<(u64, String)>,
     /// Number of lost records, by the number of the record that reports them.
     lost: BTreeMap<u64, u64>,
+    /// The last changes of the rules, by the number of the record.
+    rule_changes: BTreeMap<u64, RuleChange>,
+    has_earlier_rule_changes: bool,
+}
+
+/// A change of the access rules.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct RuleChange {
+    pub(super) time: SystemTime,
+    pub(super) old_rules: Option<String>,
+    pub(super) new_rules: Option<String>,
 }
 
 /// Contents of the first record of a process.
@@ -82,9 +96,13 @@ pub(super) struct Verdict {
     pub(super) repeated: u64,
     /// Number of records after the last one of the process.
     pub(super) after_stop: u64,
+    /// The last changes of the rules, by number.
+    pub(super) rule_changes: Vec<RuleChange>,
+    /// Whether the rules changed more often.
+    pub(super) has_earlier_rule_changes: bool,
 }
 
-/// Maximum number of ranges in a [`Verdict`].
+/// Maximum number of ranges, and of changes of the rules, in a [`Verdict`].
 pub(super) const SHOWN: usize = 20;
 
 impl Completeness {
@@ -134,6 +152,8 @@ impl Process {
             started: None,
             stopped: None,
             lost: BTreeMap::new(),
+            rule_changes: BTreeMap::new(),
+            has_earlier_rule_changes: false,
         }
     }
 
@@ -149,7 +169,7 @@ impl Process {
         let numbers = if record.late { &mut self.late } else { &mut self.in_time };
         let added = numbers.add(sequence, has_room);
         match added {
-            Added::New => self.note(sequence, &record.event),
+            Added::New => self.note(sequence, record),
             Added::Known => {
                 self.doubled_lines += 1;
                 // Without room, it is counted and not named.
@@ -160,19 +180,33 @@ impl Process {
         added
     }
 
-    fn note(&mut self, sequence: u64, event: &Event) {
-        match event {
+    fn note(&mut self, sequence: u64, record: &Record) {
+        let bounded_or_none = |text: &Option<String>| text.as_deref().map(bounded);
+        match &record.event {
             Event::Started { host, configuration, rules } => {
-                let bounded = |text: &Option<String>| text.as_deref().map(bounded);
                 self.started = Some(Started {
-                    host: bounded(host),
-                    configuration: bounded(configuration),
-                    rules: bounded(rules),
+                    host: bounded_or_none(host),
+                    configuration: bounded_or_none(configuration),
+                    rules: bounded_or_none(rules),
                 });
             }
             Event::Stopped { cause, detail } => {
                 let parts: Vec<&str> = [cause, detail].into_iter().filter_map(Option::as_deref).collect();
                 self.stopped = Some((sequence, bounded(&parts.join(" "))));
+            }
+            Event::RulesChanged { old_rules, new_rules } => {
+                let fingerprint =
+                    |text: &Option<String>| text.as_deref().map(|text| cut(text, MAX_FINGERPRINT));
+                let change = RuleChange {
+                    time: record.time,
+                    old_rules: fingerprint(old_rules),
+                    new_rules: fingerprint(new_rules),
+                };
+                self.rule_changes.insert(sequence, change);
+                if self.rule_changes.len() > SHOWN {
+                    self.rule_changes.pop_first();
+                    self.has_earlier_rule_changes = true;
+                }
             }
             Event::RecordsLost { records, .. } if *records > 0 => {
                 // The same report may also be in the other set.
@@ -214,6 +248,8 @@ impl Process {
             doubled_count: self.doubled_lines,
             repeated: self.in_time.numbers_in_both(&self.late),
             after_stop: if highest > last { present(last + 1, highest) } else { 0 },
+            rule_changes: self.rule_changes.values().cloned().collect(),
+            has_earlier_rule_changes: self.has_earlier_rule_changes,
         }
     }
 }
@@ -239,7 +275,11 @@ fn length((start, end): (u64, u64)) -> u64 {
 
 /// Returns a text of bounded length.
 pub(super) fn bounded(text: &str) -> String {
-    text.get(..text.floor_char_boundary(MAX_TEXT)).unwrap_or_default().to_owned()
+    cut(text, MAX_TEXT)
+}
+
+fn cut(text: &str, length: usize) -> String {
+    text.get(..text.floor_char_boundary(length)).unwrap_or_default().to_owned()
 }
 
 impl Verdict {

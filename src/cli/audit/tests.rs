@@ -270,6 +270,34 @@ fn reported_losses_explain_as_many_gaps_below_them() {
 }
 
 #[test]
+fn last_changes_of_the_rules_are_reported_once_each() {
+    let change = |number: u64| {
+        let members = format!(r#","old_rules":"{}","new_rules":"{number}""#, number - 1);
+        line("rules_changed", 1, number, &members)
+    };
+    let mut log = vec![line("started", 1, 1, r#","host":"h","configuration":"c","rules":"1""#)];
+    log.extend((2..=21).map(change));
+    let mut text = log.join("\n") + "\n";
+    // Written again after a failure.
+    text.push_str(&(late(&change(21)) + "\n"));
+    let found = verdict(&text);
+    assert_eq!((found.rule_changes.len(), found.has_earlier_rule_changes), (20, false));
+    assert_eq!(found.rule_changes[0].old_rules.as_deref(), Some("1"));
+    let shown = checked(&text, Filter::default(), Format::Text, true).1;
+    assert!(shown.contains("  rules changed at 2026-01-01T00:00:21.000000Z: 20 -> 21\n"), "{shown}");
+
+    text.push_str(&(change(22) + "\n"));
+    let found = verdict(&text);
+    assert_eq!((found.rule_changes.len(), found.has_earlier_rule_changes), (20, true));
+    assert_eq!(found.rule_changes[0].old_rules.as_deref(), Some("2"), "the earliest is dropped");
+    let json = checked(&text, Filter::default(), Format::Json, true).1;
+    assert!(
+        json.contains(r#"{"new_rules":"22","old_rules":"21","time":"2026-01-01T00:00:22.000000Z"}"#),
+        "{json}"
+    );
+}
+
+#[test]
 fn records_after_the_last_one_and_records_without_number_are_counted() {
     let mut lines = whole_log(2);
     lines.push(line("call", 1, 9, ""));

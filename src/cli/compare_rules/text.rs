@@ -1,13 +1,16 @@
 //! The report of `compare-rules` for people.
 
 use super::{
-    super::output::{Output, Style},
+    super::{
+        explain_command,
+        output::{Output, Style},
+    },
     replay::AuditReplay,
 };
 use crate::{
-    access::Rules,
+    access::{Rules, UnknownPart},
     base::text::Printable,
-    domain::call::Method,
+    observe::telemetry::metrics::AccessDenial,
     rule_comparison::{Calls, Change, Comparison, Example, File, Names, Opening},
 };
 
@@ -30,7 +33,7 @@ pub(super) fn print(compared: &Comparison, output: &mut Output) {
         for change in &change.changes {
             print_change(change, output);
         }
-        print_calls(&change.calls, &change.example, output);
+        print_calls(&[(&change.calls, &change.example)], output);
     }
     if !compared.settings.is_empty() {
         heading("Changed settings of all rules", compared.settings.len(), output);
@@ -58,12 +61,22 @@ pub(super) fn print_replay(replay: &AuditReplay, [old, new]: &[Rules; 2], output
     let rows = calls.refused.rows();
     count("Recorded calls that the new file would refuse", calls.refused.count(), output);
     for (refusal, number, example) in rows.iter().take(MAX_CALLERS) {
-        let rule =
-            refusal.old_rule.map_or_else(String::new, |rule| format!(", by rule {} so far", old.label(rule)));
-        let denied = refusal.denied.as_str();
+        let so_far = refusal
+            .old_rule
+            .map_or_else(String::new, |rule| format!("allowed by rule {}, ", old.label(rule)));
+        let part = match refusal.denied {
+            AccessDenial::Caller => "the caller",
+            AccessDenial::Claims => "the caller's claims",
+            AccessDenial::Method => "the method",
+            AccessDenial::ApiClient => "the API client",
+            AccessDenial::User => "the user",
+        };
         row(
             &number.to_string(),
-            format_args!("{} ({denied}{rule}), such as request {example}", refusal.caller),
+            format_args!(
+                "{}: {so_far}refused because of {part}; for example request {example}",
+                refusal.caller
+            ),
             output,
         );
     }
@@ -74,7 +87,7 @@ pub(super) fn print_replay(replay: &AuditReplay, [old, new]: &[Rules; 2], output
         let rule = new.label(allowance.new_rule);
         row(
             &number.to_string(),
-            format_args!("{}, by rule {rule}, such as request {example}", allowance.caller),
+            format_args!("{}: allowed by rule {rule}; for example request {example}", allowance.caller),
             output,
         );
     }
@@ -82,7 +95,12 @@ pub(super) fn print_replay(replay: &AuditReplay, [old, new]: &[Rules; 2], output
     count("Recorded calls without a change", calls.unchanged, output);
     count("Recorded calls that cannot be decided", calls.undecided.values().sum(), output);
     for (part, number) in &calls.undecided {
-        row(&number.to_string(), format_args!("without {} in the record", part.as_str()), output);
+        let part = match part {
+            UnknownPart::Claims => "all claims of the caller",
+            UnknownPart::ApiClient => "the API client",
+            UnknownPart::User => "the user",
+        };
+        row(&number.to_string(), format_args!("because their records do not contain {part}"), output);
     }
     let not_compared = [
         (calls.other_rules, "calls that were decided by other rules than those of the old file"),
@@ -95,7 +113,7 @@ pub(super) fn print_replay(replay: &AuditReplay, [old, new]: &[Rules; 2], output
         (skipped.not_records, "lines that are not whole records"),
     ];
     for (number, what) in not_compared.iter().filter(|(number, _)| *number > 0) {
-        output.line(format_args!("not compared: {number} {what}"));
+        output.line(format_args!("not compared, {what}: {number}"));
     }
 }
 
@@ -122,11 +140,24 @@ fn heading(text: &str, number: usize, output: &mut Output) {
     }
 }
 
+/// Prints openings. Those that differ only in the method are printed as one.
 fn print_openings(text: &str, openings: &[Opening], output: &mut Output) {
-    heading(text, openings.len(), output);
+    let mut merged: Vec<Vec<&Opening>> = Vec::new();
     for opening in openings {
-        output.line(format_args!("  by {}", Printable(&opening.rule)));
-        print_calls(&opening.calls, &opening.example, output);
+        let differs_in_method = |other: &Opening| {
+            let calls = Calls { method: opening.calls.method, ..other.calls.clone() };
+            calls == opening.calls && other.rule == opening.rule
+        };
+        match merged.iter_mut().find(|others| differs_in_method(others[0])) {
+            Some(others) => others.push(opening),
+            None => merged.push(vec![opening]),
+        }
+    }
+    heading(text, merged.len(), output);
+    for openings in merged {
+        output.line(format_args!("  by {}", Printable(&openings[0].rule)));
+        let calls = openings.iter().map(|opening| (&opening.calls, &opening.example));
+        print_calls(&calls.collect::<Vec<_>>(), output);
     }
 }
 
@@ -134,7 +165,9 @@ fn print_change(change: &Change, output: &mut Output) {
     row(change.key, format_args!("{} -> {}", change.old, change.new), output);
 }
 
-fn print_calls(calls: &Calls, example: &Example, output: &mut Output) {
+/// Prints calls that differ only in the method, with an example of each method.
+fn print_calls(of_methods: &[(&Calls, &Example)], output: &mut Output) {
+    let [(calls, _), ..] = of_methods else { return };
     row("callers", shortened(&calls.callers), output);
     for claim in &calls.claims {
         row("claim", claim, output);
@@ -142,27 +175,17 @@ fn print_calls(calls: &Calls, example: &Example, output: &mut Output) {
     for claims in &calls.without_claims {
         row("not with", claims.join(" and "), output);
     }
-    row("method", calls.method.name(), output);
+    let methods: Vec<&str> = of_methods.iter().map(|(calls, _)| calls.method.name()).collect();
+    row(if methods.len() == 1 { "method" } else { "methods" }, methods.join(", "), output);
     row("users", shortened(&calls.users), output);
     let clients = calls.api_clients.as_ref();
     row("API client", clients.map_or_else(|| "all".to_owned(), |names| names.join(", ")), output);
-    let user = example.user.as_deref().unwrap_or("-");
-    let mut call = match calls.method {
-        Method::IssueOtt => format!("{} {} {user}", example.caller, calls.method.name()),
-        Method::LoginWithOtt => format!("{} {} -", example.caller, calls.method.name()),
-    };
-    if let Some(name) = &example.api_client {
-        call.push_str(" --api-client ");
-        call.push_str(name);
+    for (calls, example) in of_methods {
+        let Example { caller, user, api_client, claims } = example;
+        let arguments =
+            explain_command::arguments(caller, calls.method, user.as_deref(), api_client.as_deref(), claims);
+        row("example", arguments, output);
     }
-    if let Some(account) = example.user.as_ref().filter(|_| calls.method == Method::LoginWithOtt) {
-        call.push_str(", account ");
-        call.push_str(account);
-    }
-    for (path, value) in example.claims.iter() {
-        call.extend([", claim ", path.as_str(), " = ", &value.to_string()]);
-    }
-    row("example", call, output);
 }
 
 fn row(name: &str, value: impl std::fmt::Display, output: &mut Output) {

@@ -40,6 +40,13 @@ impl Writer<'_> {
         }
         for verdict in &report.verdicts {
             let started = verdict.started.clone().unwrap_or_default();
+            let rule_changes = verdict.rule_changes.iter().map(|change| {
+                json!({
+                    "time": time(change.time),
+                    "old_rules": change.old_rules,
+                    "new_rules": change.new_rules,
+                })
+            });
             self.object(&json!({
                 "type": "process",
                 "process": verdict.process.to_string(),
@@ -47,6 +54,8 @@ impl Writer<'_> {
                 "gateway_version": verdict.version,
                 "configuration": started.configuration,
                 "rules": started.rules,
+                "rule_changes": rule_changes.collect::<Vec<_>>(),
+                "has_earlier_rule_changes": verdict.has_earlier_rule_changes,
                 "first_time": time(verdict.first_time),
                 "last_time": time(verdict.last_time),
                 "lines": verdict.lines,

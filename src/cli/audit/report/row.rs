@@ -58,5 +58,5 @@ pub(super) fn row_of(record: &Record) -> String {
 
 /// Returns the columns with at least these widths.
 pub(super) fn row([time, event, result, caller, user, api_client, request]: [&str; 7]) -> String {
-    format!("{time:<27}  {event:<12}  {result:<24}  {caller:<32}  {user:<32}  {api_client:<10}  {request}")
+    format!("{time:<27}  {event:<12}  {result:<24}  {caller:<40}  {user:<32}  {api_client:<10}  {request}")
 }

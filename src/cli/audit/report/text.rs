@@ -125,6 +125,18 @@ impl Writer<'_> {
         if let Some(rules) = verdict.started.as_ref().and_then(|started| started.rules.as_deref()) {
             self.output.line(Printable(format!("  started with rules {rules}")));
         }
+        if verdict.has_earlier_rule_changes {
+            self.output.line("  rules changed more often; these are the last changes:");
+        }
+        for change in &verdict.rule_changes {
+            let rules = |rules: &Option<String>| rules.clone().unwrap_or_else(|| "-".to_owned());
+            self.output.line(Printable(format!(
+                "  rules changed at {}: {} -> {}",
+                time(change.time),
+                rules(&change.old_rules),
+                rules(&change.new_rules)
+            )));
+        }
         let mut problem = |text: String| {
             let text = self.output.paint(Style::Bad, text);
             self.output.line(format_args!("  {text}"));
