@@ -89,8 +89,8 @@ fn steps(text: &str) -> Vec<Step> {
     steps
 }
 
-fn joined<'a>(lines: impl Iterator<Item = &'a str>) -> String {
-    lines.flat_map(|line| [line, "\n"]).collect()
+fn joined(lines: impl Iterator<Item: AsRef<str>>) -> String {
+    lines.fold(String::new(), |text, line| text + line.as_ref() + "\n")
 }
 
 /// Applies a diff whose hunks are preceded by `@@`. The lines before each change must occur once.
