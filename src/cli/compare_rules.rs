@@ -14,6 +14,7 @@ use self::replay::AuditReplay;
 use super::{failure::Failure, output::Output, serve};
 use crate::{
     access::{RuleSettings, Rules},
+    base::text::Printable,
     config::{PolicyFile, Process},
     rule_comparison::{self, Side},
 };
@@ -84,6 +85,11 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> Result<ExitCode
         }
         [Ok(_), Err(errors)] => return Err(errors.into()),
     };
+    let is_changed = |(key, value): &(&String, _)| old.meanings.get(*key).is_some_and(|old| old != *value);
+    for (key, _) in new.meanings.iter().filter(is_changed) {
+        output
+            .note(format_args!("note: {} differs; what the name stands for is not compared", Printable(key)));
+    }
     if old.proofs != new.proofs {
         output.note(
             "note: [callers.jwt], [callers.forwarded] or [server.tls] differ; which callers exist because of them \

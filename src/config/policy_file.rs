@@ -3,11 +3,11 @@
 //! Only the file and the environment are read: a file can be compared on a machine that has none of
 //! the secrets and certificates that it names. `check-config` checks everything else.
 
-use std::{path::Path, sync::Arc};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use super::{
     access::{DefaultApiClient, KnownNames},
-    access_tests::read_access_and_tests,
+    access_tests::{AccessTestResult, read_access_and_tests, with_failures},
     callers,
     environment::{self, Environment},
     file::{self, Document},
@@ -15,7 +15,7 @@ use super::{
     jwt_issuers,
     reloadable::{OTHER_CALLERS, OTHER_SECTIONS},
     section::Section,
-    tree::{Table, Value, keys_at},
+    tree::{Node, Table, Value, keys_at},
 };
 use crate::access::Settings;
 
@@ -32,6 +32,8 @@ pub struct PolicyFile {
     pub default_api_client: Option<String>,
     /// How callers prove their names, apart from tokens. Only to compare two files.
     pub proofs: Document,
+    /// The tokens, and the platforms of the API clients, by their keys. Only to compare two files.
+    pub meanings: BTreeMap<String, Document>,
 }
 
 impl PolicyFile {
@@ -40,17 +42,18 @@ impl PolicyFile {
     /// # Errors
     ///
     /// The file cannot be read or is not valid TOML, or every error found in `[access]` and
-    /// `[callers.tokens]`.
+    /// `[callers.tokens]`, including failed access tests: no gateway uses such rules.
     pub fn load(file: &Path, environment: &dyn Environment) -> Result<Self, Errors> {
         let findings = Findings::default();
         let read = file::read(file, &findings).map(|mut tree| {
             environment::overlay(&mut tree, environment, &findings);
             Self::read(&tree, file, &findings)
         });
-        findings.conclude(read).map(|(policy, _)| policy)
+        let ((policy, tests), _) = findings.conclude(read)?;
+        with_failures(Ok(policy), &tests)
     }
 
-    fn read(tree: &Table, file: &Path, findings: &Findings) -> Self {
+    fn read(tree: &Table, file: &Path, findings: &Findings) -> (Self, Vec<AccessTestResult>) {
         let mut root = Section::root(tree, Place::File(Some(Arc::from(file))), findings);
         let mut callers = root.table("callers");
         let tokens = callers.optional_table("tokens").map(|table| callers::tokens(&table));
@@ -65,16 +68,17 @@ impl PolicyFile {
             jwt_issuers: jwt_issuers(tree),
             default_api_client: DefaultApiClient::Known(default_of(tree, &api_clients)),
         };
-        // A comparison does not depend on the tests.
-        let (access, _) = read_access_and_tests(root.table("access"), &known);
+        let (access, tests) = read_access_and_tests(root.table("access"), &known);
         root.finish_part(&OTHER_SECTIONS);
-        Self {
+        let policy = Self {
             access,
             tokens: tokens.unwrap_or_default().keys().map(ToString::to_string).collect(),
             default_api_client: default_of(tree, &api_clients).map(str::to_owned),
             api_clients: api_clients.into_iter().map(str::to_owned).collect(),
             proofs: proofs(tree),
-        }
+            meanings: meanings(tree),
+        };
+        (policy, tests)
     }
 }
 
@@ -87,6 +91,19 @@ fn default_of<'a>(tree: &Table, names: &[&'a str]) -> Option<&'a str> {
         _ => None,
     };
     names.iter().copied().find(|name| declared(name).unwrap_or(names.len() == 1))
+}
+
+/// Returns what the names of tokens and API clients stand for.
+fn meanings(tree: &Table) -> BTreeMap<String, Document> {
+    let of = |node: &Node| Document::of(&Table::from([(String::new(), node.clone())]));
+    let tokens = table_at(tree, &["callers", "tokens"]).into_iter().flatten();
+    let tokens = tokens.map(|(name, node)| (format!("callers.tokens.{name}"), of(node)));
+    let clients = table_at(tree, &["api_clients"]).into_iter().flatten();
+    let clients = clients.filter_map(|(name, node)| {
+        let Value::Table(client) = &node.value else { return None };
+        Some((format!("api_clients.{name}.data_center_url"), of(client.get("data_center_url")?)))
+    });
+    tokens.chain(clients).collect()
 }
 
 /// Returns the tables that decide which callers exist and how they are identified.

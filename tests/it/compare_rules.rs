@@ -292,3 +292,37 @@ fn check_config_warns_of_rules_that_never_decide_and_of_open_globs() {
     assert_eq!(found.len(), 1, "{found:?}");
     assert!(found[0].contains("access.rules[1].logins[1]: begins within a name"), "{found:?}");
 }
+
+#[test]
+fn changed_tokens_and_platforms_are_noted() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, head: &str| fs::write(folder.path().join(name), format!("{head}{OLD}")).unwrap();
+    write("old.toml", HEAD);
+    write("token.toml", &HEAD.replace("sha256:8c", "sha256:9c"));
+    write("platform.toml", &HEAD.replace("us4-cloud", "us5-cloud"));
+    for (new, noted) in [
+        ("old.toml", None),
+        ("token.toml", Some("callers.tokens.billing")),
+        ("platform.toml", Some("api_clients.us4.data_center_url")),
+    ] {
+        let done = run(folder.path(), &["compare-rules", "old.toml", new]);
+        assert_eq!(done.status.code(), Some(0), "{done:?}");
+        let notes = String::from_utf8_lossy(&done.stderr).into_owned();
+        let expected =
+            noted.map(|key| format!("note: {key} differs; what the name stands for is not compared\n"));
+        assert_eq!(notes, expected.unwrap_or_default());
+    }
+}
+
+#[test]
+fn rules_that_fail_their_own_tests_are_refused() {
+    let failing = format!(
+        "{OLD}[[access.tests]]\ncaller = \"token:billing\"\nmethod = \"IssueOtt\"\nuser = \"login:a\"\napi_client = \
+         \"us4\"\nexpect = \"deny\"\n"
+    );
+    let done = compare(OLD, &failing, &[]);
+    assert_eq!(done.status.code(), Some(2), "{done:?}");
+    assert!(done.stdout.is_empty(), "{done:?}");
+    let errors = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert!(errors.contains("new.toml:") && errors.contains("access.tests[1]"), "{errors}");
+}

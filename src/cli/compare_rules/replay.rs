@@ -73,8 +73,10 @@ impl AuditReplay {
         let call = match &record.event {
             Event::Call(_) if record.late => return skipped.late += 1,
             Event::Call(call) => call,
-            Event::RefusedCalls { count, .. } => return skipped.summarized += count,
-            Event::RecordsLost { count, .. } => return skipped.lost += count,
+            Event::RefusedCalls { count, .. } => {
+                return skipped.summarized = skipped.summarized.saturating_add(*count);
+            }
+            Event::RecordsLost { count, .. } => return skipped.lost = skipped.lost.saturating_add(*count),
             _ => return skipped.other_records += 1,
         };
         let decision = match decision(call) {

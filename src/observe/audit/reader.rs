@@ -43,6 +43,9 @@ pub use self::{
 /// The beginning of every record. Cannot occur inside of one, because quotes in texts are escaped.
 const BEGINNING: &[u8] = br#"{"event":""#;
 
+/// Minimum length of a part of [`BEGINNING`] that counts as a torn record: `{"ev`.
+const MIN_BEGINNING: usize = 4;
+
 /// A part of a file.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Item {
@@ -135,7 +138,8 @@ fn fragment(part: &[u8], add: &mut impl FnMut(Content)) {
     // Without its beginning, for example after a file was truncated while it was written.
     let has_end = part.ends_with(b"\"}") || part.ends_with(b",\"late\":true}");
     let is_end = has_end && part.windows(VERSION.len()).any(|it| it == VERSION);
-    let is_beginning = BEGINNING.starts_with(part);
+    // Other programs also write lines that begin with a brace.
+    let is_beginning = part.len() >= MIN_BEGINNING && BEGINNING.starts_with(part);
     add(if is_beginning || is_end { Content::Torn } else { Content::Foreign });
 }
 
