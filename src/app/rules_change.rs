@@ -163,10 +163,11 @@ mod tests {
 
     #[test]
     fn rules_that_combine_in_too_many_ways_are_not_counted() {
+        // `compare`, which may take more steps, compares these rules.
         let rules = |numbers: &mut dyn Iterator<Item = usize>, burst: u32| {
             let rule = |number: usize| {
                 let glob = |at: usize| format!("*{at}{number}*{number}{at}*{at}x{number}*");
-                let globs: Vec<String> = (0..24).map(glob).collect();
+                let globs: Vec<String> = (0..4).map(glob).collect();
                 let globs: Vec<&str> = globs.iter().map(String::as_str).collect();
                 let users = Users::listed(SubjectKind::Login, &globs);
                 let burst = NonZeroU32::new(burst).expect("not zero");
@@ -174,8 +175,8 @@ mod tests {
             };
             Settings::new(numbers.map(rule).collect())
         };
-        let old = reloadable(rules(&mut (0..400), 7), &[]);
-        let new = reloadable(rules(&mut (0..400).rev(), 8), &[]);
+        let old = reloadable(rules(&mut (0..2), 7), &[]);
+        let new = reloadable(rules(&mut (0..2).rev(), 8), &[]);
         assert_eq!(
             compare(&old, &new, &api_clients()),
             RulesDifferences::NotCounted { not_compared: NotCompared::TooComplex }
