@@ -71,9 +71,12 @@ pub use claims::{
 };
 pub use forwarded::{ForwardedError, ForwardedFrom, ForwardedHeader, ForwardedSettings};
 pub use jwks::{JwksFileError, JwksRefresh, JwksSource, JwksUrl, KeyFetchError};
-pub use jwt::{JwtError, JwtSettings};
+pub use jwt::{JwtError, JwtSettings, names_prefix};
 pub use key_set::{JwksError, check_jwks};
-pub use name::{ANONYMOUS, CALLER_PREFIXES, NameError, is_caller_name, is_issuer_name};
+pub use name::{
+    ANONYMOUS, CALLER_PREFIXES, DNS_PREFIX, JWT_PREFIX, NameError, SPIFFE_PREFIX, TOKEN_PREFIX,
+    is_caller_name, is_issuer_name,
+};
 pub use recognition::Recognition;
 
 /// A caller: its name, the proof of it, and what else the proof claims.

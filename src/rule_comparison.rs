@@ -24,7 +24,7 @@ use std::collections::{BTreeSet, HashSet};
 
 use crate::{
     access::{RuleSettings, Settings},
-    caller::ANONYMOUS,
+    caller::{ANONYMOUS, TOKEN_PREFIX},
     domain::{
         call::Method,
         ott::{SubjectForm, SubjectPattern, Users},
@@ -163,7 +163,7 @@ pub fn covered_rules(side: Side<'_>) -> Option<Vec<CoveredRule>> {
 impl<'a> Tables<'a> {
     fn new(sides: &[Side<'a>], steps: u64) -> Self {
         let tokens: BTreeSet<&str> = sides.iter().flat_map(|side| side.tokens).copied().collect();
-        let tokens = tokens.into_iter().map(|name| format!("token:{name}"));
+        let tokens = tokens.into_iter().map(|name| format!("{TOKEN_PREFIX}{name}"));
         let clients: BTreeSet<&str> = sides.iter().flat_map(|side| side.api_clients).copied().collect();
         let default_of = |side: &Side<'a>| side.default_api_client;
         Self {
@@ -175,7 +175,8 @@ impl<'a> Tables<'a> {
 
     fn compile(&mut self, side: Side<'a>) -> Vec<CompiledRule<'a>> {
         let tokens: HashSet<&str> = side.tokens.iter().copied().collect();
-        let is_known = |name: &str| name.strip_prefix("token:").is_none_or(|token| tokens.contains(token));
+        let is_known =
+            |name: &str| name.strip_prefix(TOKEN_PREFIX).is_none_or(|token| tokens.contains(token));
         let listed = self.world.callers.listed.iter().cloned().enumerate();
         let listed: Vec<(usize, String)> = listed.filter(|(_, name)| is_known(name)).collect();
         let clients: HashSet<&str> = side.api_clients.iter().copied().collect();

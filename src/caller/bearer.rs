@@ -10,7 +10,10 @@ use aws_lc_rs::{
 };
 use http::HeaderValue;
 
-use super::{Caller, CallerError, InvalidSettings, Proof, name};
+use super::{
+    Caller, CallerError, InvalidSettings, Proof,
+    name::{self, TOKEN_PREFIX},
+};
 
 /// Maximum size of a bearer credential, in bytes; a JWT is the longest kind.
 const MAX_BEARER_BYTES: usize = 8 * 1024;
@@ -50,7 +53,7 @@ impl BearerTokens {
             if known.iter().any(|(_, other)| *other == hash) {
                 return Err(InvalidSettings::SharedToken { name: name.to_string() });
             }
-            known.push((Caller::new(Arc::from(format!("token:{name}")), Proof::Token), hash));
+            known.push((Caller::new(Arc::from(format!("{TOKEN_PREFIX}{name}")), Proof::Token), hash));
         }
         Ok(Self(known))
     }

@@ -19,7 +19,7 @@ use super::{
     claims::{ClaimsError, MAX_CLAIM_VALUES, RequestedClaims},
     jwks::{Freshness, JwksRefresh, JwksSource, JwksUrl, KeyFetchError, KeyRing, KeyWaiters},
     key_set::{ALGORITHMS, Lookup},
-    name,
+    name::{self, JWT_PREFIX},
 };
 use crate::{
     base::clock::{self, WallClock},
@@ -244,7 +244,7 @@ impl JwtVerifier {
             validation
         };
         Self {
-            prefix: name.as_ref().map_or_else(|| "jwt:".to_owned(), |name| format!("jwt:{name}:")),
+            prefix: names_prefix(name.as_deref()),
             validations: ALGORITHMS.into_iter().map(validation).collect(),
             proof: Proof::Jwt { issuer: name },
             issuer,
@@ -341,6 +341,13 @@ impl RegisteredClaims {
             until: whole_seconds(time(&self.exp).floor()).saturating_add(LEEWAY_SECONDS),
         }
     }
+}
+
+/// Returns the prefix of the names of an issuer's callers. `issuer` is its name, if issuers have
+/// names.
+#[must_use]
+pub fn names_prefix(issuer: Option<&str>) -> String {
+    issuer.map_or_else(|| JWT_PREFIX.to_owned(), |issuer| format!("{JWT_PREFIX}{issuer}:"))
 }
 
 /// Checks `iat` and the lifetime. Times are seconds, possibly with a fraction (RFC 7519).

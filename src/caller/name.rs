@@ -13,8 +13,16 @@ const MAX_DNS_NAME_BYTES: usize = 253;
 const MAX_DNS_LABEL_BYTES: usize = 63;
 /// The name of an unidentified caller.
 pub const ANONYMOUS: &str = "anonymous";
-/// Prefixes of the names of identified callers, one per kind of proof.
-pub const CALLER_PREFIXES: [&str; 4] = ["spiffe://", "dns:", "jwt:", "token:"];
+/// Prefix of the names of callers with a SPIFFE id, from a certificate.
+pub const SPIFFE_PREFIX: &str = "spiffe://";
+/// Prefix of the names of callers with a DNS name, from a certificate.
+pub const DNS_PREFIX: &str = "dns:";
+/// Prefix of the names of callers with a JWT.
+pub const JWT_PREFIX: &str = "jwt:";
+/// Prefix of the names of callers with a bearer token.
+pub const TOKEN_PREFIX: &str = "token:";
+/// Prefixes of the names of identified callers.
+pub const CALLER_PREFIXES: [&str; 4] = [SPIFFE_PREFIX, DNS_PREFIX, JWT_PREFIX, TOKEN_PREFIX];
 /// Maximum length of a JWT's subject, or of a bearer token's name, in bytes.
 pub(super) const MAX_PLAIN_NAME_BYTES: usize = 255;
 /// Maximum length of the name of a JWT issuer, in bytes.
@@ -82,7 +90,7 @@ pub(super) fn dns_caller(name: &str) -> Option<String> {
 /// Returns whether a text is the SPIFFE id of a workload: a trust domain and a path (SPIFFE-ID
 /// section 2, X509-SVID section 5.2).
 pub(super) fn is_spiffe_id(text: &str) -> bool {
-    let Some((domain, path)) = text.strip_prefix("spiffe://").and_then(|rest| rest.split_once('/')) else {
+    let Some((domain, path)) = text.strip_prefix(SPIFFE_PREFIX).and_then(|rest| rest.split_once('/')) else {
         return false;
     };
     let is_domain_byte =

@@ -17,7 +17,9 @@ use super::{
 };
 use crate::{
     access::{Quotas, RuleSettings, Settings, is_possible_caller},
-    caller::{ANONYMOUS, ClaimPath, ClaimRequirement, ClaimValue, MAX_REQUESTED_CLAIMS},
+    caller::{
+        ANONYMOUS, ClaimPath, ClaimRequirement, ClaimValue, JWT_PREFIX, MAX_REQUESTED_CLAIMS, TOKEN_PREFIX,
+    },
     domain::{
         call::Method,
         ott::{SubjectKind, SubjectPattern, Users},
@@ -221,7 +223,7 @@ fn check_callers_of_claims(rule: &RuleSettings, section: &Section<'_>) {
     if rule.claims.is_empty() || rule.callers.is_empty() {
         return;
     }
-    let has_none = rule.callers.iter().map(|glob| !may_begin_with(glob, "jwt:"));
+    let has_none = rule.callers.iter().map(|glob| !may_begin_with(glob, JWT_PREFIX));
     if has_none.clone().all(|has_none| has_none) {
         section.error(
             "claims",
@@ -375,15 +377,15 @@ fn caller_glob(value: &Value, known: &KnownNames<'_>) -> Result<String, Problem>
 /// JWT issuers.
 pub(super) fn check_known_caller(name: &str, is_whole: bool, known: &KnownNames<'_>) -> Result<(), Problem> {
     if is_whole
-        && let Some(name) = name.strip_prefix("token:")
+        && let Some(name) = name.strip_prefix(TOKEN_PREFIX)
         && !known.tokens.contains(&name)
     {
         let nearest =
-            finding::nearest(name, known.tokens.iter().copied()).map(|name| format!("token:{name}"));
+            finding::nearest(name, known.tokens.iter().copied()).map(|name| format!("{TOKEN_PREFIX}{name}"));
         return Err(Problem::UnknownName { what: "the name of a token in [callers.tokens]", nearest });
     }
     if let Some(names) = &known.jwt_issuers
-        && let Some(rest) = name.strip_prefix("jwt:")
+        && let Some(rest) = name.strip_prefix(JWT_PREFIX)
     {
         let (issuer, is_whole) = rest.split_once(':').map_or((rest, is_whole), |(it, _)| (it, true));
         let is_known = |name: &&str| if is_whole { *name == issuer } else { name.starts_with(issuer) };

@@ -8,8 +8,8 @@ use super::{
     value,
 };
 use crate::caller::{
-    BearerTokenHash, ForwardedFrom, ForwardedHeader, ForwardedSettings, JwksSource, JwksUrl, JwtSettings,
-    TokenHashes, is_issuer_name,
+    BearerTokenHash, DNS_PREFIX, ForwardedFrom, ForwardedHeader, ForwardedSettings, JwksSource, JwksUrl,
+    JwtSettings, SPIFFE_PREFIX, TokenHashes, is_issuer_name,
 };
 
 /// How callers may authenticate, besides client certificates.
@@ -228,9 +228,9 @@ fn from(value: &Value) -> Result<ForwardedFrom, Problem> {
             ));
         }
         Ok(ForwardedFrom::Address(address))
-    } else if text.strip_prefix("spiffe://").is_some_and(|id| !id.is_empty()) {
+    } else if text.strip_prefix(SPIFFE_PREFIX).is_some_and(|id| !id.is_empty()) {
         Ok(ForwardedFrom::Spiffe(text))
-    } else if let Some(name) = text.strip_prefix("dns:").filter(|name| !name.is_empty()) {
+    } else if let Some(name) = text.strip_prefix(DNS_PREFIX).filter(|name| !name.is_empty()) {
         Ok(ForwardedFrom::Dns(name.to_owned()))
     } else {
         Err(Problem::rule(

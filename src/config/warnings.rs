@@ -9,7 +9,7 @@ use super::{
     tree::{Node, Table, Value},
 };
 use crate::{
-    caller::{ANONYMOUS, is_caller_name},
+    caller::{ANONYMOUS, DNS_PREFIX, JWT_PREFIX, SPIFFE_PREFIX, TOKEN_PREFIX, is_caller_name, names_prefix},
     server::tls::ClientAuth,
 };
 
@@ -93,14 +93,13 @@ impl Callers {
         let transport = &server.grpc.transport;
         // Both headers contain the name of a certificate.
         let is_forwarded = callers.forwarded.is_some();
-        let jwt = |name: Option<&str>| name.map_or("jwt:".to_owned(), |name| format!("jwt:{name}:"));
         Self {
             has_certificates: transport.asks_for_certificates() || is_forwarded,
             has_unused_authorities: table_at(tree, "server")
                 .and_then(|server| table_at(server, "tls"))
                 .is_some_and(|tls| tls.contains_key("client_ca_file")),
-            jwts: callers.jwt.iter().map(|issuer| jwt(issuer.name.as_deref())).collect(),
-            tokens: callers.tokens.keys().map(|name| format!("token:{name}")).collect(),
+            jwts: callers.jwt.iter().map(|issuer| names_prefix(issuer.name.as_deref())).collect(),
+            tokens: callers.tokens.keys().map(|name| format!("{TOKEN_PREFIX}{name}")).collect(),
             // A proxy also forwards calls of unauthenticated clients.
             has_anonymous: !matches!(transport.client_auth(), Some(ClientAuth::Require { .. }))
                 || is_forwarded,
@@ -128,7 +127,7 @@ impl Callers {
             );
         }
         let may_be = |prefix: &str| may_begin_with(glob, prefix);
-        let certificates = ["spiffe://", "dns:"].into_iter().any(may_be);
+        let certificates = [SPIFFE_PREFIX, DNS_PREFIX].into_iter().any(may_be);
         let pattern = WildMatch::new(glob);
         let is_matched = (self.has_certificates && certificates)
             || self.jwts.iter().any(|prefix| may_be(prefix))
@@ -137,7 +136,7 @@ impl Callers {
             return Ok(());
         }
         let has_any = self.has_certificates || !self.jwts.is_empty() || !self.tokens.is_empty();
-        let kinds = (certificates, may_be("jwt:"), may_be("token:"));
+        let kinds = (certificates, may_be(JWT_PREFIX), may_be(TOKEN_PREFIX));
         let is_of_one_kind =
             matches!(kinds, (true, false, false) | (false, true, false) | (false, false, true));
         Err(match kinds {
@@ -173,10 +172,10 @@ fn is_possible(glob: &str) -> bool {
         return false;
     }
     let has_capitals = |text: &str| text.bytes().any(|byte| byte.is_ascii_uppercase());
-    if glob.starts_with("dns:") {
+    if glob.starts_with(DNS_PREFIX) {
         return !has_capitals(glob);
     }
-    let domain = glob.strip_prefix("spiffe://").and_then(|rest| rest.split('/').next());
+    let domain = glob.strip_prefix(SPIFFE_PREFIX).and_then(|rest| rest.split('/').next());
     !domain.is_some_and(|domain| has_capitals(domain.split(['*', '?']).next().unwrap_or_default()))
 }
 

@@ -8,7 +8,7 @@
 //! multiply the states of a search.
 
 use crate::{
-    caller::is_caller_name,
+    caller::{DNS_PREFIX, JWT_PREFIX, SPIFFE_PREFIX, is_caller_name},
     domain::ott::{MAX_SUBJECT_BYTES, Subject, SubjectForm, SubjectKind},
 };
 
@@ -80,9 +80,9 @@ impl Space {
     /// Prefix of all names.
     pub(super) const fn prefix(self) -> &'static str {
         match self {
-            Self::Spiffe => "spiffe://",
-            Self::Dns => "dns:",
-            Self::Jwt => "jwt:",
+            Self::Spiffe => SPIFFE_PREFIX,
+            Self::Dns => DNS_PREFIX,
+            Self::Jwt => JWT_PREFIX,
             Self::User(_) => "",
         }
     }

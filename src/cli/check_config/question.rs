@@ -5,18 +5,13 @@
 
 use crate::{
     app::is_caller_name,
-    caller::Claims,
+    caller::{Claims, JWT_PREFIX, TOKEN_PREFIX},
     config::{Config, nearest},
     domain::{
         call::Method,
         ott::{InvalidUser, Subject, SubjectKind},
     },
 };
-
-/// Prefix of the names of callers with bearer tokens.
-const TOKEN: &str = "token:";
-/// Prefix of the names of callers with JWTs.
-const JWT: &str = "jwt:";
 
 /// The call that `--explain` asks about.
 #[derive(Debug)]
@@ -89,7 +84,7 @@ impl Call {
         if !is_caller_name(caller) {
             return Err(InvalidQuestion::Caller(caller.to_owned()));
         }
-        if !claims.is_empty() && !caller.starts_with(JWT) {
+        if !claims.is_empty() && !caller.starts_with(JWT_PREFIX) {
             return Err(InvalidQuestion::ClaimOfOther);
         }
         let claims = Claims::from_arguments(claims.iter().map(String::as_str))
@@ -99,14 +94,14 @@ impl Call {
 
     /// Checks that the configuration can identify the caller.
     pub(super) fn check_caller(&self, config: &Config) -> Result<(), NoSuchName> {
-        if let Some(name) = self.caller.strip_prefix(TOKEN) {
+        if let Some(name) = self.caller.strip_prefix(TOKEN_PREFIX) {
             let tokens = &config.callers.tokens;
             if !tokens.contains_key(name) {
                 let nearest = nearest(name, tokens.keys().map(|name| &**name));
                 return Err(NoSuchName::Token { name: name.to_owned(), nearest });
             }
         }
-        if let Some(name) = self.caller.strip_prefix(JWT) {
+        if let Some(name) = self.caller.strip_prefix(JWT_PREFIX) {
             let issuers: Option<Vec<&str>> =
                 config.callers.jwt.iter().map(|jwt| jwt.name.as_deref()).collect();
             let issuer = name.split_once(':').map_or(name, |(issuer, _)| issuer);
