@@ -4,7 +4,7 @@ mod check;
 mod completeness;
 mod faults;
 mod filter;
-mod intervals;
+pub(super) mod intervals;
 mod report;
 #[cfg(test)]
 mod tests;

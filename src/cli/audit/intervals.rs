@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 /// A set of numbers. Its size in memory depends on the number of gaps, and not on that of numbers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Intervals {
+pub(in crate::cli) struct Intervals {
     /// The last number of each interval, by its first. Intervals neither overlap nor touch.
     by_start: BTreeMap<u64, u64>,
 }
 
 /// Result of adding a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Added {
+pub(in crate::cli) enum Added {
     /// It was not in the set.
     New,
     /// It was in the set.
@@ -22,7 +22,7 @@ pub(super) enum Added {
 
 impl Intervals {
     /// Adds a number. `has_room`: whether it may begin another interval.
-    pub(super) fn add(&mut self, number: u64, has_room: bool) -> Added {
+    pub(in crate::cli) fn add(&mut self, number: u64, has_room: bool) -> Added {
         let before = self.by_start.range(..=number).next_back().map(|(start, end)| (*start, *end));
         if before.is_some_and(|(_, end)| number <= end) {
             return Added::Known;
@@ -43,28 +43,28 @@ impl Intervals {
     }
 
     /// Returns the number of intervals.
-    pub(super) fn count(&self) -> usize {
+    pub(in crate::cli) fn count(&self) -> usize {
         self.by_start.len()
     }
 
     /// Returns the first and the last number of each interval, in ascending order.
-    pub(super) fn ranges(&self) -> impl Iterator<Item = (u64, u64)> {
+    pub(in crate::cli) fn ranges(&self) -> impl Iterator<Item = (u64, u64)> {
         self.by_start.iter().map(|(start, end)| (*start, *end))
     }
 
     /// Returns the lowest number.
-    pub(super) fn first(&self) -> Option<u64> {
+    pub(in crate::cli) fn first(&self) -> Option<u64> {
         self.by_start.first_key_value().map(|(start, _)| *start)
     }
 
     /// Returns the highest number.
-    pub(super) fn last(&self) -> Option<u64> {
+    pub(in crate::cli) fn last(&self) -> Option<u64> {
         self.by_start.last_key_value().map(|(_, end)| *end)
     }
 
     /// Returns the ranges between `first` and `last` that are in neither of two sets, in ascending
     /// order.
-    pub(super) fn missing<'a>(
+    pub(in crate::cli) fn missing<'a>(
         &'a self,
         other: &'a Self,
         first: u64,
@@ -94,7 +94,7 @@ impl Intervals {
     }
 
     /// Returns how many numbers are in both of two sets.
-    pub(super) fn numbers_in_both(&self, other: &Self) -> u64 {
+    pub(in crate::cli) fn numbers_in_both(&self, other: &Self) -> u64 {
         let (mut ours, mut theirs) = (self.ranges().peekable(), other.ranges().peekable());
         let mut common = 0_u64;
         while let (Some(&(start, end)), Some(&(other_start, other_end))) = (ours.peek(), theirs.peek()) {

@@ -65,7 +65,7 @@ pub(super) fn document(
 
 /// Returns the result of replaying audit files.
 fn replayed(replay: &AuditReplay, [old, new]: &[Rules; 2]) -> Value {
-    let AuditReplay { calls, skipped } = replay;
+    let AuditReplay { calls, skipped, .. } = replay;
     let refused = calls.refused.rows().into_iter().map(|(refusal, number, example)| {
         json!({
             "caller": refusal.caller,
@@ -102,6 +102,7 @@ fn replayed(replay: &AuditReplay, [old, new]: &[Rules; 2]) -> Value {
             "summarized": skipped.summarized,
             "lost": skipped.lost,
             "late": skipped.late,
+            "repeated": skipped.repeated,
             "other_records": skipped.other_records,
             "not_records": skipped.not_records,
         },

@@ -3,19 +3,30 @@
 //! `access` decides and counts; this module reads the files. A record that cannot be replayed is
 //! counted by the reason.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
 
 use serde_json::Value;
 
-use super::super::failure::Failure;
+use super::super::{
+    audit::intervals::{Added, Intervals},
+    failure::Failure,
+};
 use crate::{
     access::{KnownClaims, RecordedCall, RecordedDecision, Replay, Rules},
     caller::{ClaimPath, ClaimValue, Claims},
     domain::{call::Method, ott::Subject},
     observe::audit::reader::{
-        CallEntry, Content, Event, Record, RecordedDecision as DecisionInForce, Records, Source, SourceError,
+        CallEntry, Content, Event, ProcessId, Record, RecordNumber, RecordedDecision as DecisionInForce,
+        Records, Source, SourceError,
     },
 };
+
+/// Maximum number of intervals of record numbers that are remembered, to find repeated records.
+/// Beyond that, which needs files with as many gaps, a repeated call counts twice.
+const MAX_INTERVALS: usize = 1_000_000;
 
 /// The result of replaying audit files.
 #[derive(Debug, Default)]
@@ -24,6 +35,26 @@ pub(super) struct AuditReplay {
     pub(super) calls: Replay,
     /// The calls and records that are not replayed.
     pub(super) skipped: Skipped,
+    seen: SeenNumbers,
+}
+
+/// The numbers of the calls read so far, by process.
+#[derive(Debug, Default)]
+struct SeenNumbers {
+    by_process: HashMap<ProcessId, Intervals>,
+    intervals: usize,
+}
+
+impl SeenNumbers {
+    /// Adds a number. Returns whether it was added before.
+    fn is_repeated(&mut self, number: RecordNumber) -> bool {
+        let has_room = self.intervals < MAX_INTERVALS;
+        let process = self.by_process.entry(number.process).or_default();
+        let before = process.count();
+        let added = process.add(number.sequence, has_room);
+        self.intervals = self.intervals + process.count() - before;
+        added == Added::Known
+    }
 }
 
 /// Numbers of calls and records that are not replayed.
@@ -39,6 +70,8 @@ pub(super) struct Skipped {
     pub(super) lost: u64,
     /// Late records: the caller received no response, or an earlier record of the call counts.
     pub(super) late: u64,
+    /// Records that occur again, for example in a copy of a file.
+    pub(super) repeated: u64,
     /// Records that are not calls.
     pub(super) other_records: u64,
     /// Lines that are not whole records.
@@ -72,6 +105,9 @@ impl AuditReplay {
         let skipped = &mut self.skipped;
         let call = match &record.event {
             Event::Call(_) if record.late => return skipped.late += 1,
+            Event::Call(_) if record.number.is_some_and(|number| self.seen.is_repeated(number)) => {
+                return skipped.repeated += 1;
+            }
             Event::Call(call) => call,
             Event::RefusedCalls { count, .. } => {
                 return skipped.summarized = skipped.summarized.saturating_add(*count);

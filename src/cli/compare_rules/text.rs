@@ -57,7 +57,7 @@ pub(super) fn print(compared: &Comparison, output: &mut Output) {
 
 /// Prints the result of replaying audit files.
 pub(super) fn print_replay(replay: &AuditReplay, [old, new]: &[Rules; 2], output: &mut Output) {
-    let AuditReplay { calls, skipped } = replay;
+    let AuditReplay { calls, skipped, .. } = replay;
     let rows = calls.refused.rows();
     count("Recorded calls that the new file would refuse", calls.refused.count(), output);
     for (refusal, number, example) in rows.iter().take(MAX_CALLERS) {
@@ -109,6 +109,7 @@ pub(super) fn print_replay(replay: &AuditReplay, [old, new]: &[Rules; 2], output
         (skipped.summarized, "refused calls without a record of their own"),
         (skipped.lost, "calls whose record was lost"),
         (skipped.late, "late records"),
+        (skipped.repeated, "records that occur again"),
         (skipped.other_records, "records of other events"),
         (skipped.not_records, "lines that are not whole records"),
     ];

@@ -58,7 +58,7 @@ fn served_calls_are_replayed_with_what_their_records_contain() {
         json!({ "code": "NOT_FOUND", "reason": "USER_NOT_FOUND", "outcome": "refused" }),
     ]
     .map(|members| record(&members));
-    let AuditReplay { calls, skipped } = replay(&lines);
+    let AuditReplay { calls, skipped, .. } = replay(&lines);
     assert_eq!(skipped, Skipped::default());
     let refused: Vec<_> = calls
         .refused
@@ -96,7 +96,7 @@ fn records_that_do_not_show_a_decision_are_counted_by_the_reason() {
         lines.push(line.to_string());
     }
     lines.push("another program".to_owned());
-    let AuditReplay { calls, skipped } = replay(&lines);
+    let AuditReplay { calls, skipped, .. } = replay(&lines);
     assert_eq!(calls, Replay::default());
     let expected = Skipped {
         not_decided: 3,
@@ -104,6 +104,7 @@ fn records_that_do_not_show_a_decision_are_counted_by_the_reason() {
         summarized: 7,
         lost: 3,
         late: 1,
+        repeated: 0,
         other_records: 1,
         not_records: 1,
     };
@@ -121,4 +122,22 @@ fn file_that_cannot_be_read_is_an_error() {
     let rules = rules(vec![rule("*", Users::All)]);
     let failure = AuditReplay::of(&["/nowhere/audit.jsonl".into()], &rules, &rules).unwrap_err();
     assert!(failure.to_string().contains("cannot read /nowhere/audit.jsonl"), "{failure}");
+}
+
+#[test]
+fn numbered_record_counts_once() {
+    let numbered = |process: &str, sequence: u64| {
+        let mut line: Value = serde_json::from_str(&record(&json!({}))).unwrap();
+        line["process"] = process.into();
+        line["sequence"] = sequence.into();
+        line.to_string()
+    };
+    let (one, other) = ("00000000000000aa", "00000000000000bb");
+    let lines = [numbered(one, 1), numbered(one, 2), numbered(one, 1), numbered(other, 1), numbered(one, 2)];
+    let whole = replay(&lines);
+    assert_eq!(whole.skipped, Skipped { repeated: 2, ..Skipped::default() });
+    let without_copies = replay(&[lines[0].clone(), lines[1].clone(), lines[3].clone()]);
+    assert_eq!(whole.calls, without_copies.calls);
+    // Records without numbers cannot be distinguished.
+    assert_eq!(replay(&[record(&json!({})), record(&json!({}))]).skipped, Skipped::default());
 }
