@@ -244,6 +244,13 @@ impl Config {
         }
     }
 
+    /// Returns the names of the JWT issuers. `None` if there are none, or the only one has no name.
+    #[must_use]
+    pub fn jwt_issuers(&self) -> Option<Vec<String>> {
+        let names = self.callers.jwt.iter().map(|issuer| issuer.name.as_deref().map(str::to_owned));
+        names.collect::<Option<Vec<String>>>().filter(|names| !names.is_empty())
+    }
+
     /// Returns the https connections without a `ca_file`.
     fn with_system_authorities(&self) -> Vec<String> {
         let clients = self.api_clients.by_name.iter().filter(|(_, client)| {

@@ -6,8 +6,8 @@
 //! an automaton over the globs decides; that call is the box's example. No calls are sampled.
 //!
 //! * **Callers** are the names that `check-config --explain` accepts: of any kind of proof, and for
-//!   tokens, those that the file configures. A token or an API client that only one file has is only
-//!   allowed by that file. Changes of `[callers.jwt]` and of certificates are not compared.
+//!   tokens, those that the file configures. A token, a JWT issuer with a name or an API client that only
+//!   one file has is only allowed by that file. Changes of `[callers.jwt]` and of certificates are not compared.
 //! * **Claims** can be in any combination, because a claim can have several values.
 //! * **Users** are compared in canonical form. Each name of an account counts as a user of its own,
 //!   as in quotas.
@@ -24,7 +24,7 @@ use std::collections::{BTreeSet, HashSet};
 
 use crate::{
     access::{RuleSettings, Settings},
-    caller::{ANONYMOUS, TOKEN_PREFIX},
+    caller::{ANONYMOUS, TOKEN_PREFIX, names_prefix},
     domain::{
         call::Method,
         ott::{SubjectForm, SubjectPattern, Users},
@@ -60,6 +60,8 @@ pub struct Side<'a> {
     pub access: &'a Settings,
     /// The names in `[callers.tokens]`.
     pub tokens: &'a [&'a str],
+    /// The names of the issuers in `[[callers.jwt]]`. `None` if the issuer has no name.
+    pub jwt_issuers: Option<&'a [&'a str]>,
     /// The names in `[api_clients]`.
     pub api_clients: &'a [&'a str],
     /// The API client of calls that do not name one.
@@ -182,22 +184,32 @@ impl<'a> Tables<'a> {
         let clients: HashSet<&str> = side.api_clients.iter().copied().collect();
         let clients: Vec<(usize, &str)> =
             self.api_clients.iter().copied().enumerate().filter(|(_, name)| clients.contains(name)).collect();
+        let jwt_prefixes = match side.jwt_issuers {
+            Some(names) => names.iter().map(|name| names_prefix(Some(name))).collect(),
+            None => vec![names_prefix(None)],
+        };
         let rules = (1..).zip(&side.access.rules);
         rules
             .map(|(number, settings)| {
-                let scope = self.scope(settings, &listed, &clients);
+                let scope = self.scope(settings, &listed, &jwt_prefixes, &clients);
                 CompiledRule { number, settings, scope }
             })
             .collect()
     }
 
-    fn scope(&mut self, rule: &RuleSettings, listed: &[(usize, String)], clients: &[(usize, &str)]) -> Scope {
+    fn scope(
+        &mut self,
+        rule: &RuleSettings,
+        listed: &[(usize, String)],
+        jwt_prefixes: &[String],
+        clients: &[(usize, &str)],
+    ) -> Scope {
         let callers = &mut self.world.callers.atoms;
         let entries = rule.callers.iter();
         let mut callers: Vec<_> = if rule.claims.is_empty() {
-            entries.map(|entry| callers.add_caller(entry, listed)).collect()
+            entries.flat_map(|entry| callers.add_caller(entry, listed, jwt_prefixes)).collect()
         } else {
-            entries.flat_map(|entry| callers.add_jwt_callers(entry)).collect()
+            entries.flat_map(|entry| callers.add_jwt_callers(entry, jwt_prefixes)).collect()
         };
         let users = &mut self.world.users.atoms;
         let mut users: Vec<_> = match &rule.users {

@@ -20,7 +20,7 @@ use tokio_util::task::AbortOnDropHandle;
 use self::difference::{Difference, LoggedCounts};
 use super::{
     policy::policy,
-    rules_change::{ApiClientNames, differences, rules_change},
+    rules_change::{FixedNames, differences, rules_change},
 };
 use crate::{
     access::Access,
@@ -102,13 +102,13 @@ impl InForce {
 struct FileParser {
     path: PathBuf,
     /// API clients are not reloaded, so rules and access tests are for those of the running gateway.
-    api_clients: Arc<ApiClientNames>,
+    api_clients: Arc<FixedNames>,
     in_force: InForce,
     last: Mutex<Option<(Digest, Arc<Contents>)>>,
 }
 
 impl FileParser {
-    fn new(path: PathBuf, api_clients: ApiClientNames, in_force: InForce) -> Self {
+    fn new(path: PathBuf, api_clients: FixedNames, in_force: InForce) -> Self {
         Self { path, api_clients: Arc::new(api_clients), in_force, last: Mutex::default() }
     }
 
@@ -192,7 +192,7 @@ impl FollowedFile for ConfigFile {
     }
 
     fn parser(&self) -> Parser<Arc<Contents>, String> {
-        let api_clients = ApiClientNames::new(&self.started_with);
+        let api_clients = FixedNames::new(&self.started_with);
         let parser = FileParser::new(self.path.clone(), api_clients, self.in_force.clone());
         Arc::new(move |reader| {
             let path = &parser.path;

@@ -17,17 +17,18 @@ use crate::{
 /// the machine is overloaded.
 const COMPARISON_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The API clients of the running gateway, which no reload changes.
+/// The API clients and JWT issuers of the running gateway, which no reload changes.
 #[derive(Debug, Default)]
-pub(super) struct ApiClientNames {
-    names: Vec<String>,
+pub(super) struct FixedNames {
+    api_clients: Vec<String>,
+    jwt_issuers: Option<Vec<String>>,
     default: Option<Arc<str>>,
 }
 
-impl ApiClientNames {
+impl FixedNames {
     pub(super) fn new(config: &Config) -> Self {
-        let names = config.api_clients.by_name.keys().map(ToString::to_string).collect();
-        Self { names, default: config.api_clients.default.clone() }
+        let api_clients = config.api_clients.by_name.keys().map(ToString::to_string).collect();
+        Self { api_clients, jwt_issuers: config.jwt_issuers(), default: config.api_clients.default.clone() }
     }
 
     pub(super) fn default_name(&self) -> Option<&str> {
@@ -41,32 +42,34 @@ impl ApiClientNames {
 pub(super) fn differences(
     old: &Arc<Reloadable>,
     new: &Arc<Reloadable>,
-    api_clients: &Arc<ApiClientNames>,
+    fixed: &Arc<FixedNames>,
 ) -> RulesDifferences {
     if old == new {
         return RulesDifferences::NONE;
     }
     let (send, receive) = mpsc::sync_channel(1);
-    let (old, new, api_clients) = (Arc::clone(old), Arc::clone(new), Arc::clone(api_clients));
+    let (old, new, fixed) = (Arc::clone(old), Arc::clone(new), Arc::clone(fixed));
     let compare = move || {
         // The receiver is gone if the comparison took too long.
-        let _ = send.send(compare(&old, &new, &api_clients));
+        let _ = send.send(compare(&old, &new, &fixed));
     };
     let started = thread::Builder::new().name("rule-comparison".to_owned()).spawn(compare);
     let compared = started.ok().and_then(|_thread| receive.recv_timeout(COMPARISON_TIMEOUT).ok());
     compared.unwrap_or(RulesDifferences::NotCounted { not_compared: NotCompared::NotFinished })
 }
 
-fn compare(old: &Reloadable, new: &Reloadable, api_clients: &ApiClientNames) -> RulesDifferences {
+fn compare(old: &Reloadable, new: &Reloadable, fixed: &FixedNames) -> RulesDifferences {
     let tokens = |side: &Reloadable| side.tokens.keys().map(ToString::to_string).collect::<Vec<_>>();
     let (old_tokens, new_tokens) = (tokens(old), tokens(new));
     let (old_tokens, new_tokens) = (borrowed(&old_tokens), borrowed(&new_tokens));
-    let names = borrowed(&api_clients.names);
+    let names = borrowed(&fixed.api_clients);
+    let issuers = fixed.jwt_issuers.as_deref().map(borrowed);
     let side = |access, tokens| Side {
         access,
         tokens,
+        jwt_issuers: issuers.as_deref(),
         api_clients: &names,
-        default_api_client: api_clients.default.as_deref(),
+        default_api_client: fixed.default.as_deref(),
     };
     match rule_comparison::compare_quickly(side(&old.access, &old_tokens), side(&new.access, &new_tokens)) {
         Ok(Comparison { opened, closed, quotas, settings, respelled: _ }) => RulesDifferences::Counted {
@@ -114,12 +117,12 @@ mod tests {
         Arc::new(Reloadable { access, tokens })
     }
 
-    fn api_clients() -> ApiClientNames {
-        ApiClientNames { names: vec!["eu".to_owned()], default: Some(Arc::from("eu")) }
+    fn fixed_names() -> FixedNames {
+        FixedNames { api_clients: vec!["eu".to_owned()], jwt_issuers: None, default: Some(Arc::from("eu")) }
     }
 
     fn counts(old: &Arc<Reloadable>, new: &Arc<Reloadable>) -> [usize; 4] {
-        match differences(old, new, &Arc::new(api_clients())) {
+        match differences(old, new, &Arc::new(fixed_names())) {
             RulesDifferences::Counted { opened, closed, quotas_changed, settings_changed } => {
                 [opened, closed, quotas_changed, settings_changed]
             }
@@ -178,7 +181,7 @@ mod tests {
         let old = reloadable(rules(&mut (0..2), 7), &[]);
         let new = reloadable(rules(&mut (0..2).rev(), 8), &[]);
         assert_eq!(
-            compare(&old, &new, &api_clients()),
+            compare(&old, &new, &fixed_names()),
             RulesDifferences::NotCounted { not_compared: NotCompared::TooComplex }
         );
     }

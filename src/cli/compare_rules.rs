@@ -123,6 +123,7 @@ fn rules(settings: &[RuleSettings]) -> Result<Rules, Failure> {
 /// The names of a file, borrowed.
 struct Names<'a> {
     tokens: Vec<&'a str>,
+    jwt_issuers: Option<Vec<&'a str>>,
     api_clients: Vec<&'a str>,
 }
 
@@ -130,6 +131,7 @@ impl<'a> Names<'a> {
     fn of(policy: &'a PolicyFile) -> Self {
         Self {
             tokens: policy.tokens.iter().map(String::as_str).collect(),
+            jwt_issuers: policy.jwt_issuers.as_ref().map(|names| names.iter().map(String::as_str).collect()),
             api_clients: policy.api_clients.iter().map(String::as_str).collect(),
         }
     }
@@ -138,6 +140,7 @@ impl<'a> Names<'a> {
         Side {
             access: &policy.access,
             tokens: &self.tokens,
+            jwt_issuers: self.jwt_issuers.as_deref(),
             api_clients: &self.api_clients,
             default_api_client: policy.default_api_client.as_deref(),
         }

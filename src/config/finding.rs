@@ -380,6 +380,7 @@ impl Findings {
     }
 
     /// Removes warnings that do not apply.
+    #[cfg(feature = "sandbox")]
     pub(super) fn remove_warnings(&self, does_not_apply: impl Fn(&Finding) -> bool) {
         self.warnings.borrow_mut().retain(|warning| !does_not_apply(warning));
     }

@@ -26,6 +26,8 @@ pub struct PolicyFile {
     pub access: Settings,
     /// The names in `[callers.tokens]`, sorted.
     pub tokens: Vec<String>,
+    /// The names of the issuers in `[[callers.jwt]]`. `None` if the issuer has no name.
+    pub jwt_issuers: Option<Vec<String>>,
     /// The names in `[api_clients]`, sorted; at least one.
     pub api_clients: Vec<String>,
     /// The API client of calls that do not name one.
@@ -74,6 +76,7 @@ impl PolicyFile {
             access,
             tokens: tokens.unwrap_or_default().keys().map(ToString::to_string).collect(),
             default_api_client: default_of(tree, &api_clients).map(str::to_owned),
+            jwt_issuers: jwt_issuers(tree).map(|names| names.into_iter().map(str::to_owned).collect()),
             api_clients: api_clients.into_iter().map(str::to_owned).collect(),
             proofs: proofs(tree),
             meanings: meanings(tree),

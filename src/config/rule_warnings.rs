@@ -53,9 +53,12 @@ fn check_globs(rules: &[Node], findings: &Findings) {
 fn check_covered(access: &Table, rules: &[Node], config: &Config, findings: &Findings) {
     let tokens: Vec<&str> = config.callers.tokens.keys().map(|name| &**name).collect();
     let api_clients: Vec<&str> = config.api_clients.by_name.keys().map(|name| &**name).collect();
+    let issuers = config.jwt_issuers();
+    let issuers: Option<Vec<&str>> = issuers.as_ref().map(|names| names.iter().map(String::as_str).collect());
     let side = Side {
         access: &config.access,
         tokens: &tokens,
+        jwt_issuers: issuers.as_deref(),
         api_clients: &api_clients,
         default_api_client: config.api_clients.default.as_deref(),
     };

@@ -9,7 +9,7 @@ use super::{
     search::{Budget, Exhausted},
 };
 use crate::{
-    caller::ANONYMOUS,
+    caller::{ANONYMOUS, TOKEN_PREFIX},
     domain::ott::{SubjectForm, SubjectKind, SubjectPattern},
 };
 
@@ -58,23 +58,54 @@ impl Atoms {
         &self.entries[id as usize]
     }
 
-    /// Adds an entry of `callers`. `listed` are `anonymous` and the tokens, each with its position.
-    pub(super) fn add_caller(&mut self, entry: &str, listed: &[(usize, String)]) -> AtomId {
+    /// Adds an entry of `callers`. `listed` are `anonymous` and the tokens, each with its position;
+    /// `jwt_prefixes` are the beginnings of the names of callers with JWTs.
+    pub(super) fn add_caller(
+        &mut self,
+        entry: &str,
+        listed: &[(usize, String)],
+        jwt_prefixes: &[String],
+    ) -> Vec<AtomId> {
+        if jwt_prefixes == [Space::Jwt.prefix()] {
+            return vec![self.add_caller_in(entry, listed, &Space::CALLERS)];
+        }
+        if entry == ANONYMOUS {
+            return vec![self.add_caller_in(entry, listed, &[])];
+        }
+        // One atom for each kind of name, so that the texts are exact: `*` does not contain all of
+        // `jwt:*`.
+        let glob = Glob::new(entry);
+        let mut atoms = Vec::new();
+        for (prefix, spaces) in [
+            (Space::Spiffe.prefix(), &[Space::Spiffe][..]),
+            (Space::Dns.prefix(), &[Space::Dns]),
+            (TOKEN_PREFIX, &[]),
+        ] {
+            for glob in glob.with_prefix(prefix) {
+                atoms.push(self.add_caller_in(&glob, listed, spaces));
+            }
+        }
+        atoms.extend(self.add_jwt_callers(entry, jwt_prefixes));
+        atoms
+    }
+
+    fn add_caller_in(&mut self, entry: &str, listed: &[(usize, String)], spaces: &[Space]) -> AtomId {
         let glob = Glob::new(entry);
         let matches = |name: &str| {
             if name == ANONYMOUS { entry == ANONYMOUS } else { glob.matches(name) }
         };
         let listed: Bits = listed.iter().filter(|(_, name)| matches(name)).map(|(at, _)| *at).collect();
-        let spaces = Space::CALLERS.into_iter();
+        let spaces = spaces.iter().copied();
         let globs = spaces.filter(|space| !glob.is_disjoint(&Glob::new(&format!("{}*", space.prefix()))));
         let globs = globs.map(|space| (space, glob.clone())).collect();
         self.add(entry, globs, listed)
     }
 
     /// Adds an entry of `callers` of a rule that requires claims, which only callers with JWTs have.
-    pub(super) fn add_jwt_callers(&mut self, entry: &str) -> Vec<AtomId> {
-        let globs = Glob::new(entry).with_prefix(Space::Jwt.prefix());
-        globs.iter().map(|glob| self.add_caller(glob, &[])).collect()
+    pub(super) fn add_jwt_callers(&mut self, entry: &str, jwt_prefixes: &[String]) -> Vec<AtomId> {
+        let entry = Glob::new(entry);
+        let globs = jwt_prefixes.iter().flat_map(|prefix| entry.with_prefix(prefix));
+        globs.map(|glob| self.add_caller_in(&glob, &[], &[Space::Jwt])).collect()
     }
 
     /// Adds a pattern of users.

@@ -19,18 +19,25 @@ mod warnings;
 struct Config {
     access: Settings,
     tokens: Vec<&'static str>,
+    jwt_issuers: Option<Vec<&'static str>>,
     api_clients: Vec<&'static str>,
 }
 
 impl Config {
     fn new(rules: Vec<RuleSettings>) -> Self {
-        Self { access: Settings::new(rules), tokens: vec!["a", "b"], api_clients: vec!["eu", "us"] }
+        Self {
+            access: Settings::new(rules),
+            tokens: vec!["a", "b"],
+            jwt_issuers: None,
+            api_clients: vec!["eu", "us"],
+        }
     }
 
     fn side(&self) -> Side<'_> {
         Side {
             access: &self.access,
             tokens: &self.tokens,
+            jwt_issuers: self.jwt_issuers.as_deref(),
             api_clients: &self.api_clients,
             default_api_client: self.api_clients.first().copied(),
         }
@@ -76,4 +83,37 @@ fn number(number: u32) -> NonZeroU32 {
 fn requirement(path: &str, values: &[&str]) -> ClaimRequirement {
     let values = values.iter().map(|value| ClaimValue::Text((*value).into())).collect();
     ClaimRequirement { path: ClaimPath::new(path).expect("a path"), values }
+}
+
+#[test]
+fn callers_of_unknown_issuers_are_not_compared() {
+    let config = |issuers: &[&'static str], callers: &[&str]| Config {
+        jwt_issuers: Some(issuers.to_vec()),
+        ..Config::new(vec![RuleSettings::new(texts(callers), Users::All)])
+    };
+    let opened = |old: &Config, new: &Config| -> Vec<String> {
+        let compared = compare(old.side(), new.side()).unwrap();
+        compared.opened.iter().map(|opening| opening.example.caller.clone()).collect()
+    };
+    let old = config(&["k8s"], &["jwt:k8s:*"]);
+    assert_eq!(opened(&old, &config(&["k8s"], &["jwt:*"])), [""; 0]);
+    let covered = covered_rules(
+        Config {
+            access: Settings::new(
+                ["jwt:k8s:*", "jwt:*"].map(|entry| RuleSettings::new(texts(&[entry]), Users::All)).to_vec(),
+            ),
+            ..config(&["k8s"], &[])
+        }
+        .side(),
+    );
+    assert_eq!(covered.unwrap()[0].rule, 2);
+    // An issuer that only the new file has.
+    let with_another = config(&["k8s", "ci"], &["jwt:*"]);
+    assert!(opened(&old, &with_another).iter().all(|caller| caller.starts_with("jwt:ci:")));
+    assert!(!opened(&old, &with_another).is_empty());
+    // Other callers of the same entry are still compared.
+    let all = config(&["k8s"], &["*"]);
+    assert!(opened(&old, &all).iter().all(|caller| !caller.starts_with("jwt:")));
+    assert!(!opened(&old, &all).is_empty());
+    assert_eq!(opened(&all, &all), [""; 0]);
 }

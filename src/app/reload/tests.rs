@@ -212,7 +212,7 @@ fn file_that_has_not_changed_is_parsed_once() {
     let path = folder.path().join("gateway.toml");
     let in_force =
         InForce::new(Arc::new(Reloadable { access: Settings::new(Vec::new()), tokens: TokenHashes::new() }));
-    let parser = FileParser::new(path.clone(), ApiClientNames::default(), in_force.clone());
+    let parser = FileParser::new(path.clone(), FixedNames::default(), in_force.clone());
     let parsed = |text: &str| {
         fs::write(&path, text).unwrap();
         parser.parse(&files::read(&path, files::MAX_BYTES).unwrap())

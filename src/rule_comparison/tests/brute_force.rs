@@ -2,7 +2,7 @@
 
 use super::*;
 
-const CALLERS: [&str; 14] = [
+const CALLERS: [&str; 17] = [
     "anonymous",
     "token:a",
     "token:b",
@@ -13,12 +13,15 @@ const CALLERS: [&str; 14] = [
     "jwt:a",
     "jwt:b",
     "jwt:x",
+    "jwt:a:a",
+    "jwt:a:x",
+    "jwt:b:a",
     "spiffe://a/a",
     "spiffe://a/b",
     "spiffe://b/a",
     "spiffe://x/x",
 ];
-const CALLER_GLOBS: [&str; 20] = [
+const CALLER_GLOBS: [&str; 23] = [
     "*",
     "anonymous",
     "token:a",
@@ -32,6 +35,9 @@ const CALLER_GLOBS: [&str; 20] = [
     "jwt:*",
     "jwt:a",
     "jwt:?",
+    "jwt:a:*",
+    "jwt:a:a",
+    "jwt:*:a",
     "*a",
     "*:?",
     "spiffe://a/*",
@@ -131,7 +137,14 @@ impl Config {
     }
 
     fn knows_caller(&self, caller: &str) -> bool {
+        let is_of_known_issuer = |name: &str| {
+            let issuers = self.jwt_issuers.as_ref();
+            issuers.is_none_or(|issuers| {
+                name.split_once(':').is_some_and(|(issuer, _)| issuers.contains(&issuer))
+            })
+        };
         caller.strip_prefix("token:").is_none_or(|name| self.tokens.contains(&name))
+            && caller.strip_prefix("jwt:").is_none_or(is_of_known_issuer)
     }
 
     /// Returns the number of the first rule with the caller, the method, and, if asked for, the API
@@ -232,6 +245,7 @@ fn rules() -> impl Strategy<Value = Vec<RuleSettings>> {
 fn configs() -> impl Strategy<Value = (Config, Config)> {
     let names = (
         prop::sample::subsequence(vec!["a", "b"], 0..=2),
+        prop::option::of(prop::sample::subsequence(vec!["a", "b"], 1..=2)),
         prop::sample::subsequence(API_CLIENTS.to_vec(), 1..=3),
     );
     let changed =
@@ -241,8 +255,12 @@ fn configs() -> impl Strategy<Value = (Config, Config)> {
             (old, new)
         });
     (changed, names.clone(), names).prop_map(|((old, new), old_names, new_names)| {
-        let config =
-            |rules, (tokens, api_clients)| Config { access: Settings::new(rules), tokens, api_clients };
+        let config = |rules, (tokens, jwt_issuers, api_clients)| Config {
+            access: Settings::new(rules),
+            tokens,
+            jwt_issuers,
+            api_clients,
+        };
         (config(old, old_names), config(new, new_names))
     })
 }
