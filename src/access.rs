@@ -14,11 +14,14 @@
 //! How a call gets its permit:
 //!
 //! ```
+//! use std::time::Duration;
+//!
 //! use ott_gateway::{
 //!     access::{Access, Policy, RuleSettings, Rules},
+//!     base::clock,
 //!     caller::Caller,
 //!     domain::{
-//!         call::Method,
+//!         call::{Call, Deadline, Method},
 //!         ott::{Subject, SubjectKind, Users},
 //!     },
 //!     observe::telemetry::metrics::Metrics,
@@ -31,9 +34,10 @@
 //! let access = Access::new(policy, Metrics::new());
 //!
 //! let (policy, caller) = (access.policy().into_shared(), Caller::anonymous());
-//! assert!(access.admits(policy.clone(), &caller, Method::LoginWithOtt).is_err());
+//! let call = Call::new(clock::now(), Deadline::after(Duration::from_secs(10)));
+//! assert!(access.admits(policy.clone(), &call, &caller, Method::LoginWithOtt).is_err());
 //!
-//! let admission = access.admits(policy, &caller, Method::IssueOtt)?;
+//! let admission = access.admits(policy, &call, &caller, Method::IssueOtt)?;
 //! let user = Subject::new(SubjectKind::Login, "anna@customer.example".to_owned())?;
 //! let permit = access.permit_issue(admission, "eu2".into(), user)?;
 //! assert_eq!(&**permit.api_client(), "eu2");

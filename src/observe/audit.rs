@@ -14,7 +14,7 @@
 //!     base::clock::{self, WallClock},
 //!     domain::call::{Call, Certainty, Deadline, Ending},
 //!     observe::{
-//!         audit::{Audit, Settings, Sink},
+//!         audit::{Audit, Fingerprints, Settings, Sink},
 //!         telemetry::metrics::Metrics,
 //!     },
 //! };
@@ -24,7 +24,8 @@
 //! # let folder = tempfile::tempdir()?;
 //! # let path = folder.path().join("audit.jsonl");
 //! let settings = Settings::new(Sink::File(path.clone()));
-//! let audit = Audit::start(&settings, None, 16, &Metrics::new(), WallClock::system())?;
+//! let fingerprints = Fingerprints::default();
+//! let audit = Audit::start(&settings, None, 16, &fingerprints, &Metrics::new(), WallClock::system())?;
 //!
 //! let call = Call::new(clock::now(), Deadline::after(Duration::from_secs(10)));
 //! audit.expect_record().await?; // before anything is sent to the platform
