@@ -81,7 +81,7 @@ pub enum File {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the rules combine in too many ways to compare them exactly; the comparison stopped at rule {rule} of the {} \
-     file ({}): use fewer `*` and `?` in its globs, or fewer rules that overlap it",
+     file ({}): use fewer `*` and `?` in its globs, fewer required claims, or fewer rules that overlap it",
     match .file { File::Old => "old", File::New => "new" },
     .entries.join(", ")
 )]
