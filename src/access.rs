@@ -45,20 +45,20 @@
 //! # }
 //! ```
 
-use std::{fmt, ops::Deref, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use arc_swap::{ArcSwap, Guard};
+use arc_swap::ArcSwap;
 use serde_json::value::RawValue;
 
 use crate::{
-    caller::{BearerTokens, Caller, CallerPolicy, RequestedClaims},
+    caller::Caller,
     domain::{
         call::{Call, Method},
         ott::Subject,
     },
     observe::telemetry::{
         logging::LogThrottle,
-        metrics::{AccessDenial, Metrics, QuotaBucket},
+        metrics::{AccessDenial, Metrics},
     },
 };
 
@@ -69,6 +69,8 @@ mod glob;
 mod glob_index;
 mod partial_decision;
 mod pattern;
+mod permit;
+mod policy;
 mod quota;
 mod rate;
 mod rehearsal;
@@ -81,6 +83,8 @@ pub use answer::{Answer, Candidate, Mismatch, RuleId, RuleInAnswer, Verdict};
 pub use glob::{GlobToken, glob_tokens};
 pub use partial_decision::{KnownClaims, KnownParts, KnownUser, PartialDecision, UnknownPart};
 pub use pattern::is_possible_caller;
+pub use permit::{Admission, Denied, ExceededQuota, IssuePermit, LoginPermit, Refused};
+pub use policy::{Policy, PolicyInForce, Quotas, Settings};
 use quota::{CallerKey, Decision, Memory};
 pub use quota::{Limit, MAX_BURST};
 pub use rate::{InvalidRate, Rate};
@@ -88,55 +92,10 @@ use rehearsal::DifferenceLines;
 pub use rehearsal::RefusedRehearsal;
 pub use replay::{Allowance, RecordedCall, RecordedDecision, Refusal, Replay, ReplayedCalls};
 use rule_set::RuleSet;
-use rules::Rule;
 pub use rules::{InvalidRules, Question, RuleSettings, Rules};
 
 /// Minimum interval between warnings of one kind.
 const WARNING_INTERVAL: Duration = Duration::from_secs(10);
-
-/// Treatment of calls that exceed a quota. Rules have no dry run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Quotas {
-    /// The call is refused.
-    Enforced,
-    /// The call is counted, logged and accepted.
-    DryRun,
-}
-
-/// Settings of access control (`[access]`).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
-    /// `[[access.rules]]`, in the order of the file: at least one.
-    pub rules: Vec<RuleSettings>,
-    /// `[[access.candidate_rules]]`, in the order of the file: rules that are rehearsed and have no
-    /// effect.
-    pub candidate_rules: Vec<RuleSettings>,
-    /// `quota_dry_run`: treatment of calls that exceed a quota.
-    pub quotas: Quotas,
-    /// `max_quota_users`: maximum number of users that quotas remember: this many of callers that
-    /// rules name literally, and as many of all other callers; 262,144, from 1,024 to 16,777,216.
-    pub max_quota_users: usize,
-}
-
-impl Settings {
-    /// Returns settings with these rules and enforced quotas.
-    #[must_use]
-    pub const fn new(rules: Vec<RuleSettings>) -> Self {
-        Self {
-            rules,
-            candidate_rules: Vec::new(),
-            quotas: Quotas::Enforced,
-            max_quota_users: quota::DEFAULT_MAX_USERS,
-        }
-    }
-
-    /// Returns the callers that the rules name literally, in their order. Only these have metrics
-    /// of their own.
-    pub fn literal_callers(&self) -> impl Iterator<Item = &str> {
-        let names = self.rules.iter().flat_map(|rule| rule.callers.iter().map(String::as_str));
-        names.filter(|name| pattern::is_literal(name))
-    }
-}
 
 /// The policy in force. Cheap to clone; a reload takes effect in all clones.
 #[derive(Clone, Debug)]
@@ -150,140 +109,6 @@ struct Inner {
     sharing_warnings: LogThrottle,
     difference_lines: DifferenceLines,
     memory: Memory,
-}
-
-/// One version of the state that a reload replaces.
-#[derive(Debug)]
-pub struct Policy {
-    /// The rules.
-    pub rules: Rules,
-    /// The candidate rules, which are rehearsed; `None` if there are none.
-    pub candidates: Option<Rules>,
-    /// Treatment of calls that exceed a quota.
-    pub quotas: Quotas,
-    /// Maximum number of users that quotas remember: this many of callers that rules name
-    /// literally, and as many of all other callers.
-    pub max_quota_users: usize,
-    /// The bearer tokens that identify callers.
-    pub tokens: BearerTokens,
-    /// The claims that the rules require. Others are not read from JWTs, and no rule can match them.
-    pub claims: RequestedClaims,
-}
-
-/// The version of the policy that was in force when it was read. Reading it writes no memory that
-/// another thread reads.
-#[derive(Debug)]
-pub struct PolicyInForce(Guard<Arc<Policy>>);
-
-/// Proof that a caller may use a method, for some user and some API client. Keeps the version of
-/// the rules that allowed it.
-#[must_use = "an admission is only useful to request a permit"]
-#[derive(Debug)]
-pub struct Admission {
-    policy: Arc<Policy>,
-    caller: Caller,
-    method: Method,
-    /// The rules that allow the method to the caller.
-    rules: RuleSet,
-    /// The call, if there are candidate rules.
-    rehearsed: Option<Call>,
-}
-
-/// Proof that a caller may have a token issued for this user by this API client.
-#[must_use = "a permit has used the caller's quota"]
-#[derive(Debug)]
-pub struct IssuePermit {
-    caller: Caller,
-    api_client: Arc<str>,
-    subject: Subject,
-    claims: Option<Box<RawValue>>,
-}
-
-/// Proof that a caller may use a token with this API client. [`Access::check_account`] checks the
-/// user once the platform has named the account.
-#[must_use = "a permit has used the caller's quota"]
-#[derive(Debug)]
-pub struct LoginPermit {
-    caller: Caller,
-    api_client: Arc<str>,
-    claims: Option<Box<RawValue>>,
-    policy: Arc<Policy>,
-    /// The rules that allow the login, for some user.
-    rules: RuleSet,
-    /// The call, if there are candidate rules.
-    rehearsed: Option<Call>,
-}
-
-/// No rule allows a call. Contains the first part of the call that the closest rule does not allow,
-/// for logs and records; the caller only receives that it is not allowed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no access rule allows this call: {}", self.0.as_str())]
-pub struct Denied(AccessDenial);
-
-/// Reason that a call gets no permit.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
-    /// No rule allows the call.
-    #[error(transparent)]
-    NotAllowed(#[from] Denied),
-    /// The call exceeds a quota.
-    #[error("the quota {quota} of access rule {rule} is used up for {retry_after:?}")]
-    QuotaExceeded {
-        /// The exceeded quota.
-        quota: ExceededQuota,
-        /// The rate and burst of the quota.
-        limit: Limit,
-        /// The quota's rule. For operators.
-        rule: RuleId,
-        /// Time until such a call is within the quota.
-        retry_after: Duration,
-    },
-}
-
-/// The two quotas of a rule.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ExceededQuota {
-    /// All calls of one caller.
-    Caller,
-    /// The calls of one caller for one user.
-    User,
-}
-
-impl Policy {
-    /// Returns a policy without rules and tokens, which allows no calls.
-    #[must_use]
-    pub fn closed() -> Self {
-        Self {
-            rules: Rules::none(),
-            candidates: None,
-            quotas: Quotas::Enforced,
-            max_quota_users: quota::DEFAULT_MAX_USERS,
-            tokens: BearerTokens::default(),
-            claims: RequestedClaims::default(),
-        }
-    }
-
-    /// Returns the part that identifies callers.
-    #[must_use]
-    pub const fn for_callers(&self) -> CallerPolicy<'_> {
-        CallerPolicy { tokens: &self.tokens, claims: &self.claims }
-    }
-}
-
-impl PolicyInForce {
-    /// Returns the policy in a form that can be kept and cloned.
-    #[must_use]
-    pub fn into_shared(self) -> Arc<Policy> {
-        Guard::into_inner(self.0)
-    }
-}
-
-impl Deref for PolicyInForce {
-    type Target = Policy;
-
-    fn deref(&self) -> &Policy {
-        &self.0
-    }
 }
 
 impl Access {
@@ -465,7 +290,8 @@ impl Access {
         self.rehearse(&admission.policy, call, &known, is_allowed);
     }
 
-    /// Checks that any rule names the caller, who has its claims, regardless of what the rule allows. Sufficient for
+    /// Checks that any rule names the caller, who has its claims, regardless of what the rule
+    /// allows. Sufficient for access to reflection.
     pub fn mentions(&self, policy: &Policy, caller: &Caller) -> Result<(), Denied> {
         policy.rules.mentions(caller.principal()).map_err(|mismatch| self.denied(mismatch))
     }
@@ -565,123 +391,6 @@ impl Access {
                 Ok(())
             }
         }
-    }
-}
-
-impl Admission {
-    /// Returns the admitted caller.
-    #[must_use]
-    pub const fn caller(&self) -> &Caller {
-        &self.caller
-    }
-
-    /// Returns the maximum number of calls in flight of the caller, if the first admitting rule
-    /// sets it.
-    #[must_use]
-    pub fn max_in_flight(&self) -> Option<usize> {
-        self.policy.rules.first(&self.rules).and_then(Rule::max_in_flight)
-    }
-
-    /// Returns the claims of the first of these rules, for the audit record.
-    fn deciding_claims(&self, rules: &RuleSet) -> Option<Box<RawValue>> {
-        self.policy.rules.deciding_claims(rules, self.caller.principal().claims)
-    }
-}
-
-impl IssuePermit {
-    /// Returns the caller.
-    #[must_use]
-    pub const fn caller(&self) -> &Caller {
-        &self.caller
-    }
-
-    /// Returns the API client to use.
-    #[must_use]
-    pub const fn api_client(&self) -> &Arc<str> {
-        &self.api_client
-    }
-
-    /// Takes the claims that the deciding rule requires, for the audit record.
-    pub fn take_claims(&mut self) -> Option<Box<RawValue>> {
-        self.claims.take()
-    }
-
-    /// Returns the user of the token.
-    #[must_use]
-    pub const fn subject(&self) -> &Subject {
-        &self.subject
-    }
-
-    /// Creates a permit without a check, for tests of later stages.
-    #[cfg(test)]
-    pub(crate) fn for_test(api_client: &str, subject: Subject) -> Self {
-        Self { caller: Caller::anonymous(), api_client: Arc::from(api_client), subject, claims: None }
-    }
-}
-
-impl LoginPermit {
-    /// Returns the caller.
-    #[must_use]
-    pub const fn caller(&self) -> &Caller {
-        &self.caller
-    }
-
-    /// Returns the API client to use.
-    #[must_use]
-    pub const fn api_client(&self) -> &Arc<str> {
-        &self.api_client
-    }
-
-    /// Takes the claims that the deciding rule requires, for the audit record.
-    pub fn take_claims(&mut self) -> Option<Box<RawValue>> {
-        self.claims.take()
-    }
-
-    /// Creates a permit without a check, for tests of later stages.
-    #[cfg(test)]
-    pub(crate) fn for_test(api_client: &str) -> Self {
-        let policy = Arc::new(Policy::closed());
-        let rules = RuleSet::none(0);
-        let (caller, api_client) = (Caller::anonymous(), Arc::from(api_client));
-        Self { caller, api_client, claims: None, policy, rules, rehearsed: None }
-    }
-}
-
-impl Denied {
-    /// Returns whether a rule is for the caller, who has its claims, although none allows the call.
-    #[must_use]
-    pub const fn names_caller(&self) -> bool {
-        !matches!(self.0, AccessDenial::Caller | AccessDenial::Claims)
-    }
-
-    /// Returns the first part of the call that no rule allows.
-    #[must_use]
-    pub const fn reason(self) -> AccessDenial {
-        self.0
-    }
-}
-
-impl ExceededQuota {
-    const fn bucket(self) -> QuotaBucket {
-        match self {
-            Self::Caller => QuotaBucket::Caller,
-            Self::User => QuotaBucket::User,
-        }
-    }
-
-    /// Returns the label for `QuotaFailure`, logs and records.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Caller => "calls_per_caller",
-            Self::User => "calls_per_caller_and_user",
-        }
-    }
-}
-
-impl fmt::Display for ExceededQuota {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
     }
 }
 

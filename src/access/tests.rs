@@ -6,7 +6,10 @@ use http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
 
 use crate::{
     base::clock,
-    caller::{ClaimPath, ClaimRequirement, ClaimValue, Claims, Identification, Peer, Proof},
+    caller::{
+        BearerTokens, ClaimPath, ClaimRequirement, ClaimValue, Claims, Identification, Peer, Proof,
+        RequestedClaims,
+    },
     domain::{
         call::Deadline,
         ott::{SubjectKind, Users},
