@@ -231,6 +231,25 @@ impl Access {
         Ok(LoginPermit { caller, api_client, claims, policy, rules, rehearsed })
     }
 
+    /// Permits an admitted caller to spend a sealed token of this user, and takes from the quota.
+    pub fn permit_sealed_login(
+        &self,
+        admission: Admission,
+        api_client: Arc<str>,
+        user: &Subject,
+        _issued_by: &str,
+    ) -> Result<LoginPermit, Refused> {
+        let allowing = self.allowing(&admission, Method::LoginWithOtt, &api_client, Some(user));
+        let known = KnownUser::Named(user);
+        let rules =
+            allowing.inspect_err(|_| self.rehearse_admitted(&admission, &api_client, known, false))?;
+        self.take(&rules, &admission, None)?;
+        self.rehearse_admitted(&admission, &api_client, known, true);
+        let claims = admission.deciding_claims(&rules);
+        let Admission { policy, caller, rehearsed, .. } = admission;
+        Ok(LoginPermit { caller, api_client, claims, policy, rules, rehearsed })
+    }
+
     /// Checks that a rule allows the caller to log in an account with any of these names. `names`
     /// is only called if the first rule that allows the call lists its users, or if there are
     /// candidate rules. Returns the claims of the first rule that allows the account, for the audit

@@ -65,6 +65,7 @@ use crate::{
     server::{self, Handlers, Http1Server, Server},
     service::{ApiClients, KnownTokens, OttService, Reflection, RefusedRequests},
     supervision::Supervisor,
+    token_binding::{self, TokenBinding},
 };
 
 /// Minimum time for writing the last audit records and exporting the last spans.
@@ -103,6 +104,7 @@ impl CallCutOff {
 /// The shared parts of one API client, without the connections of each worker.
 struct Upstream {
     api_client: Arc<ApiClientState>,
+    bind_tokens: token_binding::Mode,
     http: HttpSettings,
 }
 
@@ -216,6 +218,7 @@ impl App {
             access: access.clone(),
             audit: audit.clone(),
             known_tokens: KnownTokens::default(),
+            token_binding: TokenBinding::without_keys(),
             metrics: metrics.clone(),
             reflection: config.server.reflection,
             faults,
@@ -345,6 +348,7 @@ struct HandlerParts {
     access: Access,
     audit: Audit,
     known_tokens: KnownTokens,
+    token_binding: TokenBinding,
     metrics: Metrics,
     reflection: bool,
     faults: InjectedFaults,
@@ -355,13 +359,15 @@ impl HandlerParts {
     fn handlers(&self) -> Result<Handlers, StartError> {
         let mut clients = Vec::new();
         for upstream in &self.upstreams {
-            clients.push(ApiClient::new(Arc::clone(&upstream.api_client), upstream.http.clone())?);
+            let client = ApiClient::new(Arc::clone(&upstream.api_client), upstream.http.clone())?;
+            clients.push((client, upstream.bind_tokens));
         }
         let service = OttService {
             access: self.access.clone(),
             api_clients: ApiClients::new(clients, self.default.clone()),
             audit: self.audit.on_this_runtime(),
             known_tokens: self.known_tokens.clone(),
+            token_binding: self.token_binding.clone(),
             metrics: self.metrics.clone(),
         };
         let mut routes = Routes::default();
@@ -410,7 +416,8 @@ impl StartedClient {
         let (name, platform) = (Arc::clone(name), client.platform.clone());
         let api_client =
             ApiClientState::new(Arc::clone(&name), platform, responses, credential.clone(), metrics);
-        Ok(Self { name, upstream: Upstream { api_client, http }, refresh, credential, condition })
+        let upstream = Upstream { api_client, bind_tokens: client.bind_tokens, http };
+        Ok(Self { name, upstream, refresh, credential, condition })
     }
 
     fn split(self) -> (Upstream, KeptCredential) {

@@ -47,6 +47,7 @@ pub mod status;
 
 pub mod http_client;
 pub mod supervision;
+pub mod token_binding;
 
 pub mod observe;
 

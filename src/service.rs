@@ -47,6 +47,7 @@ use crate::{
     proto::ott::v1::{IssueOttResponse, LoginWithOttResponse},
     service::arrival::Arrival,
     status::{Case, Failure, Reason},
+    token_binding::TokenBinding,
 };
 
 /// The service of one worker. API clients and their connections are per worker; everything else is
@@ -61,6 +62,8 @@ pub struct OttService {
     pub audit: Audit,
     /// Tokens that were issued or are being spent, on all workers.
     pub known_tokens: KnownTokens,
+    /// Seals issued tokens, and opens presented ones.
+    pub token_binding: TokenBinding,
     /// The metrics.
     pub metrics: Metrics,
 }

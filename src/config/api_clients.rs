@@ -7,7 +7,7 @@ use crate::{
     base::secret::client_secret::ClientSecret,
     credential::{self, ClientId, SecretSource},
     http_client::ConnectionSettings,
-    platform,
+    platform, token_binding,
 };
 
 /// All API clients by name, and the default for calls that do not name one.
@@ -30,6 +30,8 @@ pub struct ApiClient {
     pub credential: credential::Settings,
     /// Authorities, proxy and connection pool.
     pub connections: ConnectionSettings,
+    /// `bind_tokens`: whether tokens are sealed; `"off"`.
+    pub bind_tokens: token_binding::Mode,
 }
 
 const SOURCES: [&str; 3] = ["client_secret_file", "client_secret_env", "client_secret_credential"];
@@ -110,7 +112,7 @@ impl ApiClient {
             connections.max_idle_connections = number.get() as usize;
         }
         let credential = credential::Settings { client_id: client_id?, secret: client_secret? };
-        Some(Self { platform, credential, connections })
+        Some(Self { platform, credential, connections, bind_tokens: token_binding::Mode::Off })
     }
 }
 

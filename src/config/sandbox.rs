@@ -21,6 +21,7 @@ use crate::{
     },
     platform::{self, data_center::DataCenter},
     server::{self, DrainTimes, Transport},
+    token_binding::Mode,
 };
 
 /// Name and client id of its API client.
@@ -61,7 +62,7 @@ impl Config {
                     default: Some(Arc::from(NAME)),
                     by_name: BTreeMap::from([(
                         Arc::from(NAME),
-                        ApiClient { platform, credential, connections },
+                        ApiClient { platform, credential, connections, bind_tokens: Mode::Off },
                     )]),
                 },
                 callers: Callers::default(),

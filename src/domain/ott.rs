@@ -16,10 +16,12 @@ use std::{fmt, time::SystemTime};
 
 mod canonical;
 mod notation;
+mod sealed;
 mod subject;
 mod users;
 
 pub use notation::{InvalidUser, Notation as UserNotation};
+pub use sealed::{MAX_SEALED_BYTES, SealedToken};
 pub use subject::{InvalidSubject, MAX_SUBJECT_BYTES, QuotaKey, Subject, SubjectKind};
 pub use users::{SubjectForm, SubjectPattern, Users};
 
@@ -41,7 +43,7 @@ impl OneTimeToken {
             Err(InvalidToken::Empty)
         } else if text.expose().len() > MAX_TOKEN_BYTES {
             Err(InvalidToken::TooLong)
-        } else if text.expose().bytes().all(|byte| byte.is_ascii_graphic()) {
+        } else if is_visible_ascii(text.expose()) {
             Ok(Self(text))
         } else {
             Err(InvalidToken::NotVisibleAscii)
@@ -53,6 +55,10 @@ impl OneTimeToken {
     pub fn expose(&self) -> &str {
         self.0.expose()
     }
+}
+
+fn is_visible_ascii(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 impl fmt::Debug for OneTimeToken {
@@ -95,6 +101,9 @@ pub enum InvalidToken {
     /// It is longer than [`MAX_TOKEN_BYTES`].
     #[error("must be at most 4096 bytes long")]
     TooLong,
+    /// It is sealed and longer than [`MAX_SEALED_BYTES`].
+    #[error("must be at most {MAX_SEALED_BYTES} bytes long")]
+    SealedTooLong,
     /// It contains a space, a control character or a character outside ASCII.
     #[error("must be visible ASCII")]
     NotVisibleAscii,

@@ -97,6 +97,22 @@ impl Subject {
         Ok(Self { kind, canonical, sent: Some(sent.into()), is_uuid, folds_into_ascii })
     }
 
+    /// Restores a user from its canonical form, as [`canonical`](Self::canonical) and
+    /// [`folds_into_ascii`](Self::folds_into_ascii) returned it. The name is then only known in this form.
+    ///
+    /// # Errors
+    ///
+    /// The name violates a rule of [`InvalidSubject`].
+    pub fn from_canonical(
+        kind: SubjectKind,
+        canonical: String,
+        folds_into_ascii: bool,
+    ) -> Result<Self, InvalidSubject> {
+        check(kind, &canonical)?;
+        let is_uuid = kind == SubjectKind::UserId && is_canonical_uuid(&canonical);
+        Ok(Self { kind, canonical: canonical.into(), sent: None, is_uuid, folds_into_ascii })
+    }
+
     /// Returns the kind of name.
     #[must_use]
     pub const fn kind(&self) -> SubjectKind {
@@ -163,8 +179,9 @@ impl Subject {
         self.is_uuid
     }
 
-    /// Whether the canonical form contains ASCII characters that were sent as other characters.
-    pub(super) const fn folds_into_ascii(&self) -> bool {
+    /// Returns whether the canonical form contains ASCII characters that were sent as other characters.
+    #[must_use]
+    pub const fn folds_into_ascii(&self) -> bool {
         self.folds_into_ascii
     }
 }

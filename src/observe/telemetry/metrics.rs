@@ -21,6 +21,7 @@ mod peers;
 mod process;
 mod reloads;
 mod security;
+mod token_binding;
 mod traces;
 mod watches;
 
@@ -47,6 +48,7 @@ pub use self::{
     process::EffectiveLimit,
     reloads::{JwksMetrics, ReloadMetrics, Reloaded},
     security::{Logout, SecurityEvent},
+    token_binding::SealRefusal,
     traces::{SpanLoss, TraceMetrics},
     watches::{WatchLimit, WatchMetrics},
 };
@@ -64,6 +66,7 @@ use self::{
     process::ProcessFamilies,
     reloads::Reloads,
     security::SecurityFamilies,
+    token_binding::TokenBindingFamilies,
 };
 use super::threads::Threads;
 
@@ -80,6 +83,7 @@ struct Registered {
     connections: ConnectionFamilies,
     peers: PeerFamilies,
     security: SecurityFamilies,
+    token_binding: TokenBindingFamilies,
     certificates: CertificateFamilies,
     api_clients: ApiClientFamilies,
     known_api_clients: Mutex<Vec<ApiClientMetrics>>,
@@ -107,6 +111,7 @@ impl Registered {
             connections: ConnectionFamilies::register(&families),
             peers: PeerFamilies::register(&families),
             security: SecurityFamilies::register(&families),
+            token_binding: TokenBindingFamilies::register(&families),
             certificates: CertificateFamilies::register(&families),
             api_clients: ApiClientFamilies::register(&families),
             known_api_clients: Mutex::default(),
