@@ -66,8 +66,8 @@ pub(super) struct Arguments {
     api_client: Option<String>,
     /// A claim of the caller's JWT for --explain, such as groups=ops; can be repeated
     ///
-    /// The value is `true`, `false` or an integer, or else a text; a text that looks like one of these is
-    /// written in double quotes.
+    /// The path ends at the first `=`. The value is `true`, `false` or an integer, or else a text. Either
+    /// can be written as a JSON string: a path that contains `=`, a text that looks like another type.
     // An option that conflicts with a required one lifts the requirement.
     #[arg(
         long = "claim",
@@ -78,6 +78,7 @@ pub(super) struct Arguments {
     claims: Vec<String>,
     /// Format of the answer to --explain and --who
     #[arg(long, value_name = "FORMAT", default_value = "text", requires = "question")]
+        allow_hyphen_values = true,
     format: Format,
 }
 

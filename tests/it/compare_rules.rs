@@ -169,6 +169,56 @@ fn examples_of_claims_and_api_clients_are_arguments_of_explain() {
     assert!(stdout(&done).contains(example), "{done:?}");
 }
 
+#[test]
+fn examples_of_any_claims_can_be_pasted_into_a_shell() {
+    let jwt = "[callers.jwt]\nissuer = \"https://issuer.example\"\naudience = \"a\"\n\
+               jwks_url = \"https://issuer.example/jwks\"\n";
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("secret"), "0f5e8a7c-secret-of-a-test-27c1").unwrap();
+    let head = HEAD.replace("not-there", "secret");
+    fs::write(folder.path().join("old.toml"), format!("{head}{jwt}{OLD}")).unwrap();
+    // As in TOML.
+    for (path, value) in [
+        ("a=b", r#""c""#),
+        ("=", r#""=""#),
+        ("-", r#""-""#),
+        ("--format=json", r#""text""#),
+        ("-a=", "-7"),
+        (r#"it's $(id) `id` \"quoted\" \\"#, r#""it's $(id) \"x\" \\""#),
+        (r#"\"=\""#, r#""\"""#),
+        ("a~1b/c~0d", "true"),
+        (" ", r#"" ""#),
+        (r"\u202e\n", r#""\u202e\u0001\n""#),
+        ("groups", r#""7""#),
+        ("\u{e4}", r#""true""#),
+    ] {
+        let new = format!(
+            "{head}{jwt}{OLD}[[access.rules]]\ncallers = [\"jwt:*\"]\nclaims = {{ \"{path}\" = [{value}] }}\n\
+             users = \"all\"\n"
+        );
+        fs::write(folder.path().join("new.toml"), new).unwrap();
+        let done = run(folder.path(), &["compare-rules", "old.toml", "new.toml"]);
+        assert_eq!(done.status.code(), Some(3), "{path}: {done:?}");
+        let report = stdout(&done);
+        let examples: Vec<&str> =
+            report.lines().filter_map(|line| line.trim_start().strip_prefix("example ")).collect();
+        assert!(!examples.is_empty() && examples.iter().all(|it| it.contains(" --claim")), "{report}");
+        for example in examples {
+            for (file, conclusion) in [("new.toml", "ALLOWED"), ("old.toml", "DENIED")] {
+                let command = format!(
+                    "{} check-config --config {file} --explain {example}",
+                    env!("CARGO_BIN_EXE_ott-gateway")
+                );
+                let done =
+                    Command::new("sh").args(["-c", &command]).current_dir(folder.path()).output().unwrap();
+                assert_eq!(done.status.code(), Some(0), "{command}: {done:?}");
+                let answer = stdout(&done);
+                assert!(answer.lines().last().unwrap().starts_with(conclusion), "{command}: {answer}");
+            }
+        }
+    }
+}
+
 /// The record of a call of a service account.
 fn record(account: &str, method: &str, login: Option<&str>, reason: Option<&str>) -> String {
     let line = json!({
