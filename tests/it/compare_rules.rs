@@ -324,7 +324,11 @@ fn check_config_warns_of_rules_that_never_decide_and_of_open_globs() {
         let done = run(folder.path(), &["check-config", "--config", file.to_str().unwrap()]);
         assert_eq!(done.status.code(), Some(0), "{done:?}");
         let lines = String::from_utf8(done.stderr).unwrap();
-        lines.lines().filter(|line| line.contains("access.rules")).map(str::to_owned).collect::<Vec<_>>()
+        lines
+            .lines()
+            .filter(|line| line.contains("_rules") || line.contains("access.rules"))
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
     };
     let fine = "[[access.rules]]\ncallers = [\"token:*\"]\nlogins = [\"*@customer.example\", \"*@*.customer.example\"]\n\
                 [[access.rules]]\ncallers = [\"token:billing\"]\nexternal_ids = [\"a*\"]\nuser_ids = [\"*1\"]\n";
@@ -341,6 +345,25 @@ fn check_config_warns_of_rules_that_never_decide_and_of_open_globs() {
     let found = warnings(&open);
     assert_eq!(found.len(), 1, "{found:?}");
     assert!(found[0].contains("access.rules[1].logins[1]: begins within a name"), "{found:?}");
+    let found = warnings(&fine.replace("*@customer.example", "a*"));
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(
+        found[0].ends_with("write the domain, as in anna*@customer.example, or the login in full"),
+        "{found:?}"
+    );
+
+    // Candidate rules are checked in the same way, and only against each other.
+    let candidates = format!("{open}{covered}").replace("access.rules", "access.candidate_rules");
+    let found = warnings(&format!("{fine}{candidates}"));
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(found[0].contains("access.candidate_rules[1].logins[1]: begins within a name"), "{found:?}");
+    assert!(
+        found[1].contains("access.candidate_rules[3]: never decides a call, because rule 1 before"),
+        "{found:?}"
+    );
+    let same = format!("{open}{}", open.replace("access.rules", "access.candidate_rules"));
+    let found = warnings(&same);
+    assert_eq!(found.iter().filter(|line| line.contains("begins within a name")).count(), 1, "{found:?}");
 }
 
 #[test]
