@@ -399,3 +399,22 @@ fn rules_that_fail_their_own_tests_are_refused() {
     let errors = String::from_utf8_lossy(&done.stderr).into_owned();
     assert!(errors.contains("new.toml:") && errors.contains("access.tests[1]"), "{errors}");
 }
+
+#[test]
+fn file_in_another_compression_is_refused_with_the_command_that_reads_it() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("old.toml"), format!("{HEAD}{OLD}")).unwrap();
+    fs::write(folder.path().join("a b.zst"), b"\x28\xb5\x2f\xfd...").unwrap();
+    for (arguments, advice) in [
+        (&["audit", "check", "a b.zst"][..], "zstd -dc 'a b.zst' | ott-gateway audit check -\n"),
+        (
+            &["compare-rules", "old.toml", "old.toml", "--audit", "a b.zst"],
+            "zstd -dc 'a b.zst' | ott-gateway compare-rules old.toml old.toml --audit -\n",
+        ),
+    ] {
+        let done = run(folder.path(), arguments);
+        assert_eq!(done.status.code(), Some(2), "{done:?}");
+        let error = String::from_utf8(done.stderr).unwrap();
+        assert!(error.ends_with(&format!("; decompress it first: {advice}")), "{error}");
+    }
+}

@@ -61,7 +61,8 @@ fn checked(text: &str, filter: Filter, format: Format, is_partial: bool) -> (Rep
     let mut output = Output::into(captured.clone(), std::io::sink(), false);
     let mut writer = Writer::new(format, &mut output);
     let mut check = Check::new(filter);
-    check.read(Path::new("audit.jsonl"), text.as_bytes(), &mut writer).expect("memory");
+    let mut records = Records::new(text.as_bytes());
+    check.read(Path::new("audit.jsonl"), &mut records, &mut writer).expect("memory");
     let report = check.report(is_partial);
     writer.report(&report);
     let bytes = captured.0.lock().expect("no panic").clone();

@@ -87,6 +87,7 @@ impl Writer<'_> {
             "foreign": places(&report.faults.foreign),
             "too_long": places(&report.faults.too_long),
             "nul_bytes": places(&report.faults.nuls),
+            "padding_bytes": report.faults.padding,
             "tokens": {
                 "issued": counts.issued,
                 "spent": counts.spent,

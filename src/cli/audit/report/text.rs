@@ -51,6 +51,12 @@ impl Writer<'_> {
         if report.unnumbered > 0 {
             self.output.line(format_args!(
                 "records without a number: {}. An older version wrote them, and whether others are missing cannot \
+        if faults.padding > 0 {
+            self.output.line(format_args!(
+                "NUL bytes after compressed data: {}, as in copies that are padded to whole blocks",
+                faults.padding
+            ));
+        }
                  be checked",
                 report.unnumbered
             ));
