@@ -67,7 +67,7 @@ mod recognition;
 pub use bearer::{BearerTokenHash, BearerTokens, TokenHashes};
 pub use claims::{
     ClaimPath, ClaimRequirement, ClaimValue, Claims, InvalidClaimArgument, InvalidClaimPath,
-    MAX_CLAIM_PATH_BYTES, MAX_CLAIM_PATH_DEPTH, MAX_REQUESTED_CLAIMS, RequestedClaims,
+    MAX_CLAIM_PATH_BYTES, MAX_CLAIM_PATH_DEPTH, MAX_REQUESTED_CLAIMS, RequestedClaims, claim_argument,
 };
 pub use forwarded::{ForwardedError, ForwardedFrom, ForwardedHeader, ForwardedSettings};
 pub use jwks::{JwksFileError, JwksRefresh, JwksSource, JwksUrl, KeyFetchError};

@@ -53,7 +53,7 @@ use self::{
     tree::{Table, Value, keys_at},
 };
 pub use self::{
-    access_tests::{AccessTest, AccessTestResult, Expected, TestFailure, TestOutcome},
+    access_tests::{AccessTest, AccessTestResult, Expected, TestFailure, TestOutcome, TestedRules},
     admin::Admin,
     api_clients::{ApiClient, ApiClients},
     callers::Callers,
@@ -122,21 +122,21 @@ impl Config {
     ///
     /// Returns every error found.
     pub fn load(file: Option<&Path>, environment: &dyn Environment) -> Result<Self, Errors> {
-        let Checked { config, tests } = Self::check(file, environment);
+        let Checked { config, tests } = Self::check(file, environment, TestedRules::InForce);
         with_failures(config, &tests)
     }
 
     /// Like [`load`](Self::load), but returns the results of access tests instead of reporting
-    /// failed ones as errors.
+    /// failed ones as errors. Without candidate rules, testing them is an error.
     #[must_use]
-    pub fn check(file: Option<&Path>, environment: &dyn Environment) -> Checked {
+    pub fn check(file: Option<&Path>, environment: &dyn Environment, tested: TestedRules) -> Checked {
         let (findings, mut tests) = (Findings::default(), Vec::new());
         let tree = file.map_or_else(|| Some(Table::new()), |path| file::read(path, &findings));
         let config = tree.map(|mut tree| {
             let document = Document::of(&tree);
             let variables = environment::overlay(&mut tree, environment, &findings);
             near_miss::check(environment, &findings);
-            let config = Self::read(&tree, file, environment, &findings, &mut tests)?;
+            let config = Self::read(&tree, file, environment, tested, &findings, &mut tests)?;
             warnings::check(&tree, &config, &tests, &findings);
             rule_warnings::check(&tree, &config, &findings);
             Some(Self { variables, document, ..config })
@@ -176,6 +176,7 @@ impl Config {
         tree: &Table,
         file: Option<&Path>,
         environment: &dyn Environment,
+        tested: TestedRules,
         findings: &Findings,
         tests: &mut Vec<AccessTestResult>,
     ) -> Option<Self> {
@@ -194,7 +195,7 @@ impl Config {
             },
         };
         let access;
-        (access, *tests) = read_access_and_tests(root.table("access"), &known);
+        (access, *tests) = read_access_and_tests(root.table("access"), &known, tested);
         let audit = audit::read_audit(root.table("audit"));
         let (telemetry, mut in_effect) = Telemetry::read(root.table("telemetry"), environment);
         order::check(tree, findings);

@@ -15,7 +15,7 @@ use crate::base::text::PrintableJson;
 mod arguments;
 mod requested;
 
-pub use arguments::InvalidClaimArgument;
+pub use arguments::{InvalidClaimArgument, claim_argument};
 pub(super) use requested::{ClaimsError, MAX_CLAIM_LIST_BYTES, MAX_CLAIM_VALUES, RequestId};
 pub use requested::{MAX_REQUESTED_CLAIMS, RequestedClaims};
 

@@ -3,6 +3,7 @@
 mod check;
 mod completeness;
 mod faults;
+pub(super) mod files;
 mod filter;
 pub(super) mod intervals;
 mod report;

@@ -8,23 +8,26 @@ mod explain;
 mod failed_test;
 mod junit;
 mod question;
+mod rule_sets;
 mod who;
 
 use std::path::PathBuf;
 
 use clap::{ArgAction, ArgGroup, Args, ValueEnum};
 
-use self::question::{Call, InvalidQuestion, Request};
+use self::{
+    question::{Call, InvalidQuestion, Request},
+    rule_sets::RuleSets,
+};
 use super::{
     failure::{Failure, chain},
     output::{Output, Style},
     serve::{ConfigArgument, not_started, on_control_runtime, tls_label},
 };
 use crate::{
-    access::{RuleSettings, Rules},
     app,
     base::{files::describe, text::Printable},
-    config::{AccessTestResult, Checked, Config, Errors, Finding, absolute},
+    config::{AccessTestResult, Checked, Config, Errors, Finding, TestedRules, absolute},
     credential::SecretSource,
     observe::audit::Sink,
 };
@@ -47,6 +50,9 @@ pub(super) struct Arguments {
     /// The file is also written if tests fail or the configuration has other problems.
     #[arg(long, value_name = "FILE", conflicts_with = "question")]
     junit: Option<PathBuf>,
+    /// Run the access tests, and answer --explain and --who, as if the candidate rules were in force
+    #[arg(long)]
+    candidates: bool,
     /// Report which access rule decides a call, and why
     ///
     /// CALLER is the name of a caller (`spiffe://…`, `dns:NAME`, `jwt:SUBJECT`, `token:NAME`)
@@ -66,12 +72,13 @@ pub(super) struct Arguments {
     api_client: Option<String>,
     /// A claim of the caller's JWT for --explain, such as groups=ops; can be repeated
     ///
-    /// The value is `true`, `false` or an integer, or else a text; a text that looks like one of these is
-    /// written in double quotes.
+    /// The path ends at the first `=`. The value is `true`, `false` or an integer, or else a text. Either
+    /// can be written as a JSON string: a path that contains `=`, a text that looks like another type.
     // An option that conflicts with a required one lifts the requirement.
     #[arg(
         long = "claim",
         value_name = "PATH=VALUE",
+        allow_hyphen_values = true,
         requires = "explain",
         conflicts_with_all = ["who", "online", "junit"]
     )]
@@ -90,13 +97,6 @@ enum Format {
     Json,
 }
 
-/// The rules that answer a question.
-struct RuleSets {
-    in_force: Rules,
-    /// `None` if the configuration has no candidate rules.
-    candidates: Option<Rules>,
-}
-
 /// A question about the access rules.
 enum Question {
     Explain(Call),
@@ -108,6 +108,7 @@ Examples:
   ott-gateway check-config --config gateway.toml
   ott-gateway check-config --config gateway.toml --online
   ott-gateway check-config --config gateway.toml --junit access-tests.xml
+  ott-gateway check-config --config gateway.toml --candidates
   ott-gateway check-config --config gateway.toml --explain token:billing IssueOtt login:a@b.example
   ott-gateway check-config --config gateway.toml --who IssueOtt login:ceo@customer.example
 
@@ -117,7 +118,7 @@ be written.";
 
 pub(super) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Failure> {
     let question = arguments.question()?;
-    let checked = arguments.config.check();
+    let checked = arguments.config.check(arguments.tested());
     match question {
         Some(question) => arguments.answer(&question, checked, output),
         None => arguments.check(checked, output),
@@ -148,6 +149,10 @@ fn fetch_access_tokens(config: &Config, output: &mut Output) -> Result<(), Failu
 }
 
 impl Arguments {
+    const fn tested(&self) -> TestedRules {
+        if self.candidates { TestedRules::Candidates } else { TestedRules::InForce }
+    }
+
     fn question(&self) -> Result<Option<Question>, InvalidQuestion> {
         let api_client = self.api_client.as_deref();
         // clap checks the number of values.
@@ -169,7 +174,7 @@ impl Arguments {
         for warning in config.warnings.iter().cloned().chain(failed) {
             output.note(format_args!("warning: {warning}"));
         }
-        let rules = RuleSets::new(&config)?;
+        let rules = RuleSets::new(&config, self.tested())?;
         match (question, self.format) {
             (Question::Explain(call), Format::Text) => explain::print(call, &rules, &config, output),
             (Question::Explain(call), Format::Json) => {
@@ -198,8 +203,10 @@ impl Arguments {
             (Ok(_), Ok(())) => None,
         };
         let written = self.write_junit(problem.as_deref(), &tests);
-        let failed: Vec<Finding> =
-            tests.iter().filter_map(|test| failed_test::finding(test, self.config.path())).collect();
+        let failed: Vec<Finding> = tests
+            .iter()
+            .filter_map(|test| failed_test::finding(test, self.config.path(), self.tested()))
+            .collect();
         // One failure is returned; others are printed before it.
         let also = |failure: Result<(), Failure>, output: &mut Output| {
             if let Err(failure) = failure {
@@ -219,40 +226,19 @@ impl Arguments {
             return Err(failure);
         }
         written?;
-        summary(&config, tests.len(), output);
+        summary(&config, tests.len(), self.tested(), output);
         if self.online { fetch_access_tokens(&config, output) } else { Ok(()) }
     }
 
     fn write_junit(&self, problem: Option<&str>, tests: &[AccessTestResult]) -> Result<(), Failure> {
         let Some(file) = &self.junit else { return Ok(()) };
         let config = self.config.path();
-        junit::write(file, config, problem, tests, |test| failed_test::text(test, config)).map_err(|error| {
+        let tested = self.tested();
+        let explained = |test: &_| failed_test::problem(test, config, tested);
+        junit::write(file, config, problem, tested, tests, explained).map_err(|error| {
             let path = absolute(file);
             Failure::Failed(format!("--junit: cannot write {}: {}", path.display(), describe(error.kind())))
         })
-    }
-}
-
-impl RuleSets {
-    fn new(config: &Config) -> Result<Self, Failure> {
-        let rules = |settings: &[RuleSettings]| {
-            Rules::try_new(settings.to_vec()).map_err(|error| Failure::Failed(chain(&error)))
-        };
-        let candidates = config.access.candidate_rules.as_slice();
-        Ok(Self {
-            in_force: rules(&config.access.rules)?,
-            candidates: if candidates.is_empty() { None } else { Some(rules(candidates)?) },
-        })
-    }
-
-    /// Prints an answer of the rules in force, and that of the candidate rules if there are any.
-    fn print_each(&self, output: &mut Output, print: impl Fn(&Rules, &mut Output)) {
-        let Some(candidates) = &self.candidates else { return print(&self.in_force, output) };
-        for (title, rules) in [("rules in force:", &self.in_force), ("candidate rules:", candidates)] {
-            let title = output.paint(Style::Name, title);
-            output.line(title);
-            print(rules, output);
-        }
     }
 }
 
@@ -262,7 +248,7 @@ impl From<InvalidQuestion> for Failure {
     }
 }
 
-fn summary(config: &Config, tests: usize, output: &mut Output) {
+fn summary(config: &Config, tests: usize, tested: TestedRules, output: &mut Output) {
     let title = output.paint(Style::Good, "The configuration is valid.");
     output.line(title);
     let server = &config.server;
@@ -306,7 +292,8 @@ fn summary(config: &Config, tests: usize, output: &mut Output) {
     row(output, "callers by", proofs.join(", "));
     row(output, "rules", config.access.rules.len());
     if tests > 0 {
-        row(output, "tests", format!("{tests} passed"));
+        let by = if tested == TestedRules::Candidates { " by the candidate rules" } else { "" };
+        row(output, "tests", format!("{tests} passed{by}"));
     }
     if !config.access.candidate_rules.is_empty() {
         row(output, "candidates", config.access.candidate_rules.len());

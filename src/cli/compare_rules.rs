@@ -6,12 +6,15 @@ mod json;
 mod replay;
 mod text;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use clap::{Args, ValueEnum};
 
 use self::replay::AuditReplay;
-use super::{failure::Failure, output::Output, serve};
+use super::{explain_command::quoted, failure::Failure, output::Output, serve};
 use crate::{
     access::{RuleSettings, Rules},
     base::text::Printable,
@@ -102,7 +105,12 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> Result<ExitCode
     let rules = [rules(&old.access.rules)?, rules(&new.access.rules)?];
     let replay = match arguments.audit.as_slice() {
         [] => None,
-        files => Some(AuditReplay::of(files, &rules[0], &rules[1])?),
+        files => {
+            let quoted = |file: &Path| quoted(&file.display().to_string());
+            let (old, new) = (quoted(&arguments.old), quoted(&arguments.new));
+            let command = format!("ott-gateway compare-rules {old} {new} --audit");
+            Some(AuditReplay::of(files, rules.each_ref(), &command, output)?)
+        }
     };
     match arguments.format {
         Format::Text => {

@@ -3,7 +3,8 @@
 use std::fmt::Write;
 
 use crate::{
-    caller::{ClaimValue, Claims},
+    base::text::is_unprintable,
+    caller::{Claims, claim_argument},
     domain::call::Method,
 };
 
@@ -19,29 +20,40 @@ pub(super) fn arguments(
     claims: &Claims,
 ) -> String {
     let mut arguments = format!("{} {} {}", quoted(caller), method.name(), quoted(user.unwrap_or("-")));
-    let mut add = |option: &str, value: &str| {
+    let claims = claims.iter().map(|(path, value)| ("--claim", claim_argument(path, value)));
+    for (name, value) in api_client.map(|name| ("--api-client", name.to_owned())).into_iter().chain(claims) {
         // Writing to a string cannot fail.
-        let _ = write!(arguments, " {option} {}", quoted(value));
-    };
-    if let Some(api_client) = api_client {
-        add("--api-client", api_client);
-    }
-    for (path, value) in claims.iter() {
-        let value = match value {
-            // A text that would be read as another type, or as several, is quoted.
-            ClaimValue::Text(value) => serde_json::Value::from(&**value).to_string(),
-            other => other.to_string(),
-        };
-        add("--claim", &format!("{path}={value}"));
+        let _ = write!(arguments, " {}", option(name, &value));
     }
     arguments
 }
 
-/// Quotes an argument for a POSIX shell, if necessary.
+/// Returns an option with its value, quoted for a POSIX shell.
+pub(super) fn option(name: &str, value: &str) -> String {
+    // A value with a hyphen would be read as another option.
+    let separator = if value.starts_with('-') { '=' } else { ' ' };
+    format!("{name}{separator}{}", quoted(value))
+}
+
+/// Quotes an argument for a POSIX shell, if necessary. The result contains only printable characters.
 pub(super) fn quoted(text: &str) -> String {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:@=,+%".contains(&byte);
     if !text.is_empty() && text.bytes().all(is_plain) {
         text.to_owned()
+    } else if text.contains(is_unprintable) {
+        let mut escaped = String::with_capacity(text.len() + 8);
+        for character in text.chars() {
+            match character {
+                '\'' | '\\' => escaped.extend(['\\', character]),
+                _ if is_unprintable(character) => {
+                    for byte in character.encode_utf8(&mut [0; 4]).bytes() {
+                        let _ = write!(escaped, "\\{byte:03o}");
+                    }
+                }
+                _ => escaped.push(character),
+            }
+        }
+        format!("$'{escaped}'")
     } else {
         format!("'{}'", text.replace('\'', r"'\''"))
     }
@@ -57,5 +69,12 @@ mod tests {
         assert_eq!(quoted("$(id) `id` *"), "'$(id) `id` *'");
         assert_eq!(quoted("it's"), r"'it'\''s'");
         assert_eq!(quoted(""), "''");
+        assert_eq!(quoted("it's\n\u{202e}\\"), r"$'it\'s\012\342\200\256\\'");
+    }
+
+    #[test]
+    fn value_with_a_hyphen_is_written_in_the_argument_of_its_option() {
+        assert_eq!(option("--claim", "a=b"), "--claim a=b");
+        assert_eq!(option("--claim", "-=b c"), "--claim='-=b c'");
     }
 }

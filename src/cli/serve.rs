@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     app::{App, Listener, OnHangUp, Shutdown, Signals, StartError, descriptors, set_signal_mask},
-    config::{Checked, Config, Process},
+    config::{Checked, Config, Process, TestedRules},
     observe::telemetry::logging::{self, Logging},
     server::tls::ClientAuth,
 };
@@ -89,9 +89,9 @@ impl ConfigArgument {
         Ok(Config::load(Some(&self.config), &Process)?)
     }
 
-    /// Like [`load`](Self::load), but returns the results of access tests.
-    pub(super) fn check(&self) -> Checked {
-        Config::check(Some(&self.config), &Process)
+    /// Like [`load`](Self::load), but returns the results of access tests, run against these rules.
+    pub(super) fn check(&self, tested: TestedRules) -> Checked {
+        Config::check(Some(&self.config), &Process, tested)
     }
 
     /// Returns the path of the file.

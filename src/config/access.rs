@@ -68,10 +68,25 @@ pub(super) enum DefaultApiClient<'a> {
 /// `[access]` without its tests.
 pub(super) struct ReadAccess {
     pub(super) settings: Settings,
+    pub(super) in_force: ReadRules,
+    pub(super) candidates: ReadRules,
+}
+
+/// How a list of rules was read.
+pub(super) struct ReadRules {
     /// The place of each rule.
     pub(super) places: Vec<Place>,
     /// Whether the rules are those of the file; with errors, they are not complete.
-    pub(super) has_valid_rules: bool,
+    pub(super) is_valid: bool,
+}
+
+/// What a table of claims belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ClaimsOf {
+    /// A rule, which requires them.
+    Rule,
+    /// A caller, whose JWT contains them, together with any others.
+    Caller,
 }
 
 /// The named rules read so far, to find names that are used twice.
@@ -86,11 +101,11 @@ pub(super) fn read_access(section: &mut Section<'_>, known: &KnownNames<'_>) -> 
     }
     let max_quota_users = section.optional("max_quota_users", value::count(1024..=16_777_216));
     let errors = section.errors();
-    let tables = section.list_of_tables("rules");
-    let places = tables.iter().map(Section::own_place).collect();
-    let rules = read_rules(tables, known);
-    let has_valid_rules = section.errors() == errors;
-    let candidate_rules = read_rules(section.list_of_tables("candidate_rules"), known);
+    let (rules, places) = read_rules(section.list_of_tables("rules"), known);
+    let in_force = ReadRules { places, is_valid: section.errors() == errors };
+    let errors = section.errors();
+    let (candidate_rules, places) = read_rules(section.list_of_tables("candidate_rules"), known);
+    let candidates = ReadRules { places, is_valid: section.errors() == errors };
     if !candidate_rules.is_empty() && candidate_rules == rules {
         section.warning(
             "candidate_rules",
@@ -124,13 +139,14 @@ pub(super) fn read_access(section: &mut Section<'_>, known: &KnownNames<'_>) -> 
     if let Some(users) = max_quota_users {
         settings.max_quota_users = users.get() as usize;
     }
-    ReadAccess { settings, places, has_valid_rules }
+    ReadAccess { settings, in_force, candidates }
 }
 
-/// Reads a list of rules, which share no names.
-fn read_rules(tables: Vec<Section<'_>>, known: &KnownNames<'_>) -> Vec<RuleSettings> {
+/// Reads a list of rules, which share no names. Also returns their places.
+fn read_rules(tables: Vec<Section<'_>>, known: &KnownNames<'_>) -> (Vec<RuleSettings>, Vec<Place>) {
+    let places = tables.iter().map(Section::own_place).collect();
     let mut names = RuleNames::default();
-    tables.into_iter().map(|table| read_rule(table, known, &mut names)).collect()
+    (tables.into_iter().map(|table| read_rule(table, known, &mut names)).collect(), places)
 }
 
 fn read_rule(mut section: Section<'_>, known: &KnownNames<'_>, names: &mut RuleNames) -> RuleSettings {
@@ -147,7 +163,8 @@ fn read_rule(mut section: Section<'_>, known: &KnownNames<'_>, names: &mut RuleN
         names.add(name, &section);
     }
     let has_table = matches!(section.node("claims"), Some(Value::Table(_)));
-    let claims = section.optional_table("claims").filter(|_| has_table).map(read_claims).unwrap_or_default();
+    let claims = section.optional_table("claims").filter(|_| has_table);
+    let claims = claims.map(|table| read_claims(table, ClaimsOf::Rule)).unwrap_or_default();
     let bursts = || value::count(1..=1_000_000);
     let callers = section.list("callers", |value| caller_glob(value, known)).unwrap_or_default();
     let default = RuleSettings::new(callers, read_users(&mut section));
@@ -193,20 +210,24 @@ impl RuleNames {
     }
 }
 
-/// Reads a table of claims: of those that a rule requires, or those of a caller.
-pub(super) fn read_claims(section: Section<'_>) -> Vec<ClaimRequirement> {
+/// Reads a table of claims.
+pub(super) fn read_claims(section: Section<'_>, of: ClaimsOf) -> Vec<ClaimRequirement> {
     let paths: Vec<&str> = section.keys().collect();
     if paths.is_empty() {
         section.own_error(Problem::rule("must not be empty; remove the key if there is nothing to require"));
     }
-    if paths.len() > MAX_CLAIMS {
-        section.own_error(Problem::rule(format!("must have at most {MAX_CLAIMS} claims")));
+    let max_claims = match of {
+        ClaimsOf::Rule => MAX_CLAIMS,
+        ClaimsOf::Caller => MAX_REQUESTED_CLAIMS,
+    };
+    if paths.len() > max_claims {
+        section.own_error(Problem::rule(format!("must have at most {max_claims} claims")));
     }
     let mut required = Vec::with_capacity(paths.len());
     for text in &paths {
         let path =
             ClaimPath::new(text).map_err(|error| section.error(text, Problem::rule(error.to_string())));
-        let values = section.one_or_more(text, |value| claim_value(&path, value));
+        let values = section.one_or_more(text, |value| claim_value(&path, value, of));
         if values.as_ref().is_some_and(|values| values.len() > MAX_CLAIM_VALUES) {
             section.error(text, Problem::rule(format!("must have at most {MAX_CLAIM_VALUES} values")));
         }
@@ -243,11 +264,13 @@ fn check_callers_of_claims(rule: &RuleSettings, section: &Section<'_>) {
     }
 }
 
-/// Parses an accepted value of a claim.
-fn claim_value(path: &Result<ClaimPath, ()>, value: &Value) -> Result<ClaimValue, Problem> {
+/// Parses a value of a claim. A caller may have texts that no rule accepts, and a list of words in
+/// one text.
+fn claim_value(path: &Result<ClaimPath, ()>, value: &Value, of: ClaimsOf) -> Result<ClaimValue, Problem> {
     match value {
         Value::Integer(number) => Ok(ClaimValue::Integer(*number)),
         Value::Boolean(boolean) => Ok(ClaimValue::Boolean(*boolean)),
+        Value::Text(text) if of == ClaimsOf::Caller => Ok(ClaimValue::Text(Arc::from(text.as_str()))),
         Value::Text(text) if text.contains(' ') && path.as_ref().is_ok_and(ClaimPath::is_word_list) => {
             Err(Problem::rule(
                 "must not contain a space: the words of this claim are separate values; list each word",

@@ -11,14 +11,14 @@ use std::sync::Arc;
 pub(super) use self::outcome::with_failures;
 pub use self::outcome::{AccessTestResult, TestFailure, TestOutcome};
 use super::{
-    access::{self, DefaultApiClient, KnownNames},
+    access::{self, ClaimsOf, DefaultApiClient, KnownNames},
     finding::{self, Place, Problem},
     section::Section,
     tree::Value,
     value,
 };
 use crate::{
-    access::{RuleId, Settings},
+    access::Settings,
     caller::Claims,
     domain::{
         call::Method,
@@ -28,6 +28,15 @@ use crate::{
 
 /// Maximum number of tests.
 const MAX_TESTS: usize = 5000;
+
+/// The rules that tests are run against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TestedRules {
+    /// `[[access.rules]]`.
+    InForce,
+    /// `[[access.candidate_rules]]`, as if they were in force.
+    Candidates,
+}
 
 /// A call and the expected decision (`[[access.tests]]`).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,30 +68,42 @@ pub enum Expected {
     Deny,
     /// A rule allows the call.
     Allow {
-        /// `rule`: the rule that must decide; `None` if any may.
-        rule: Option<RuleId>,
+        /// `rule`: the name of the rule that must decide; `None` if any may.
+        rule: Option<Arc<str>>,
     },
 }
 
 /// Reads `[access]`: the settings, and the results of the tests. Tests are evaluated unless the
-/// rules have errors.
+/// tested rules have errors. Without candidate rules, testing them is an error.
 pub(super) fn read_access_and_tests(
     mut section: Section<'_>,
     known: &KnownNames<'_>,
+    tested: TestedRules,
 ) -> (Settings, Vec<AccessTestResult>) {
     let read = access::read_access(&mut section, known);
+    let Settings { rules: in_force, candidate_rules: candidates, .. } = &read.settings;
+    let mut names: Vec<&str> = in_force.iter().filter_map(|rule| rule.name.as_deref()).collect();
+    let (key, rules, read_rules) = match tested {
+        TestedRules::InForce => ("rules", in_force, &read.in_force),
+        TestedRules::Candidates => {
+            // A test of a rule that is not among the candidates fails, and is no error of the file.
+            names.extend(candidates.iter().filter_map(|rule| rule.name.as_deref()));
+            ("candidate_rules", candidates, &read.candidates)
+        }
+    };
+    if tested == TestedRules::Candidates && rules.is_empty() && read_rules.is_valid {
+        let hint = "there are no [[access.candidate_rules]] to check";
+        section.error("candidate_rules", Problem::Missing(hint));
+    }
     let tables = section.list_of_tables("tests");
     if tables.len() > MAX_TESTS {
         section.error("tests", Problem::rule(format!("must have at most {MAX_TESTS} tests")));
         section.finish();
         return (read.settings, Vec::new());
     }
-    let rules = &read.settings.rules;
-    let ids: Vec<RuleId> =
-        (1..).zip(rules).map(|(number, rule)| RuleId { number, name: rule.name.clone() }).collect();
-    let tests = (1..).zip(tables).filter_map(|(number, table)| read_test(table, number, known, &ids));
-    let results = outcome::evaluate(tests.collect(), read.has_valid_rules.then_some(rules));
-    outcome::warn_of_untested(&section, &results, &read.places);
+    let tests = (1..).zip(tables).filter_map(|(number, table)| read_test(table, number, known, &names));
+    let results = outcome::evaluate(tests.collect(), read_rules.is_valid.then_some(rules));
+    outcome::warn_of_untested(&section, key, &results, &read_rules.places);
     section.finish();
     (read.settings, results)
 }
@@ -92,7 +113,7 @@ fn read_test(
     mut section: Section<'_>,
     number: usize,
     known: &KnownNames<'_>,
-    rules: &[RuleId],
+    rules: &[&str],
 ) -> Option<AccessTest> {
     let place = section.own_place();
     let hint = "the name of a caller, such as \"token:billing\"";
@@ -107,7 +128,7 @@ fn read_test(
             if !is_jwt {
                 section.error("claims", Problem::rule("are only for a caller with a JWT, jwt:SUBJECT"));
             }
-            let claims = access::read_claims(table);
+            let claims = access::read_claims(table, ClaimsOf::Caller);
             let values = claims
                 .into_iter()
                 .flat_map(|claim| claim.values.into_iter().map(move |value| (claim.path.clone(), value)));
@@ -199,14 +220,15 @@ fn api_client(value: &Value, known: &KnownNames<'_>) -> Result<Arc<str>, Problem
 }
 
 /// Parses the name of a rule. Numbers are not accepted, because they change when a rule is added.
-fn rule(value: &Value, rules: &[RuleId]) -> Result<RuleId, Problem> {
+fn rule(value: &Value, names: &[&str]) -> Result<Arc<str>, Problem> {
     if matches!(value, Value::Integer(_)) {
         let rule = "must be the name of a rule, because numbers change when rules are added";
         return Err(Problem::rule(rule));
     }
     let name = value::text(value)?;
-    rules.iter().find(|rule| rule.name.as_deref() == Some(&*name)).cloned().ok_or_else(|| {
-        let nearest = finding::nearest(&name, rules.iter().filter_map(|rule| rule.name.as_deref()));
-        Problem::UnknownName { what: "the name of an access rule", nearest }
-    })
+    if names.contains(&name.as_str()) {
+        return Ok(Arc::from(name));
+    }
+    let nearest = finding::nearest(&name, names.iter().copied());
+    Err(Problem::UnknownName { what: "the name of an access rule", nearest })
 }

@@ -13,7 +13,10 @@ use std::{
     sync::Arc,
 };
 
-use crate::base::{files, text::Excerpt};
+use crate::base::{
+    files,
+    text::{Excerpt, Printable},
+};
 
 /// Maximum size of a displayed key, place or problem, in bytes.
 const MAX_SHOWN_BYTES: usize = 1024;
@@ -60,7 +63,11 @@ impl fmt::Display for Finding {
         if !key.is_empty() {
             write!(f, "{}: ", Excerpt(key, MAX_SHOWN_BYTES))?;
         }
-        write!(f, "{}", Excerpt(problem, MAX_SHOWN_BYTES))
+        match problem {
+            // A part of the command would ask another question.
+            Problem::Explained { .. } => write!(f, "{}", Printable(problem)),
+            _ => write!(f, "{}", Excerpt(problem, MAX_SHOWN_BYTES)),
+        }
     }
 }
 
@@ -105,6 +112,15 @@ pub enum Problem {
     /// The value breaks this rule.
     #[error("{0}")]
     Rule(Cow<'static, str>),
+    /// The value breaks this rule, and a command explains why. Only for the terminal: the command
+    /// contains values.
+    #[error("{rule}; explain it with: {command}")]
+    Explained {
+        /// The rule.
+        rule: String,
+        /// The command, which is displayed in full.
+        command: String,
+    },
 }
 
 impl Problem {

@@ -12,7 +12,7 @@ use url::Url;
 
 use super::{
     Config, Document, Environment, Place,
-    access_tests::with_failures,
+    access_tests::{TestedRules, with_failures},
     environment, file,
     finding::{Errors, Findings},
     tree::{Node, Table, Value},
@@ -91,7 +91,8 @@ impl Config {
                 set_default(&mut tree, table, key, value);
             }
             platform.replace_data_centers(&mut tree);
-            let config = Self::read(&tree, Some(file), &own_environment, &findings, &mut tests)?;
+            let tested = TestedRules::InForce;
+            let config = Self::read(&tree, Some(file), &own_environment, tested, &findings, &mut tests)?;
             isolation::check_audit_file(&tree, &config, &findings);
             isolation::warn_of_key_issuers(file, &config, &findings);
             Some(Self { file: None, variables, document: Document::default(), ..config })

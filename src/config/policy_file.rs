@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use super::{
     access::{DefaultApiClient, KnownNames},
-    access_tests::{AccessTestResult, read_access_and_tests, with_failures},
+    access_tests::{AccessTestResult, TestedRules, read_access_and_tests, with_failures},
     callers,
     environment::{self, Environment},
     file::{self, Document},
@@ -70,7 +70,7 @@ impl PolicyFile {
             jwt_issuers: jwt_issuers(tree),
             default_api_client: DefaultApiClient::Known(default_of(tree, &api_clients)),
         };
-        let (access, tests) = read_access_and_tests(root.table("access"), &known);
+        let (access, tests) = read_access_and_tests(root.table("access"), &known, TestedRules::InForce);
         root.finish_part(&OTHER_SECTIONS);
         let policy = Self {
             access,

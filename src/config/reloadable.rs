@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::{
     access::{DefaultApiClient, KnownNames},
-    access_tests::{AccessTestResult, read_access_and_tests, with_failures},
+    access_tests::{AccessTestResult, TestedRules, read_access_and_tests, with_failures},
     callers,
     environment::{self, Environment},
     file,
@@ -78,7 +78,7 @@ impl Reloadable {
             default_api_client: DefaultApiClient::Known(default_api_client),
         };
         let access;
-        (access, *tests) = read_access_and_tests(root.table("access"), &known);
+        (access, *tests) = read_access_and_tests(root.table("access"), &known, TestedRules::InForce);
         root.finish_part(&OTHER_SECTIONS);
         Self { access, tokens: tokens.unwrap_or_default() }
     }

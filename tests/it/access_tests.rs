@@ -3,7 +3,7 @@
 
 use std::{fmt::Write, fs, os::unix::fs::PermissionsExt, process::Output};
 
-use ott_gateway::config::{Config, TestOutcome};
+use ott_gateway::config::{Config, TestOutcome, TestedRules};
 use serde_json::{Value, json};
 
 use crate::support::{
@@ -239,6 +239,155 @@ fn invalid_tests_are_errors() {
 }
 
 #[test]
+fn tests_can_have_every_claim_of_a_token() {
+    let many: String = (0..40).fold(String::new(), |mut text, number| {
+        let _ = write!(text, "claim-{number} = {number}, ");
+        text
+    });
+    let long = "x".repeat(2000);
+    let tests = format!(
+        "[[access.tests]]\ncaller = \"jwt:a\"\n\
+         claims = {{ {many}\"a=b\" = \"\", \"-\" = \"{long}\", scope = \"read write\", groups = [\"dev\", \"ops\"], \
+         level = 7 }}\n\
+         method = \"IssueOtt\"\nuser = \"a\"\nexpect = \"deny\"\n"
+    );
+    let setup = setup(&tests);
+    let done = setup.run(&["check-config"]);
+    let error = stderr(&done);
+    assert!(
+        error.contains("access.tests[1]: expects deny, but rule 3 (ops) allows it; explain it with: "),
+        "{error}"
+    );
+    // The command has all claims.
+    let (_, command) = error.split_once("explain it with: ").unwrap();
+    for claim in
+        ["claim-39=39", "'\"a=b\"=\"\"'", "--claim='-=\"xxx", "'scope=\"read\"'", "'scope=\"write\"'"]
+    {
+        assert!(command.contains(claim), "{claim}: {command}");
+    }
+    let shell = command.replacen("ott-gateway", env!("CARGO_BIN_EXE_ott-gateway"), 1);
+    let explained = std::process::Command::new("sh").args(["-c", &shell]).output().unwrap();
+    assert!(stdout(&explained).ends_with("ALLOWED by rule 3 (ops)\n"), "{explained:?}");
+}
+
+/// Candidate rules that allow the support less, and ops nothing.
+const CANDIDATES: &str = "[[access.candidate_rules]]
+name = \"support\"
+callers = [\"token:support\"]
+methods = [\"LoginWithOtt\"]
+logins = [\"*@customer.example\"]
+[[access.candidate_rules]]
+name = \"billing\"
+callers = [\"token:billing\"]
+logins = [\"*@customer.example\"]
+[[access.candidate_rules]]
+name = \"new\"
+callers = [\"token:billing\"]
+methods = [\"LoginWithOtt\"]
+user_ids = [\"1\"]
+";
+
+#[test]
+fn tests_are_run_against_the_candidate_rules() {
+    let setup = setup(&format!("{CANDIDATES}{GOOD}"));
+    assert_eq!(setup.run(&["check-config"]).status.code(), Some(0), "they have no effect");
+    let xml = setup.folder().join("report.xml");
+    let config = setup.folder().join("config.toml").display().to_string();
+    let done = setup.run(&["check-config", "--candidates", "--junit", xml.to_str().unwrap()]);
+    assert_eq!(done.status.code(), Some(2), "{done:?}");
+    let errors: Vec<String> = stderr(&done).lines().map(str::to_owned).collect();
+    let errors: Vec<&str> =
+        errors.iter().filter_map(|line| line.split_once(": access.tests").map(|it| it.1)).collect();
+    let explain =
+        format!("explain it with: ott-gateway check-config --config {config} --candidates --explain");
+    assert_eq!(
+        errors,
+        [
+            format!(
+                "[2]: under the candidate rules: expects allow, but no rule allows it: rule 1 (support) is for other \
+                 users, none of them with this login; {explain} token:support LoginWithOtt login:ceo@other.example \
+                 --api-client test"
+            ),
+            format!(
+                "[3]: under the candidate rules: expects allow, but no rule allows it: rule 1 (support) is for other \
+                 callers; {explain} jwt:a IssueOtt user_id:7 --api-client test --claim 'groups=\"dev\"' \
+                 --claim 'groups=\"ops\"' --claim level=7"
+            ),
+        ]
+    );
+    // The command explains the decision of the candidate rules.
+    let command = errors[0].split_once("explain it with: ott-gateway").unwrap().1;
+    let shell = format!("{}{command}", env!("CARGO_BIN_EXE_ott-gateway"));
+    let explained = std::process::Command::new("sh").args(["-c", &shell]).output().unwrap();
+    let answer = stdout(&explained);
+    assert!(answer.contains("\ncandidate rules:\nrule 1 (support) is for other users"), "{answer}");
+    assert!(
+        answer.ends_with("\nDENIED: no rule allows this account (ACCOUNT_NOT_ALLOWED); its token is spent\n"),
+        "{answer}"
+    );
+    assert!(!answer.contains("rules in force"), "{answer}");
+    let found = elements(&fs::read_to_string(&xml).expect("a report"));
+    let cases: Vec<_> = found
+        .iter()
+        .filter(|(_, name, attributes)| {
+            name == "testcase" && attribute(attributes, "classname") != "configuration"
+        })
+        .collect();
+    assert_eq!(cases.len(), 4);
+    assert!(cases.iter().all(|(_, _, it)| attribute(it, "classname") == "access.tests.candidate_rules"));
+    assert_eq!(found.iter().filter(|(_, name, _)| name == "failure").count(), 2);
+
+    // Tests that hold under the candidate rules, one of which names a rule that only they have.
+    let new = "[[access.tests]]\ncaller = \"token:billing\"\nmethod = \"LoginWithOtt\"\nuser = \"user_id:1\"\n\
+               expect = \"allow\"\nrule = \"new\"\n";
+    let first = GOOD.split("[[access.tests]]").nth(1).unwrap();
+    let adapted = self::setup(&format!("{CANDIDATES}[[access.tests]]{first}{new}"));
+    let done = adapted.run(&["check-config", "--candidates"]);
+    assert_eq!(done.status.code(), Some(0), "{done:?}");
+    assert!(stdout(&done).contains("tests       2 passed by the candidate rules\n"), "{}", stdout(&done));
+    let warnings = stderr(&done);
+    assert!(
+        warnings.contains("access.candidate_rules[1]: decides none of the [[access.tests]]"),
+        "{warnings}"
+    );
+    assert!(!warnings.contains("access.rules["), "{warnings}");
+    let in_force = adapted.run(&["check-config"]);
+    assert!(
+        stderr(&in_force).contains("access.tests[2].rule: is not the name of an access rule"),
+        "{in_force:?}"
+    );
+    // A test of a rule that the candidates do not have fails.
+    let removed =
+        self::setup(&format!("{}{GOOD}", CANDIDATES.replace("name = \"support\"", "name = \"desk\"")));
+    let done = removed.run(&["check-config", "--candidates"]);
+    let failure = "[2]: under the candidate rules: expects rule \"support\", but no rule has this name; ";
+    assert!(stderr(&done).contains(failure), "{}", stderr(&done));
+}
+
+#[test]
+fn candidate_rules_are_asked_as_if_they_were_in_force() {
+    let setup = setup(&format!("{CANDIDATES}{GOOD}"));
+    let ask = |arguments: &[&str]| {
+        let done = setup.run(&[&["check-config", "--candidates", "--format", "json"], arguments].concat());
+        assert_eq!(done.status.code(), Some(0), "{done:?}");
+        serde_json::from_str::<Value>(&stdout(&done)).unwrap()
+    };
+    let found = ask(&["--explain", "token:support", "LoginWithOtt", "ceo@other.example"]);
+    assert_eq!((&found["decision"], found.get("candidate_rules")), (&json!("deny"), None), "{found}");
+    let found = ask(&["--who", "IssueOtt", "anna@customer.example"]);
+    let names: Vec<&Value> = found["rules"].as_array().unwrap().iter().map(|rule| &rule["name"]).collect();
+    assert_eq!((names, found.get("candidate_rules")), (vec![&json!("billing")], None), "{found}");
+
+    let none = self::setup(GOOD);
+    for arguments in [&[][..], &["--who", "IssueOtt", "a"], &["--explain", "anonymous", "IssueOtt", "a"]] {
+        let done = none.run(&[&["check-config", "--candidates"], arguments].concat());
+        assert_eq!(done.status.code(), Some(2), "{done:?}");
+        let error = "access.candidate_rules: is missing: there are no [[access.candidate_rules]] to check";
+        assert!(stderr(&done).contains(error), "{}", stderr(&done));
+    }
+}
+
+#[test]
 fn name_of_a_rule_is_unique() {
     let setup = setup("").replacing("\"ops\"\ncallers", "\"billing\"\ncallers");
     setup.write_config();
@@ -360,7 +509,7 @@ fn results_are_written_as_junit_xml() {
     assert_eq!(attribute(&cases[2].2, "line"), line_of_test(&setup, 2).to_string());
     assert_eq!(
         attribute(&cases[2].2, "name"),
-        "2: token:support LoginWithOtt login:ceo@other.example: allow by rule 2 (support)"
+        "2: token:support LoginWithOtt login:ceo@other.example: allow by rule support"
     );
     assert_eq!(attribute(&cases[5].2, "name"), "5: jwt:<a>&\"]]> IssueOtt login:<b> & \"c\": allow");
     let failures: Vec<_> = found.iter().filter(|(_, name, _)| name == "failure").collect();
@@ -646,6 +795,7 @@ fn many_rules_and_tests_are_evaluated() {
     let checked = Config::check(
         Some(&setup.folder().join("config.toml")),
         &std::collections::BTreeMap::<String, String>::new(),
+        TestedRules::InForce,
     );
     assert!(checked.config.is_ok(), "{:?}", checked.config.err());
     assert_eq!(checked.tests.len(), 1000);

@@ -2,12 +2,13 @@
 
 use std::{
     fs,
-    io::Write,
+    io::{BufRead, BufReader, Read, Write},
     path::Path,
     process::{Command, Output, Stdio},
 };
 
 use flate2::{Compression, write::GzEncoder};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use serde_json::Value;
 
 use crate::support::{
@@ -202,4 +203,99 @@ async fn rotated_and_compressed_files_are_read_in_any_order() {
         let (code, output) = check(&folder, arguments);
         assert!(code == 2 && output.contains(words), "{arguments:?} {code}: {output}");
     }
+}
+
+/// The log of a whole process.
+const LOG: &str = r#"{"event":"started","time":"2026-01-01T00:00:00Z","process":"00000000000000ff","sequence":1,"gateway_version":"0.1.0"}
+{"event":"stopped","time":"2026-01-01T00:00:01Z","process":"00000000000000ff","sequence":2,"cause":"signal","detail":"SIGTERM","gateway_version":"0.1.0"}
+"#;
+
+#[test]
+fn named_pipe_is_read_once_a_program_writes_to_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("pipe");
+    mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("a named pipe");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_ott-gateway"))
+        .args(["audit", "check"])
+        .arg(&path)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut notes = BufReader::new(child.stderr.take().unwrap());
+    let mut note = String::new();
+    notes.read_line(&mut note).unwrap();
+    assert_eq!(note, format!("waiting for a program that writes to the pipe {}\n", path.display()));
+    fs::write(&path, LOG).unwrap();
+    let done = child.wait_with_output().unwrap();
+    let output = String::from_utf8(done.stdout).unwrap();
+    assert_eq!(done.status.code(), Some(0), "{output}");
+    assert!(output.ends_with("records: 2, complete\n"), "{output}");
+    notes.read_to_string(&mut note).unwrap();
+    assert_eq!(note.lines().count(), 1, "{note}");
+}
+
+/// Two pipes that one program writes to, one after the other.
+#[test]
+fn pipes_are_opened_in_turn() {
+    let folder = tempfile::tempdir().unwrap();
+    let pipes = ["a", "b"].map(|name| {
+        let path = folder.path().join(name);
+        mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("a named pipe");
+        path
+    });
+    let writers = pipes.clone();
+    let writer = std::thread::spawn(move || {
+        // More than a pipe contains.
+        fs::write(&writers[0], format!("{}{LOG}", "not a record\n".repeat(100_000))).unwrap();
+        fs::write(&writers[1], LOG.replace("00ff", "00fe")).unwrap();
+    });
+    let (code, output) = check(folder.path(), &["a", "b"]);
+    writer.join().unwrap();
+    assert_eq!(code, 0, "{output}");
+    assert!(output.contains("records: 4, complete\n"), "{output}");
+}
+
+#[test]
+fn input_without_an_end_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let (code, output) = check(folder.path(), &["/dev/zero"]);
+    assert_eq!(code, 2, "{output}");
+    let error = "cannot read /dev/zero: no record in 1024 MiB, up to line 0: it is not an audit log, or it has no end\n";
+    assert!(output.ends_with(error), "{output}");
+    let zeros = fs::File::open("/dev/zero").unwrap();
+    let done = Command::new(env!("CARGO_BIN_EXE_ott-gateway"))
+        .args(["audit", "check", "-"])
+        .stdin(zeros)
+        .output()
+        .unwrap();
+    assert_eq!(done.status.code(), Some(2), "{done:?}");
+    assert!(String::from_utf8(done.stderr).unwrap().contains("cannot read standard input: no record in "));
+    // A file with an end is read: a truncated log that was not appended to.
+    let path = folder.path().join("audit.jsonl");
+    let mut file = fs::File::create(&path).unwrap();
+    file.set_len((1 << 30) + 1).unwrap();
+    std::io::Seek::seek(&mut file, std::io::SeekFrom::End(0)).unwrap();
+    file.write_all(LOG.as_bytes()).unwrap();
+    let (code, output) = check(folder.path(), &["audit.jsonl"]);
+    assert_eq!(code, 0, "{output}");
+    assert!(output.contains("runs of NUL bytes"), "{output}");
+}
+
+#[test]
+fn padding_of_compressed_files_is_skipped_and_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("audit.jsonl");
+    fs::write(&path, LOG).unwrap();
+    gzip(&path);
+    let path = path.with_added_extension("gz");
+    let padded = [fs::read(&path).unwrap(), vec![0; 10_240]].concat();
+    fs::write(&path, &padded).unwrap();
+    let (code, output) = check(folder.path(), &["audit.jsonl.gz"]);
+    assert_eq!(code, 0, "{output}");
+    assert!(output.contains("NUL bytes after compressed data: 10240, "), "{output}");
+    let done = check_with(folder.path(), &["--format", "json", "-"], &padded);
+    let summary = String::from_utf8(done.stdout).unwrap();
+    let summary: Value = serde_json::from_str(summary.lines().last().unwrap()).unwrap();
+    assert_eq!((&summary["complete"], &summary["padding_bytes"]), (&true.into(), &10_240.into()));
 }

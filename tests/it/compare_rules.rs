@@ -169,6 +169,56 @@ fn examples_of_claims_and_api_clients_are_arguments_of_explain() {
     assert!(stdout(&done).contains(example), "{done:?}");
 }
 
+#[test]
+fn examples_of_any_claims_can_be_pasted_into_a_shell() {
+    let jwt = "[callers.jwt]\nissuer = \"https://issuer.example\"\naudience = \"a\"\n\
+               jwks_url = \"https://issuer.example/jwks\"\n";
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("secret"), "0f5e8a7c-secret-of-a-test-27c1").unwrap();
+    let head = HEAD.replace("not-there", "secret");
+    fs::write(folder.path().join("old.toml"), format!("{head}{jwt}{OLD}")).unwrap();
+    // As in TOML.
+    for (path, value) in [
+        ("a=b", r#""c""#),
+        ("=", r#""=""#),
+        ("-", r#""-""#),
+        ("--format=json", r#""text""#),
+        ("-a=", "-7"),
+        (r#"it's $(id) `id` \"quoted\" \\"#, r#""it's $(id) \"x\" \\""#),
+        (r#"\"=\""#, r#""\"""#),
+        ("a~1b/c~0d", "true"),
+        (" ", r#"" ""#),
+        (r"\u202e\n", r#""\u202e\u0001\n""#),
+        ("groups", r#""7""#),
+        ("\u{e4}", r#""true""#),
+    ] {
+        let new = format!(
+            "{head}{jwt}{OLD}[[access.rules]]\ncallers = [\"jwt:*\"]\nclaims = {{ \"{path}\" = [{value}] }}\n\
+             users = \"all\"\n"
+        );
+        fs::write(folder.path().join("new.toml"), new).unwrap();
+        let done = run(folder.path(), &["compare-rules", "old.toml", "new.toml"]);
+        assert_eq!(done.status.code(), Some(3), "{path}: {done:?}");
+        let report = stdout(&done);
+        let examples: Vec<&str> =
+            report.lines().filter_map(|line| line.trim_start().strip_prefix("example ")).collect();
+        assert!(!examples.is_empty() && examples.iter().all(|it| it.contains(" --claim")), "{report}");
+        for example in examples {
+            for (file, conclusion) in [("new.toml", "ALLOWED"), ("old.toml", "DENIED")] {
+                let command = format!(
+                    "{} check-config --config {file} --explain {example}",
+                    env!("CARGO_BIN_EXE_ott-gateway")
+                );
+                let done =
+                    Command::new("sh").args(["-c", &command]).current_dir(folder.path()).output().unwrap();
+                assert_eq!(done.status.code(), Some(0), "{command}: {done:?}");
+                let answer = stdout(&done);
+                assert!(answer.lines().last().unwrap().starts_with(conclusion), "{command}: {answer}");
+            }
+        }
+    }
+}
+
 /// The record of a call of a service account.
 fn record(account: &str, method: &str, login: Option<&str>, reason: Option<&str>) -> String {
     let line = json!({
@@ -274,7 +324,11 @@ fn check_config_warns_of_rules_that_never_decide_and_of_open_globs() {
         let done = run(folder.path(), &["check-config", "--config", file.to_str().unwrap()]);
         assert_eq!(done.status.code(), Some(0), "{done:?}");
         let lines = String::from_utf8(done.stderr).unwrap();
-        lines.lines().filter(|line| line.contains("access.rules")).map(str::to_owned).collect::<Vec<_>>()
+        lines
+            .lines()
+            .filter(|line| line.contains("_rules") || line.contains("access.rules"))
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
     };
     let fine = "[[access.rules]]\ncallers = [\"token:*\"]\nlogins = [\"*@customer.example\", \"*@*.customer.example\"]\n\
                 [[access.rules]]\ncallers = [\"token:billing\"]\nexternal_ids = [\"a*\"]\nuser_ids = [\"*1\"]\n";
@@ -291,6 +345,25 @@ fn check_config_warns_of_rules_that_never_decide_and_of_open_globs() {
     let found = warnings(&open);
     assert_eq!(found.len(), 1, "{found:?}");
     assert!(found[0].contains("access.rules[1].logins[1]: begins within a name"), "{found:?}");
+    let found = warnings(&fine.replace("*@customer.example", "a*"));
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(
+        found[0].ends_with("write the domain, as in anna*@customer.example, or the login in full"),
+        "{found:?}"
+    );
+
+    // Candidate rules are checked in the same way, and only against each other.
+    let candidates = format!("{open}{covered}").replace("access.rules", "access.candidate_rules");
+    let found = warnings(&format!("{fine}{candidates}"));
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(found[0].contains("access.candidate_rules[1].logins[1]: begins within a name"), "{found:?}");
+    assert!(
+        found[1].contains("access.candidate_rules[3]: never decides a call, because rule 1 before"),
+        "{found:?}"
+    );
+    let same = format!("{open}{}", open.replace("access.rules", "access.candidate_rules"));
+    let found = warnings(&same);
+    assert_eq!(found.iter().filter(|line| line.contains("begins within a name")).count(), 1, "{found:?}");
 }
 
 #[test]
@@ -325,4 +398,23 @@ fn rules_that_fail_their_own_tests_are_refused() {
     assert!(done.stdout.is_empty(), "{done:?}");
     let errors = String::from_utf8_lossy(&done.stderr).into_owned();
     assert!(errors.contains("new.toml:") && errors.contains("access.tests[1]"), "{errors}");
+}
+
+#[test]
+fn file_in_another_compression_is_refused_with_the_command_that_reads_it() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("old.toml"), format!("{HEAD}{OLD}")).unwrap();
+    fs::write(folder.path().join("a b.zst"), b"\x28\xb5\x2f\xfd...").unwrap();
+    for (arguments, advice) in [
+        (&["audit", "check", "a b.zst"][..], "zstd -dc 'a b.zst' | ott-gateway audit check -\n"),
+        (
+            &["compare-rules", "old.toml", "old.toml", "--audit", "a b.zst"],
+            "zstd -dc 'a b.zst' | ott-gateway compare-rules old.toml old.toml --audit -\n",
+        ),
+    ] {
+        let done = run(folder.path(), arguments);
+        assert_eq!(done.status.code(), Some(2), "{done:?}");
+        let error = String::from_utf8(done.stderr).unwrap();
+        assert!(error.ends_with(&format!("; decompress it first: {advice}")), "{error}");
+    }
 }

@@ -158,6 +158,7 @@ const MAY_SPAWN: &[(&str, usize, &str)] = &[
     ("src/app/rules_change.rs", 1, "one comparison of rules"),
     ("src/config/common_tokens.rs", 1, "one comparison with common tokens"),
     ("src/cli/prompt.rs", 1, "one read from the terminal"),
+    ("src/cli/audit/files.rs", 1, "the opening of one named pipe"),
     ("src/base/files/timed.rs", 1, "one read of files"),
     ("src/http_client/resolver/system.rs", 1, "the threads of name lookups"),
     ("src/sandbox.rs", 1, "the simulated platform"),

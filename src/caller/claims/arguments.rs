@@ -1,8 +1,9 @@
-//! Claims as arguments of a command: `PATH=VALUE`.
+//! Claims as arguments of a command: `PATH=VALUE`, each of which can be written as a JSON string.
 
-use std::sync::Arc;
+use std::{borrow::Cow, fmt::Write as _, sync::Arc};
 
 use super::{ClaimPath, ClaimValue, Claims, InvalidClaimPath};
+use crate::base::text::{Escaping, Notation, is_unprintable};
 
 /// Reason that an argument is not a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -10,6 +11,11 @@ pub enum InvalidClaimArgument {
     /// It contains no `=`.
     #[error("must be PATH=VALUE, such as realm_access/roles=issuer")]
     Form,
+    /// The path begins with a quotation mark, but is not a JSON string that ends before `=`.
+    #[error(
+        "a path that begins with a quotation mark must be a JSON string, followed by =, such as \"a=b\"=issuer"
+    )]
+    QuotedPath,
     /// The part before `=` is not a path.
     #[error("the path {0}")]
     Path(#[from] InvalidClaimPath),
@@ -22,9 +28,11 @@ pub enum InvalidClaimArgument {
 }
 
 impl Claims {
-    /// Parses claims of the form `PATH=VALUE`. The path ends at the first `=`. The value is a
-    /// boolean (`true`, `false`), an integer as in JSON, a JSON string (`"true"`), or else the text
-    /// as it is. A path that is repeated has all of its values, like an array in a token.
+    /// Parses claims of the form `PATH=VALUE`. The path is a JSON string (`"a=b"`), or else ends at
+    /// the first `=`. The value is a boolean (`true`, `false`), an integer as in JSON, a JSON string
+    /// (`"true"`), or else the text as it is. A path that is repeated has all of its values, like an
+    /// array in a token. Every claim that a rule can require has such a form, which
+    /// [`claim_argument`] returns.
     ///
     /// # Errors
     ///
@@ -38,8 +46,8 @@ impl Claims {
 }
 
 fn parse(argument: &str) -> Result<(ClaimPath, ClaimValue), InvalidClaimArgument> {
-    let (path, value) = argument.split_once('=').ok_or(InvalidClaimArgument::Form)?;
-    let path = ClaimPath::new(path)?;
+    let (path, value) = split(argument)?;
+    let path = ClaimPath::new(&path)?;
     let value = match value {
         "true" => ClaimValue::Boolean(true),
         "false" => ClaimValue::Boolean(false),
@@ -55,6 +63,38 @@ fn parse(argument: &str) -> Result<(ClaimPath, ClaimValue), InvalidClaimArgument
     Ok((path, value))
 }
 
+/// Returns the path and the text of the value.
+fn split(argument: &str) -> Result<(Cow<'_, str>, &str), InvalidClaimArgument> {
+    if !argument.starts_with('"') {
+        let (path, value) = argument.split_once('=').ok_or(InvalidClaimArgument::Form)?;
+        return Ok((Cow::Borrowed(path), value));
+    }
+    let mut strings = serde_json::Deserializer::from_str(argument).into_iter::<String>();
+    let path = strings.next().and_then(Result::ok).ok_or(InvalidClaimArgument::QuotedPath)?;
+    let rest = argument.get(strings.byte_offset()..).unwrap_or_default();
+    Ok((Cow::Owned(path), rest.strip_prefix('=').ok_or(InvalidClaimArgument::QuotedPath)?))
+}
+
+/// Returns the argument that is parsed as this claim. It contains only printable characters.
+#[must_use]
+pub fn claim_argument(path: &ClaimPath, value: &ClaimValue) -> String {
+    let text = path.as_str();
+    let is_plain = !text.starts_with('"') && !text.contains('=') && !text.contains(is_unprintable);
+    let path = if is_plain { Cow::Borrowed(text) } else { Cow::Owned(json_string(text)) };
+    match value {
+        // A text that would be read as another type is quoted, and so is any other, for uniformity.
+        ClaimValue::Text(value) => format!("{path}={}", json_string(value)),
+        other => format!("{path}={other}"),
+    }
+}
+
+fn json_string(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len() + 2);
+    // Writing to a string cannot fail.
+    let _ = Escaping::new(&mut escaped, Notation::Json).write_str(text);
+    format!("\"{escaped}\"")
+}
+
 /// Returns whether a text is an integer in JSON, of any size. `007` and `+7` are not.
 fn is_json_integer(text: &str) -> bool {
     let digits = text.strip_prefix('-').unwrap_or(text);
@@ -66,6 +106,8 @@ fn is_json_integer(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn value_of(argument: &str) -> Result<ClaimValue, InvalidClaimArgument> {
@@ -108,6 +150,12 @@ mod tests {
             ("", InvalidClaimArgument::Form),
             ("=a", InvalidClaimArgument::Path(InvalidClaimPath::EmptyName)),
             ("a~=b", InvalidClaimArgument::Path(InvalidClaimPath::Escape)),
+            ("\"a", InvalidClaimArgument::QuotedPath),
+            ("\"a=b", InvalidClaimArgument::QuotedPath),
+            ("\"a\"", InvalidClaimArgument::QuotedPath),
+            ("\"a\" =b", InvalidClaimArgument::QuotedPath),
+            ("\"a\"b=c", InvalidClaimArgument::QuotedPath),
+            ("\"\"=b", InvalidClaimArgument::Path(InvalidClaimPath::EmptyName)),
             ("a=\"", InvalidClaimArgument::Text),
             ("a=\"b\"c", InvalidClaimArgument::Text),
             ("a=9223372036854775808", InvalidClaimArgument::Integer),
@@ -115,6 +163,41 @@ mod tests {
             assert_eq!(value_of(argument), Err(expected), "{argument}");
             let refused = Claims::from_arguments(["groups=a", argument]);
             assert_eq!(refused, Err((argument, expected)));
+        }
+    }
+
+    #[test]
+    fn path_ends_at_the_first_equals_sign_or_is_a_json_string() {
+        for (argument, path, value) in [
+            ("a=b=c", "a", "b=c"),
+            (r#""a=b"=c"#, "a=b", "c"),
+            (r#""="="=""#, "=", "="),
+            (r#""\"a\u003d"=="#, "\"a=", "="),
+            ("-=v", "-", "v"),
+            (" a =b", " a ", "b"),
+            (r#"a"b=c"#, "a\"b", "c"),
+        ] {
+            let expected = (ClaimPath::new(path).expect(path), ClaimValue::Text(Arc::from(value)));
+            assert_eq!(parse(argument), Ok(expected), "{argument}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_claim_has_an_argument(
+            path in "[a=\"\\\\~/\u{0}\n\u{202e}\u{10ffff}é' -]{1,8}",
+            value in prop_oneof![
+                "[true0-9=\"\\\\\u{0}\n\u{202e}\u{10ffff}é' -]{0,6}".prop_map(|text| ClaimValue::Text(text.into())),
+                any::<i64>().prop_map(ClaimValue::Integer),
+                any::<bool>().prop_map(ClaimValue::Boolean),
+            ],
+        ) {
+            let path = ClaimPath::new(&path);
+            prop_assume!(path.is_ok());
+            let path = path.unwrap();
+            let argument = claim_argument(&path, &value);
+            prop_assert!(!argument.contains(is_unprintable), "{argument:?}");
+            prop_assert_eq!(parse(&argument), Ok((path, value)), "{}", argument);
         }
     }
 

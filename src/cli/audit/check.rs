@@ -1,7 +1,7 @@
 //! `ott-gateway audit check`: reports missing, torn and doubled records, and prints records.
 
 use std::{
-    ffi::OsStr,
+    io::BufRead,
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -12,6 +12,7 @@ use wildmatch::WildMatch;
 use super::{
     completeness::{Completeness, MAX_INTERVALS},
     faults::LineFaults,
+    files::{self, is_standard_input},
     filter::{self, Filter},
     report::{Format, Report, Writer},
     tokens::{MAX_TOKENS, Tokens},
@@ -19,7 +20,7 @@ use super::{
 use crate::{
     cli::{failure::Failure, output::Output},
     domain::ott::Subject,
-    observe::audit::reader::{Content, Records, Source, SourceError},
+    observe::audit::reader::{Content, Records},
 };
 
 /// Check audit files for missing, torn and doubled records, and print records.
@@ -65,7 +66,7 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Fail
     if arguments.files.iter().filter(is_stdin).count() > 1 {
         return Err(Failure::Usage("standard input can only be read once: name - once".to_owned()));
     }
-    let files = in_order(&arguments.files)?;
+    let files = in_order(&arguments.files, output)?;
     let filter = Filter {
         caller: arguments.caller.as_deref().map(WildMatch::new),
         user: arguments.user.clone(),
@@ -73,17 +74,18 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Fail
     };
     let mut check = Check::new(filter);
     let mut writer = Writer::new(arguments.format, output);
-    for (name, source) in files {
-        let source = match source {
-            Some(source) => source,
-            None => open(&name)?,
-        };
-        check.read(&name, source, &mut writer)?;
+    for file in files {
+        let mut records = files::open(&file, COMMAND, writer.output())?;
+        check.read(&file, &mut records, &mut writer)?;
+        check.faults.padding += records.input().padding();
     }
     let report = check.report(arguments.partial);
     writer.report(&report);
     if report.is_complete() { Ok(()) } else { Err(Failure::Incomplete(report.summary())) }
 }
+
+/// The beginning of the command, for advice.
+const COMMAND: &str = "ott-gateway audit check";
 
 /// State of a check.
 pub(super) struct Check {
@@ -106,15 +108,16 @@ impl Check {
     }
 
     /// Reads a file, and prints the records that are asked for.
-    pub(super) fn read(
+    pub(super) fn read<R: BufRead>(
         &mut self,
         file: &Path,
-        source: impl std::io::BufRead,
+        records: &mut Records<R>,
         writer: &mut Writer<'_>,
     ) -> Result<(), Failure> {
         let name = file.display().to_string();
-        let mut records = Records::new(source);
-        while let Some(item) = records.next_item().map_err(|error| unreadable(file, &error.into()))? {
+        while let Some(item) =
+            records.next_item().map_err(|error| files::unreadable(file, &error.into(), COMMAND))?
+        {
             match item.content {
                 Content::Record(record) => {
                     self.records += 1;
@@ -150,39 +153,32 @@ impl Check {
     }
 }
 
-fn is_standard_input(file: &Path) -> bool {
-    file.as_os_str() == OsStr::new("-")
-}
-
 /// Returns the files by the time of their first records, so that most tokens are issued before
-/// they are spent. Standard input comes last, because its first record cannot be read twice.
-fn in_order(files: &[PathBuf]) -> Result<Vec<(PathBuf, Option<Source>)>, Failure> {
+/// they are spent. Standard input, pipes and devices come last, because their first record cannot be
+/// read twice. They are opened only when they are read.
+fn in_order(files: &[PathBuf], output: &mut Output) -> Result<Vec<PathBuf>, Failure> {
     let mut by_time = Vec::new();
     for file in files {
-        if is_standard_input(file) {
-            by_time.push((None, file.clone(), Some(open(file)?)));
-            continue;
-        }
-        // A pipe, such as the output of another command, can be opened only once.
-        let is_regular = file.metadata().is_ok_and(|metadata| metadata.is_file());
-        let source = open(file)?;
-        if is_regular {
-            by_time.push((first_time(file, source)?, file.clone(), None));
+        let metadata = if is_standard_input(file) {
+            None
         } else {
-            by_time.push((None, file.clone(), Some(source)));
-        }
+            let unreadable = |error: std::io::Error| files::unreadable(file, &error.into(), COMMAND);
+            Some(file.metadata().map_err(unreadable)?)
+        };
+        let is_regular = metadata.is_some_and(|metadata| metadata.is_file());
+        by_time.push((if is_regular { first_time(file, output)? } else { None }, file.clone()));
     }
-    by_time.sort_by_key(|(time, ..)| (time.is_none(), *time));
-    Ok(by_time.into_iter().map(|(_, file, source)| (file, source)).collect())
+    by_time.sort_by_key(|(time, _)| (time.is_none(), *time));
+    Ok(by_time.into_iter().map(|(_, file)| file).collect())
 }
 
 /// Maximum number of parts of a file among which its first record is looked for.
 const FIRST_ITEMS: usize = 100;
 
-fn first_time(file: &Path, source: Source) -> Result<Option<SystemTime>, Failure> {
-    let mut records = Records::new(source);
+fn first_time(file: &Path, output: &mut Output) -> Result<Option<SystemTime>, Failure> {
+    let mut records = files::open(file, COMMAND, output)?;
     for _ in 0..FIRST_ITEMS {
-        match records.next_item().map_err(|error| unreadable(file, &error.into()))? {
+        match records.next_item().map_err(|error| files::unreadable(file, &error.into(), COMMAND))? {
             Some(item) => {
                 if let Content::Record(record) = item.content {
                     return Ok(Some(record.time));
@@ -192,16 +188,4 @@ fn first_time(file: &Path, source: Source) -> Result<Option<SystemTime>, Failure
         }
     }
     Ok(None)
-}
-
-fn open(file: &Path) -> Result<Source, Failure> {
-    Source::open(file).map_err(|error| unreadable(file, &error))
-}
-
-fn unreadable(file: &Path, error: &SourceError) -> Failure {
-    let name = if is_standard_input(file) { "standard input".to_owned() } else { file.display().to_string() };
-    Failure::Usage(match error {
-        SourceError::Io(error) => format!("cannot read {name}: {error}"),
-        SourceError::Unsupported { .. } => format!("{name} {error}"),
-    })
 }

@@ -148,7 +148,7 @@ impl Process {
             lines: 0,
             first_time: record.time,
             last_time: record.time,
-            version: bounded(&record.gateway_version),
+            version: bounded(&record.gateway_version).to_owned(),
             started: None,
             stopped: None,
             lost: BTreeMap::new(),
@@ -181,7 +181,7 @@ impl Process {
     }
 
     fn note(&mut self, sequence: u64, record: &Record) {
-        let bounded_or_none = |text: &Option<String>| text.as_deref().map(bounded);
+        let bounded_or_none = |text: &Option<String>| text.as_deref().map(|text| bounded(text).to_owned());
         match &record.event {
             Event::Started { host, configuration, rules } => {
                 self.started = Some(Started {
@@ -192,11 +192,11 @@ impl Process {
             }
             Event::Stopped { cause, detail } => {
                 let parts: Vec<&str> = [cause, detail].into_iter().filter_map(Option::as_deref).collect();
-                self.stopped = Some((sequence, bounded(&parts.join(" "))));
+                self.stopped = Some((sequence, bounded(&parts.join(" ")).to_owned()));
             }
             Event::RulesChanged { old_rules, new_rules } => {
                 let fingerprint =
-                    |text: &Option<String>| text.as_deref().map(|text| cut(text, MAX_FINGERPRINT));
+                    |text: &Option<String>| text.as_deref().map(|text| cut(text, MAX_FINGERPRINT).to_owned());
                 let change = RuleChange {
                     time: record.time,
                     old_rules: fingerprint(old_rules),
@@ -273,13 +273,13 @@ fn length((start, end): (u64, u64)) -> u64 {
     (end - start).saturating_add(1)
 }
 
-/// Returns a text of bounded length.
-pub(super) fn bounded(text: &str) -> String {
+/// Returns the beginning of a text, of bounded length.
+pub(super) fn bounded(text: &str) -> &str {
     cut(text, MAX_TEXT)
 }
 
-fn cut(text: &str, length: usize) -> String {
-    text.get(..text.floor_char_boundary(length)).unwrap_or_default().to_owned()
+fn cut(text: &str, length: usize) -> &str {
+    text.get(..text.floor_char_boundary(length)).unwrap_or_default()
 }
 
 impl Verdict {

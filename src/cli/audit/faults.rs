@@ -22,6 +22,8 @@ pub(super) struct LineFaults {
     pub(super) too_long: Places,
     /// NUL bytes.
     pub(super) nuls: Places,
+    /// Number of NUL bytes between and after compressed data.
+    pub(super) padding: u64,
 }
 
 impl Places {

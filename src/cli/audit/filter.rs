@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use wildmatch::WildMatch;
 
+use super::tokens::UserName;
 use crate::{
     base::clock::WallClock,
     domain::ott::{Subject, SubjectKind},
@@ -26,7 +27,7 @@ impl Filter {
 
     /// Returns whether to print a record. `issued_for` is the user of the token that a login spent,
     /// if it is known.
-    pub(super) fn matches(&self, record: &Record, issued_for: Option<&User>) -> bool {
+    pub(super) fn matches(&self, record: &Record, issued_for: Option<&UserName>) -> bool {
         self.since.is_none_or(|since| record.time >= since)
             && self.matches_caller(&record.event)
             && self.matches_user(&record.event, issued_for)
@@ -43,15 +44,15 @@ impl Filter {
         }
     }
 
-    fn matches_user(&self, event: &Event, issued_for: Option<&User>) -> bool {
+    fn matches_user(&self, event: &Event, issued_for: Option<&UserName>) -> bool {
         let Some(wanted) = &self.user else { return true };
-        let is_wanted = |user: &User| {
-            !user.unvalidated && user.kind == wanted.field() && user.value == wanted.canonical()
-        };
+        let is_name = |kind: &str, value: &str| kind == wanted.field() && value == wanted.canonical();
+        let is_wanted = |user: &User| !user.unvalidated && is_name(&user.kind, &user.value);
         match event {
-            Event::Call(call) | Event::UndeliveredSession(call) => {
-                call.user.as_ref().or(issued_for).is_some_and(is_wanted)
-            }
+            Event::Call(call) | Event::UndeliveredSession(call) => match &call.user {
+                Some(user) => is_wanted(user),
+                None => issued_for.is_some_and(|user| !user.unvalidated && is_name(&user.kind, &user.value)),
+            },
             Event::RefusedCalls { users, .. } => users.iter().any(is_wanted),
             _ => false,
         }

@@ -82,6 +82,11 @@ impl<'a> Writer<'a> {
         Self { format, output, has_header: false }
     }
 
+    /// Returns the output of the command.
+    pub(super) const fn output(&mut self) -> &mut Output {
+        self.output
+    }
+
     /// Prints a record.
     pub(super) fn record(&mut self, file: &str, line: u64, record: &Record) {
         match self.format {

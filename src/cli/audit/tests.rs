@@ -61,7 +61,8 @@ fn checked(text: &str, filter: Filter, format: Format, is_partial: bool) -> (Rep
     let mut output = Output::into(captured.clone(), std::io::sink(), false);
     let mut writer = Writer::new(format, &mut output);
     let mut check = Check::new(filter);
-    check.read(Path::new("audit.jsonl"), text.as_bytes(), &mut writer).expect("memory");
+    let mut records = Records::new(text.as_bytes());
+    check.read(Path::new("audit.jsonl"), &mut records, &mut writer).expect("memory");
     let report = check.report(is_partial);
     writer.report(&report);
     let bytes = captured.0.lock().expect("no panic").clone();
@@ -338,13 +339,16 @@ fn memory_of_a_check_is_bounded() {
         else {
             panic!("{text}")
         };
-        tokens.add(&record, false);
+        tokens.add(&record, true);
     };
     for number in 1..=5 {
         add(call(number, "IssueOtt", "token:a", "null", &format!("k:{number}"), "done"));
     }
     add(call(6, "LoginWithOtt", "token:b", "null", "k:5", "done"));
     assert_eq!((tokens.counts.issued, tokens.counts.joined, tokens.counts.dropped), (5, 1, 3));
+    let kept: Vec<_> = tokens.wanted().filter_map(|(_, token)| token.issued.as_ref()).collect();
+    assert_eq!(kept.len(), 2);
+    assert!(Arc::ptr_eq(&kept[0].caller, &kept[1].caller), "names are kept once");
 }
 
 #[test]

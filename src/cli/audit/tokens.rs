@@ -4,7 +4,7 @@
 //! the oldest ones are dropped, and counted if they were not joined.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     sync::Arc,
     time::SystemTime,
 };
@@ -12,27 +12,36 @@ use std::{
 use super::completeness::bounded;
 use crate::{
     domain::call::Method,
-    observe::audit::reader::{CallEntry, Event, Record, User},
+    observe::audit::reader::{CallEntry, Event, Record},
 };
 
-/// Maximum number of tokens that are kept. One usually takes about 1.5 KiB, and at most 4 KiB.
+/// Maximum number of tokens that are kept. One usually takes about 0.5 KiB, and at most 2 KiB.
 pub(super) const MAX_TOKENS: usize = 100_000;
 /// Maximum length of a fingerprint: the id of the key, a colon, and 32 digits.
 const MAX_FINGERPRINT: usize = 80;
 /// Maximum number of keys.
 const MAX_KEYS: usize = 1000;
+/// Maximum number of names of callers and API clients that tokens share. Others are kept for each
+/// token.
+const MAX_NAMES: usize = 10_000;
 
 /// All tokens.
 #[derive(Debug)]
 pub(super) struct Tokens {
-    by_fingerprint: HashMap<Arc<str>, Token>,
+    // Boxed, because a full table with removed entries grows to four times its entries.
+    by_fingerprint: HashMap<Arc<str>, Box<Token>>,
     /// Fingerprints in the order in which they first occurred.
     order: VecDeque<Arc<str>>,
     room: usize,
     pub(super) counts: Counts,
     /// Numbers of tokens by the id of the key of their fingerprints.
     by_key: BTreeMap<String, KeyCounts>,
+    names: Names,
 }
+
+/// Names that occur in most records, each kept once.
+#[derive(Debug, Default)]
+struct Names(HashSet<Arc<str>>);
 
 /// Numbers of tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,14 +75,38 @@ pub(super) struct Token {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Use {
     pub(super) time: SystemTime,
-    pub(super) caller: String,
-    pub(super) api_client: String,
+    pub(super) caller: Arc<str>,
+    pub(super) api_client: Arc<str>,
     /// Of an issue.
-    pub(super) user: Option<User>,
+    pub(super) user: Option<UserName>,
     /// Whether the caller received the token or the session.
     pub(super) was_delivered: bool,
     /// Whether the platform's response shows that it happened.
     pub(super) is_certain: bool,
+}
+
+/// The user of a token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct UserName {
+    pub(super) kind: Arc<str>,
+    pub(super) value: Box<str>,
+    /// Whether it is only the beginning of a text that is not a valid user.
+    pub(super) unvalidated: bool,
+}
+
+impl Names {
+    /// Returns a name of bounded length.
+    fn get(&mut self, name: &str) -> Arc<str> {
+        let name = bounded(name);
+        if let Some(known) = self.0.get(name) {
+            return Arc::clone(known);
+        }
+        let new: Arc<str> = Arc::from(name);
+        if self.0.len() < MAX_NAMES {
+            self.0.insert(Arc::clone(&new));
+        }
+        new
+    }
 }
 
 impl Tokens {
@@ -85,11 +118,12 @@ impl Tokens {
             room,
             counts: Counts::default(),
             by_key: BTreeMap::new(),
+            names: Names::default(),
         }
     }
 
     /// Returns the user for whom the token of a record was issued, if its issue came before.
-    pub(super) fn issued_for(&self, record: &Record) -> Option<&User> {
+    pub(super) fn issued_for(&self, record: &Record) -> Option<&UserName> {
         let (Event::Call(call) | Event::UndeliveredSession(call)) = &record.event else { return None };
         self.by_fingerprint.get(call.ott_fingerprint.as_deref()?)?.issued.as_ref()?.user.as_ref()
     }
@@ -112,7 +146,7 @@ impl Tokens {
             self.make_room();
             let fingerprint: Arc<str> = Arc::from(fingerprint);
             self.order.push_back(Arc::clone(&fingerprint));
-            self.by_fingerprint.insert(fingerprint, Token::default());
+            self.by_fingerprint.insert(fingerprint, Box::default());
         }
         let Some(token) = self.by_fingerprint.get_mut(fingerprint) else { return };
         token.is_wanted |= is_wanted;
@@ -126,7 +160,7 @@ impl Tokens {
             known.is_certain |= is_certain;
             return;
         }
-        *slot = Some(Use::new(record, call, is_certain));
+        *slot = Some(Use::new(record, call, is_certain, &mut self.names));
         let is_joined = token.issued.is_some() && token.spent.is_some();
         self.counts.joined += u64::from(is_joined);
         let of_key = self.key_of(fingerprint);
@@ -177,7 +211,7 @@ impl Tokens {
     }
 
     fn kept(&self) -> impl Iterator<Item = (&str, &Token)> {
-        self.order.iter().filter_map(|it| Some((&**it, self.by_fingerprint.get(it)?)))
+        self.order.iter().filter_map(|it| Some((&**it, self.by_fingerprint.get(it)?.as_ref())))
     }
 }
 
@@ -185,15 +219,14 @@ impl Tokens {
 const OTHER_KEYS: &str = "(others)";
 
 impl Use {
-    fn new(record: &Record, call: &CallEntry, is_certain: bool) -> Self {
-        let text = |text: &Option<String>| text.as_deref().map(bounded).unwrap_or_default();
+    fn new(record: &Record, call: &CallEntry, is_certain: bool, names: &mut Names) -> Self {
         Self {
             time: record.time,
-            caller: text(&call.caller),
-            api_client: text(&call.api_client),
-            user: call.user.as_ref().map(|user| User {
-                kind: bounded(&user.kind),
-                value: bounded(&user.value),
+            caller: names.get(call.caller.as_deref().unwrap_or_default()),
+            api_client: names.get(call.api_client.as_deref().unwrap_or_default()),
+            user: call.user.as_ref().map(|user| UserName {
+                kind: names.get(&user.kind),
+                value: Box::from(bounded(&user.value)),
                 unvalidated: user.unvalidated,
             }),
             was_delivered: was_delivered(record, call),

@@ -5,8 +5,8 @@
 use serde_json::{Value, json};
 
 use super::{
-    RuleSets,
     question::{ApiClientOfCall, Call, NoSuchName},
+    rule_sets::RuleSets,
 };
 use crate::{
     access::{Answer, Mismatch, Question, RuleId, RuleInAnswer, Rules, Verdict},
@@ -124,8 +124,8 @@ pub(super) fn as_json(call: &Call, rules: &RuleSets, config: &Config) -> Value {
     match api_client(call, config) {
         Ok(api_client) => {
             found["api_client"] = api_client.name.into();
-            add_decision(&mut found, &answer(call, &rules.in_force, api_client));
-            if let Some(candidates) = &rules.candidates {
+            add_decision(&mut found, &answer(call, &rules.first, api_client));
+            if let Some(candidates) = &rules.second {
                 add_decision(&mut found["candidate_rules"], &answer(call, candidates, api_client));
             }
         }

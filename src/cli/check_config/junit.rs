@@ -1,7 +1,8 @@
 //! `check-config --junit`: the results of access tests in the JUnit XML form of CI servers.
 //!
 //! There are two test suites: `configuration`, with one test case for everything else in the
-//! configuration, and `access.tests`, with one for each access test.
+//! configuration, and `access.tests`, with one for each access test. A suite of the candidate rules
+//! has a name of its own, so that a CI server keeps the history of both.
 
 use std::{
     fmt::{self, Display, Write},
@@ -11,7 +12,7 @@ use std::{
 
 use crate::{
     base::text::{Notation, is_unprintable},
-    config::{AccessTest, AccessTestResult, Expected, Place, TestOutcome},
+    config::{AccessTest, AccessTestResult, Expected, Place, Problem, TestOutcome, TestedRules},
 };
 
 /// Displays a text as the content of an element or attribute of XML 1.0. Characters that are not
@@ -41,8 +42,9 @@ impl<T: Display> Display for Escaped<T> {
     }
 }
 
-/// Writes the report. `problem` is the reason that the configuration is not valid, apart from failed
-/// tests; `explained` returns the text of a failed test.
+/// Writes the report of tests that were run against these rules. `problem` is the reason that the
+/// configuration is not valid, apart from failed tests; `explained` returns the problem of a failed
+/// test.
 ///
 /// # Errors
 ///
@@ -51,18 +53,24 @@ pub(super) fn write(
     to: &Path,
     config: &Path,
     problem: Option<&str>,
+    tested: TestedRules,
     tests: &[AccessTestResult],
-    explained: impl Fn(&AccessTestResult) -> Option<String>,
+    explained: impl Fn(&AccessTestResult) -> Option<Problem>,
 ) -> io::Result<()> {
-    fs::write(to, report(config, problem, tests, explained))
+    fs::write(to, report(config, problem, tested, tests, explained))
 }
 
 fn report(
     config: &Path,
     problem: Option<&str>,
+    tested: TestedRules,
     tests: &[AccessTestResult],
-    explained: impl Fn(&AccessTestResult) -> Option<String>,
+    explained: impl Fn(&AccessTestResult) -> Option<Problem>,
 ) -> String {
+    let suite = match tested {
+        TestedRules::InForce => "access.tests",
+        TestedRules::Candidates => "access.tests.candidate_rules",
+    };
     let count = |is: fn(&TestOutcome) -> bool| tests.iter().filter(|result| is(&result.outcome)).count();
     let failures = count(|outcome| matches!(outcome, TestOutcome::Failed(_)));
     let skipped = count(|outcome| matches!(outcome, TestOutcome::NotRun));
@@ -86,20 +94,17 @@ fn report(
     }
     line(format_args!("</testcase>\n</testsuite>"));
     line(format_args!(
-        "<testsuite name=\"access.tests\" tests=\"{}\" failures=\"{failures}\" errors=\"0\" skipped=\"{skipped}\">",
+        "<testsuite name=\"{suite}\" tests=\"{}\" failures=\"{failures}\" errors=\"0\" skipped=\"{skipped}\">",
         tests.len()
     ));
     for result in tests {
         let name = Escaped(name(&result.test));
-        line(format_args!(
-            "<testcase classname=\"access.tests\" name=\"{name}\"{}>",
-            place(&result.test.place)
-        ));
+        line(format_args!("<testcase classname=\"{suite}\" name=\"{name}\"{}>", place(&result.test.place)));
         match (&result.outcome, explained(result)) {
-            (TestOutcome::Failed(failure), text) => line(format_args!(
+            (TestOutcome::Failed(failure), problem) => line(format_args!(
                 "<failure message=\"{}\">{}</failure>",
                 Escaped(failure),
-                Escaped(text.unwrap_or_default())
+                Escaped(problem.map(|problem| problem.to_string()).unwrap_or_default())
             )),
             (TestOutcome::NotRun, _) => {
                 line(format_args!("<skipped message=\"not run: the configuration is not valid\"/>"));

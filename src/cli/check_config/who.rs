@@ -3,9 +3,9 @@
 use serde_json::{Value, json};
 
 use super::{
-    RuleSets,
     explain::{id, print_folded, print_unknown, quotas, with_api_client},
     question::Request,
+    rule_sets::RuleSets,
 };
 use crate::{
     access::{Candidate, Rules},
@@ -85,8 +85,8 @@ pub(super) fn as_json(request: &Request, rules: &RuleSets, config: &Config) -> V
                 let entries = rules.who(request.method, api_client.name, request.user.as_ref());
                 entries.into_iter().map(entry).collect()
             };
-            found["rules"] = entries(&rules.in_force);
-            if let Some(candidates) = &rules.candidates {
+            found["rules"] = entries(&rules.first);
+            if let Some(candidates) = &rules.second {
                 found["candidate_rules"] = entries(candidates);
             }
         }

@@ -3,16 +3,17 @@
 //! `access` decides and counts; this module reads the files. A record that cannot be replayed is
 //! counted by the reason.
 
-use std::{
-    collections::HashMap,
-    path::{Path, PathBuf},
-};
+use std::{collections::HashMap, path::PathBuf};
 
 use serde_json::Value;
 
 use super::super::{
-    audit::intervals::{Added, Intervals},
+    audit::{
+        files,
+        intervals::{Added, Intervals},
+    },
     failure::Failure,
+    output::Output,
 };
 use crate::{
     access::{KnownClaims, RecordedCall, RecordedDecision, Replay, Rules},
@@ -20,7 +21,6 @@ use crate::{
     domain::{call::Method, ott::Subject},
     observe::audit::reader::{
         CallEntry, Content, Event, ProcessId, Record, RecordNumber, RecordedDecision as DecisionInForce,
-        Records, Source, SourceError,
     },
 };
 
@@ -79,16 +79,24 @@ pub(super) struct Skipped {
 }
 
 impl AuditReplay {
-    /// Reads audit files, and replays their calls.
+    /// Reads audit files, and replays their calls. `command` is the beginning of a command that reads
+    /// files, for advice.
     ///
     /// # Errors
     ///
     /// A file cannot be read.
-    pub(super) fn of(files: &[PathBuf], old: &Rules, new: &Rules) -> Result<Self, Failure> {
+    pub(super) fn of(
+        audit_files: &[PathBuf],
+        [old, new]: [&Rules; 2],
+        command: &str,
+        output: &mut Output,
+    ) -> Result<Self, Failure> {
         let mut replay = Self::default();
-        for file in files {
-            let mut records = Records::new(Source::open(file).map_err(|error| unreadable(file, &error))?);
-            while let Some(item) = records.next_item().map_err(|error| unreadable(file, &error.into()))? {
+        for file in audit_files {
+            let mut records = files::open(file, command, output)?;
+            while let Some(item) =
+                records.next_item().map_err(|error| files::unreadable(file, &error.into(), command))?
+            {
                 match item.content {
                     Content::Record(record) => replay.add(&record, old, new),
                     Content::Torn | Content::Foreign | Content::TooLong | Content::Nuls => {
@@ -188,14 +196,6 @@ fn claims(call: &CallEntry) -> Claims {
         Some((ClaimPath::new(path).ok()?, value))
     };
     Claims::new(members.iter().filter_map(claim).collect())
-}
-
-fn unreadable(file: &Path, error: &SourceError) -> Failure {
-    let name = if file.as_os_str() == "-" { "standard input".to_owned() } else { file.display().to_string() };
-    Failure::Usage(match error {
-        SourceError::Io(error) => format!("cannot read {name}: {error}"),
-        SourceError::Unsupported { .. } => format!("{name} {error}"),
-    })
 }
 
 #[cfg(test)]

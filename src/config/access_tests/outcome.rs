@@ -3,7 +3,7 @@
 //! Errors contain neither the user nor the claims of a test, because they are logged.
 //! `check-config` has the tests themselves, and prints a command that explains the decision.
 
-use std::{collections::BTreeSet, fmt};
+use std::{collections::BTreeSet, fmt, sync::Arc};
 
 use super::{
     super::{
@@ -65,6 +65,11 @@ pub enum TestFailure {
         /// The reason that the expected rule does not apply; `None` if it only comes later.
         mismatch: Option<Mismatch>,
     },
+    /// None of the tested rules has the expected name.
+    NoSuchRule {
+        /// The name.
+        name: Arc<str>,
+    },
 }
 
 impl fmt::Display for TestFailure {
@@ -84,6 +89,7 @@ impl fmt::Display for TestFailure {
             Self::OtherRule { expected, by, mismatch: None } => {
                 write!(f, "expects rule {expected}, but rule {by} decides, because it comes first")
             }
+            Self::NoSuchRule { name } => write!(f, "expects rule \"{name}\", but no rule has this name"),
         }
     }
 }
@@ -94,16 +100,16 @@ impl AccessTestResult {
     pub fn finding(&self) -> Option<Finding> {
         let TestOutcome::Failed(failure) = &self.outcome else { return None };
         let hint = "`check-config` prints a command that explains the decision";
-        Some(self.test.finding(format!("{failure}; {hint}")))
+        Some(self.test.finding(Problem::rule(format!("{failure}; {hint}"))))
     }
 }
 
 impl AccessTest {
     /// Returns an error of this test.
     #[must_use]
-    pub fn finding(&self, rule: String) -> Finding {
+    pub fn finding(&self, problem: Problem) -> Finding {
         let key = format!("access.tests[{}]", self.number);
-        Finding { place: self.place.clone(), key, problem: Problem::rule(rule) }
+        Finding { place: self.place.clone(), key, problem }
     }
 
     fn evaluate(&self, rules: &Rules) -> TestOutcome {
@@ -114,29 +120,35 @@ impl AccessTest {
             api_client,
             user: self.user.as_ref(),
         });
-        let failure = match (&self.expected, answer.deciding()) {
-            (Expected::Allow { rule: Some(expected) }, Some(by)) if *expected != by => {
-                let mismatch = mismatch_of(&answer, expected);
-                TestFailure::OtherRule { expected: expected.clone(), by, mismatch }
-            }
-            (Expected::Deny, None) | (Expected::Allow { .. }, Some(_)) => {
-                return TestOutcome::Passed { by: answer.deciding() };
-            }
+        let by = answer.deciding();
+        let failure = match (&self.expected, by) {
+            (Expected::Deny, None) => return TestOutcome::Passed { by: None },
             (Expected::Deny, Some(by)) => TestFailure::Allowed { by },
-            (Expected::Allow { rule }, None) => {
-                let of_rule = |rule: &RuleId| Some((rule.clone(), mismatch_of(&answer, rule)?));
-                TestFailure::Denied { closest: rule.as_ref().map_or_else(|| answer.closest(), of_rule) }
+            (Expected::Allow { rule: None }, None) => TestFailure::Denied { closest: answer.closest() },
+            (Expected::Allow { rule: None }, by) => return TestOutcome::Passed { by },
+            (Expected::Allow { rule: Some(name) }, Some(by)) if by.name.as_ref() == Some(name) => {
+                return TestOutcome::Passed { by: Some(by) };
             }
+            (Expected::Allow { rule: Some(name) }, by) => match (rule_of_name(&answer, name), by) {
+                (None, _) => TestFailure::NoSuchRule { name: Arc::clone(name) },
+                (Some((expected, mismatch)), Some(by)) => TestFailure::OtherRule { expected, by, mismatch },
+                (Some((expected, mismatch)), None) => {
+                    TestFailure::Denied { closest: mismatch.map(|mismatch| (expected, mismatch)) }
+                }
+            },
         };
         TestOutcome::Failed(failure)
     }
 }
 
-fn mismatch_of(answer: &Answer<'_>, rule: &RuleId) -> Option<Mismatch> {
-    match answer.verdicts().find(|(other, _)| other.id == *rule)?.1 {
+/// Returns the rule of this name, and the reason that it does not apply.
+fn rule_of_name(answer: &Answer<'_>, name: &str) -> Option<(RuleId, Option<Mismatch>)> {
+    let (rule, verdict) = answer.verdicts().find(|(rule, _)| rule.id.name.as_deref() == Some(name))?;
+    let mismatch = match verdict {
         Verdict::Mismatch(mismatch) => Some(mismatch),
         Verdict::Decides | Verdict::DecidedEarlier => None,
-    }
+    };
+    Some((rule.id, mismatch))
 }
 
 /// Evaluates tests; `None` if the rules are not valid.
@@ -158,14 +170,19 @@ pub(in super::super) fn with_failures<T>(
 }
 
 /// Warns about rules that decide no test, if there are tests and all of them ran.
-pub(super) fn warn_of_untested(section: &Section<'_>, results: &[AccessTestResult], places: &[Place]) {
+pub(super) fn warn_of_untested(
+    section: &Section<'_>,
+    list: &str,
+    results: &[AccessTestResult],
+    places: &[Place],
+) {
     let mut deciding = BTreeSet::new();
     for result in results {
         let by = match &result.outcome {
             TestOutcome::NotRun => return,
             TestOutcome::Passed { by } => by.as_ref(),
             TestOutcome::Failed(TestFailure::Allowed { by } | TestFailure::OtherRule { by, .. }) => Some(by),
-            TestOutcome::Failed(TestFailure::Denied { .. }) => None,
+            TestOutcome::Failed(TestFailure::Denied { .. } | TestFailure::NoSuchRule { .. }) => None,
         };
         deciding.extend(by.map(|rule| rule.number));
     }
@@ -176,11 +193,11 @@ pub(super) fn warn_of_untested(section: &Section<'_>, results: &[AccessTestResul
     let untested: Vec<_> = untested.collect();
     let (shown, rest) = untested.split_at(untested.len().min(MAX_UNTESTED_SHOWN));
     for (number, place) in shown {
-        let key = format!("rules[{number}]");
+        let key = format!("{list}[{number}]");
         section.warning_of((*place).clone(), &key, "decides none of the [[access.tests]]; add a test for it");
     }
     if !rest.is_empty() {
         let rule = format!("{} more rules decide none of the [[access.tests]]", rest.len());
-        section.warning("rules", rule);
+        section.warning(list, rule);
     }
 }

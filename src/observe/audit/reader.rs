@@ -5,8 +5,8 @@
 //! contain the decision of the access rules is [`RecordedDecision::NotDecided`], and a call that the
 //! rules cannot be asked about is [`NotEnough`]. Whether records are missing is not checked here.
 //!
-//! The content is untrusted: a line is read up to [`MAX_LINE_BYTES`], and texts must be escaped
-//! before they are printed.
+//! The content is untrusted: a line is read up to [`MAX_LINE_BYTES`], an input without an end up to
+//! [`MAX_BYTES_WITHOUT_RECORD`], and texts must be escaped before they are printed.
 //!
 //! ```
 //! use ott_gateway::observe::audit::reader::{Content, Event, Records};
@@ -35,7 +35,7 @@ use std::{
 use self::lines::{Line, Lines};
 pub use self::{
     call::{CallEntry, NotEnough, RecordedDecision, RecordedQuestion, User},
-    lines::MAX_LINE_BYTES,
+    lines::{MAX_BYTES_WITHOUT_RECORD, MAX_LINE_BYTES},
     record::{Event, ProcessId, Record, RecordNumber},
     source::{Source, SourceError},
 };
@@ -77,10 +77,24 @@ pub struct Records<R> {
     pending: VecDeque<Item>,
 }
 
+impl Records<Source> {
+    /// Reads from this source.
+    #[must_use]
+    pub const fn of(source: Source) -> Self {
+        let limit = if source.is_file() { u64::MAX } else { MAX_BYTES_WITHOUT_RECORD };
+        Self { lines: Lines::new(source, limit), pending: VecDeque::new() }
+    }
+}
+
 impl<R: BufRead> Records<R> {
-    /// Reads from this input.
-    pub fn new(input: R) -> Self {
-        Self { lines: Lines::new(input), pending: VecDeque::new() }
+    /// Reads from this input, which may have no end.
+    pub const fn new(input: R) -> Self {
+        Self { lines: Lines::new(input, MAX_BYTES_WITHOUT_RECORD), pending: VecDeque::new() }
+    }
+
+    /// Returns the input.
+    pub const fn input(&self) -> &R {
+        self.lines.input()
     }
 
     /// Returns the next part. Most lines are one part; a line in which the next record follows a
@@ -88,10 +102,14 @@ impl<R: BufRead> Records<R> {
     ///
     /// # Errors
     ///
-    /// The input cannot be read, or its compressed data is invalid.
+    /// The input cannot be read, its compressed data is invalid, or it contains no record in
+    /// [`MAX_BYTES_WITHOUT_RECORD`] and is not a regular file.
     pub fn next_item(&mut self) -> io::Result<Option<Item>> {
         loop {
             if let Some(item) = self.pending.pop_front() {
+                if matches!(item.content, Content::Record(_)) {
+                    self.lines.found_record();
+                }
                 return Ok(Some(item));
             }
             let Some((line, content)) = self.lines.next_line()? else { return Ok(None) };

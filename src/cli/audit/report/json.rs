@@ -87,6 +87,7 @@ impl Writer<'_> {
             "foreign": places(&report.faults.foreign),
             "too_long": places(&report.faults.too_long),
             "nul_bytes": places(&report.faults.nuls),
+            "padding_bytes": report.faults.padding,
             "tokens": {
                 "issued": counts.issued,
                 "spent": counts.spent,
@@ -104,9 +105,9 @@ impl Writer<'_> {
 fn json_of_use(it: &Use) -> Value {
     json!({
         "time": time(it.time),
-        "caller": it.caller,
-        "api_client": it.api_client,
-        "user": it.user.as_ref().map(|user| json!({ "kind": user.kind, "value": user.value })),
+        "caller": &*it.caller,
+        "api_client": &*it.api_client,
+        "user": it.user.as_ref().map(|user| json!({ "kind": &*user.kind, "value": &*user.value })),
         "delivered": it.was_delivered,
         "outcome": if it.is_certain { "done" } else { "unknown" },
     })

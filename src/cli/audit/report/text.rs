@@ -10,10 +10,13 @@ use super::{
 use crate::{
     base::text::Printable,
     cli::{
-        audit::{completeness::Verdict, tokens::Use},
+        audit::{
+            completeness::Verdict,
+            tokens::{Use, UserName},
+        },
         output::Style,
     },
-    observe::audit::reader::{Record, User},
+    observe::audit::reader::Record,
 };
 
 impl Writer<'_> {
@@ -47,6 +50,12 @@ impl Writer<'_> {
                 let first = first.collect::<Vec<_>>().join(", ");
                 self.output.line(Printable(format!("{what}: {} ({first}{more})", places.count)));
             }
+        }
+        if faults.padding > 0 {
+            self.output.line(format_args!(
+                "NUL bytes after compressed data: {}, as in copies that are padded to whole blocks",
+                faults.padding
+            ));
         }
         if report.unnumbered > 0 {
             self.output.line(format_args!(
@@ -210,7 +219,7 @@ impl fmt::Display for Ranges<'_> {
 impl fmt::Display for Use {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} by {}", time(self.time), self.caller)?;
-        if let Some(User { kind, value, .. }) = &self.user {
+        if let Some(UserName { kind, value, .. }) = &self.user {
             write!(f, " for {kind}:{value}")?;
         }
         match (self.is_certain, self.was_delivered) {

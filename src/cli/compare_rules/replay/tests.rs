@@ -28,6 +28,10 @@ fn record(members: &Value) -> String {
     record.to_string()
 }
 
+fn no_output() -> Output {
+    Output::into(std::io::sink(), std::io::sink(), false)
+}
+
 fn replay(lines: &[String]) -> AuditReplay {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("audit.jsonl");
@@ -43,7 +47,7 @@ fn replay(lines: &[String]) -> AuditReplay {
             ..rule("jwt:b", Users::All)
         },
     ]);
-    AuditReplay::of(&[file], &old, &new).unwrap()
+    AuditReplay::of(&[file], [&old, &new], "command", &mut no_output()).unwrap()
 }
 
 #[test]
@@ -120,7 +124,9 @@ fn refused_call_that_the_old_rules_allow_was_decided_by_other_rules() {
 #[test]
 fn file_that_cannot_be_read_is_an_error() {
     let rules = rules(vec![rule("*", Users::All)]);
-    let failure = AuditReplay::of(&["/nowhere/audit.jsonl".into()], &rules, &rules).unwrap_err();
+    let failure =
+        AuditReplay::of(&["/nowhere/audit.jsonl".into()], [&rules, &rules], "command", &mut no_output())
+            .unwrap_err();
     assert!(failure.to_string().contains("cannot read /nowhere/audit.jsonl"), "{failure}");
 }
 

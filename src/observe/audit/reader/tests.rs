@@ -196,6 +196,41 @@ fn long_lines_are_bounded_and_the_next_line_is_read() {
     assert!(matches!(next(), Some(Content::Record(_))));
 }
 
+#[test]
+fn input_without_an_end_is_an_error_and_records_in_it_are_read() {
+    let endless: [(&str, Box<dyn Read>); 3] = [
+        ("NUL bytes", Box::new(io::repeat(0))),
+        ("one line", Box::new(io::repeat(b'x'))),
+        ("blank lines", Box::new(io::repeat(b'\n'))),
+    ];
+    for (kind, rest) in endless {
+        let limit = 8 * MAX_LINE_BYTES as u64;
+        // The limit begins anew after each record.
+        let filler = || {
+            io::repeat(0)
+                .take(limit - 2 * OLD.len() as u64)
+                .chain(&b"\n"[..])
+                .chain(OLD.as_bytes())
+                .chain(&b"\n"[..])
+        };
+        let text = filler().chain(filler()).chain(rest);
+        let input = io::BufReader::new(text);
+        let mut records = Records { lines: Lines::new(input, limit), pending: VecDeque::new() };
+        let mut found = 0;
+        let error = loop {
+            match records.next_item() {
+                Ok(item) => {
+                    let item = item.expect("it has no end");
+                    found += usize::from(matches!(item.content, Content::Record(_)));
+                }
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(found, 2, "{kind}");
+        assert!(error.to_string().starts_with("no record in 8 MiB, up to line "), "{kind}: {error}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn recorded_decision_is_never_guessed() {
     let numbering = Numbering::for_test();
