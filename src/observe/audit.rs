@@ -46,6 +46,7 @@ mod fingerprint;
 #[cfg(test)]
 pub(crate) mod for_test;
 mod handover;
+mod inbox;
 mod judge;
 mod line;
 mod numbering;

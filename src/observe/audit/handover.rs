@@ -15,21 +15,18 @@ mod driver;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use smallvec::SmallVec;
 use tokio::runtime;
 
 pub(super) use self::driver::Driver;
 use self::driver::Waiting;
 use super::{
     acknowledgement::{Acknowledgement, acknowledgement},
-    line::Line,
+    inbox::NotAccepted,
+    line::{Line, Lines},
     signal::Signal,
-    writer::{NotAccepted, Writer},
+    writer::Writer,
 };
 use crate::base::clock;
-
-/// Lines that are sent together. On a worker that is not busy, most turns have one.
-pub(super) type Lines = SmallVec<[Line; 1]>;
 
 /// The lines of one worker that have not been sent yet. Sends them on drop.
 #[derive(Debug)]

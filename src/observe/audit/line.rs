@@ -1,7 +1,12 @@
 //! One line on its way to the sink.
 
+use smallvec::SmallVec;
+
 use super::{acknowledgement::Acknowledger, signal::Wakes};
 use crate::observe::telemetry::metrics::AuditClass;
+
+/// Lines that are sent together. On a worker that is not busy, most turns have one.
+pub(super) type Lines = SmallVec<[Line; 1]>;
 
 /// A line to be written: a JSON object without its closing brace.
 #[derive(Debug)]

@@ -6,10 +6,11 @@ use super::{
     AuditUnavailable,
     availability::Availability,
     fingerprint::Fingerprinter,
-    handover::{Handover, Handovers, Lines},
-    line::Line,
+    handover::{Handover, Handovers},
+    inbox::NotAccepted,
+    line::{Line, Lines},
     numbering::Number,
-    writer::{NotAccepted, Writer},
+    writer::Writer,
 };
 use crate::{
     base::clock::WallClock,

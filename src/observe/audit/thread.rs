@@ -21,12 +21,12 @@ use tokio::sync::oneshot;
 
 use super::{
     backlog::Backlog,
+    inbox::{Message, NotAccepted, WriterState},
     judge::Judge,
     line::Line,
     probe::{Probe, ProbeCause},
     signal::Wakes,
     sink::Output,
-    writer::{Message, NotAccepted, WriterState},
 };
 use crate::{
     base::clock::{self, Instant, WallClock},

@@ -17,7 +17,8 @@ use tokio::sync::oneshot;
 use super::{
     AuditUnavailable,
     availability::Availability,
-    handover::Lines,
+    inbox::{Message, NotAccepted, WriterState},
+    line::Lines,
     numbering::{Number, Numbering},
     places::Places,
     sink::Output,
@@ -34,44 +35,6 @@ pub(super) struct Writer {
     /// Bounded by the places that lines take first.
     inbox: Sender<Message>,
     shared: Arc<WriterState>,
-}
-
-/// State shared by calls and the writer thread.
-#[derive(Debug)]
-pub(super) struct WriterState {
-    pub(super) availability: Arc<Availability>,
-    pub(super) places: Places,
-    pub(super) numbering: Numbering,
-    /// The file must be opened again.
-    pub(super) reopen: AtomicBool,
-    /// A call waits for a write.
-    pub(super) probe: AtomicBool,
-    /// A [`Message::Wake`] is queued, so that no other is needed.
-    pub(super) wakes: AtomicBool,
-}
-
-/// Request to the writer thread.
-pub(super) enum Message {
-    /// Write these lines.
-    Lines(Lines),
-    /// Report when all lines so far are written.
-    Flush(oneshot::Sender<()>),
-    /// Check whether the sink is available, open the file again, or write a probe.
-    Wake,
-    /// Panic.
-    #[cfg(test)]
-    Panic,
-}
-
-/// Why a line was not accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum NotAccepted {
-    /// No place is free.
-    #[error("too many audit records are pending")]
-    Full,
-    /// The thread has panicked.
-    #[error("the thread that writes audit records has stopped; restart the gateway")]
-    Stopped,
 }
 
 impl Writer {

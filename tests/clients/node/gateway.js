@@ -3,6 +3,7 @@
 // requests to the platform.
 
 const { spawn } = require('node:child_process');
+const crypto = require('node:crypto');
 const { once } = require('node:events');
 const fs = require('node:fs');
 const http = require('node:http');
@@ -76,11 +77,37 @@ class Gateway {
   }
 }
 
-async function sandbox() {
+async function sandbox(...flags) {
   const [gateway, platform] = [`127.0.0.1:${await freePort()}`, `127.0.0.1:${await freePort()}`];
-  const running = new Gateway(gateway, 'sandbox', '--listen', gateway, '--platform-listen', platform);
+  const running = new Gateway(gateway, 'sandbox', '--listen', gateway, '--platform-listen', platform, ...flags);
   running.platform = platform;
   return running.ready();
+}
+
+/** Starts a sandbox that issues sealed tokens. */
+async function sealingSandbox() {
+  const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'ott-gateway-'));
+  const key = crypto.randomBytes(32).toString('base64');
+  fs.writeFileSync(path.join(folder, 'token-keys'), `test ${key}\n`, { mode: 0o600 });
+  fs.writeFileSync(path.join(folder, 'gateway.toml'), `
+    [token_binding]
+    keys_file = "token-keys"
+    [admin]
+    listen = "off"
+    [api_clients.sandbox]
+    data_center_url = "https://eu2-cloud.acronis.com"
+    client_id = "11111111-2222-3333-4444-555555555555"
+    client_secret_env = "NOT_READ_BY_THE_SANDBOX"
+    bind_tokens = "on"
+    [audit]
+    sink = "off"
+    [[access.rules]]
+    callers = ["anonymous"]
+    logins = ["*@mysite.com"]
+  `);
+  const running = await sandbox('--config', path.join(folder, 'gateway.toml'));
+  running.exit.finally(() => fs.rmSync(folder, { recursive: true, force: true }));
+  return running;
 }
 
 /** Proxies requests to the platform of a sandbox, and counts them by path. */
@@ -130,4 +157,4 @@ async function serving(platformUrl) {
   return running.ready();
 }
 
-module.exports = { countingPlatform, sandbox, serving };
+module.exports = { countingPlatform, sandbox, sealingSandbox, serving };

@@ -9,7 +9,7 @@ const { after, before, describe, it } = require('node:test');
 const grpc = require('@grpc/grpc-js');
 const protobuf = require('protobufjs');
 
-const { countingPlatform, sandbox, serving } = require('./gateway');
+const { countingPlatform, sandbox, sealingSandbox, serving } = require('./gateway');
 const { details, mayLogInAgain, reason } = require('./google_rpc');
 
 const JOHN = 'johncustomer@mysite.com';
@@ -231,5 +231,36 @@ describe('with a retry policy', () => {
     assert.equal(ErrorInfo.reason, 'PLATFORM_UNAVAILABLE');
     // One call makes at most three requests.
     assert.ok(platform.count(ISSUE) - before > 3, `${platform.count(ISSUE) - before} requests`);
+  });
+});
+
+describe('against a sandbox with token binding', () => {
+  let running, service;
+  before(async () => {
+    running = await sealingSandbox();
+    service = running.client();
+  });
+  after(async () => {
+    service?.close();
+    await running?.stop();
+  });
+
+  it('needs no change for sealed tokens', async () => {
+    const { ott } = await service.issue({ login: JOHN });
+    assert.match(ott, /^ottgw1\.test\./);
+    const { user, session } = await service.login({ ott });
+    assert.equal(user.login, JOHN);
+    assert.ok(session.cookie_header);
+    const { ErrorInfo } = await failure(service.login({ ott }));
+    assert.equal(ErrorInfo.reason, 'OTT_REJECTED');
+  });
+
+  it('gets a login URL without a token, and cannot spend the token in the URL', async () => {
+    const issued = await service.issue({ login: JOHN, target_uri: '/mc/' });
+    assert.equal(issued.ott, '');
+    const raw = new URLSearchParams(new URL(issued.login_url).hash.slice(1)).get('ott');
+    assert.match(raw, /^SANDBOX-/);
+    const { ErrorInfo } = await failure(service.login({ ott: raw }));
+    assert.equal(ErrorInfo.reason, 'OTT_REJECTED');
   });
 });

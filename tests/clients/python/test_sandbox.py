@@ -1,7 +1,9 @@
 """A typical grpcio client against the sandbox."""
 
+import base64
 import http.client
 import json
+import os
 import threading
 import time
 import urllib.parse
@@ -10,6 +12,8 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
+
+from conftest import Sandbox
 
 JOHN = "johncustomer@mysite.com"
 DEADLINE = 10
@@ -275,3 +279,56 @@ def test_health_and_reflection_work_with_their_standard_clients(channel):
 
     services = ProtoReflectionDescriptorDatabase(channel).get_services()
     assert "ott.v1.OttService" in services
+
+
+SEALING = """
+[server]
+listen = "127.0.0.1:50051"
+
+[token_binding]
+keys_file = "token-keys"
+
+[api_clients.sandbox]
+data_center_url = "https://eu2-cloud.acronis.com"
+client_id = "11111111-2222-3333-4444-555555555555"
+client_secret_env = "NOT_READ_BY_THE_SANDBOX"
+bind_tokens = "on"
+
+[audit]
+sink = "off"
+
+[[access.rules]]
+callers = ["anonymous"]
+logins = ["*@mysite.com"]
+"""
+
+
+def test_client_needs_no_change_for_sealed_tokens(request, tmp_path, stubs, messages):
+    from ott.v1 import ott_service_pb2_grpc
+
+    keys = tmp_path / "token-keys"
+    keys.write_text(f"test {base64.b64encode(os.urandom(32)).decode()}\n")
+    keys.chmod(0o600)
+    (tmp_path / "gateway.toml").write_text(SEALING)
+    binary = request.config.getoption("--gateway")
+    running = Sandbox(binary, "--config", str(tmp_path / "gateway.toml")).ready()
+    with grpc.insecure_channel(running.gateway) as channel:
+        service = ott_service_pb2_grpc.OttServiceStub(channel)
+        issued = service.IssueOtt(messages.IssueOttRequest(login=JOHN), timeout=DEADLINE)
+        assert issued.ott.startswith("ottgw1.test.")
+        answer = service.LoginWithOtt(messages.LoginWithOttRequest(ott=issued.ott), timeout=DEADLINE)
+        assert answer.user.login == JOHN
+        assert answer.session.cookie_header
+
+        error, found = failure(service.LoginWithOtt, messages.LoginWithOttRequest(ott=issued.ott))
+        assert found["ErrorInfo"].reason == "OTT_REJECTED"
+
+        with_url = messages.IssueOttRequest(login=JOHN, target_uri="/mc/")
+        issued = service.IssueOtt(with_url, timeout=DEADLINE)
+        assert not issued.ott
+        raw = urllib.parse.parse_qs(urllib.parse.urlsplit(issued.login_url).fragment)["ott"][0]
+        assert raw.startswith("SANDBOX-")
+        error, found = failure(service.LoginWithOtt, messages.LoginWithOttRequest(ott=raw))
+        assert found["ErrorInfo"].reason == "OTT_REJECTED"
+    code, _, output = running.stop()
+    assert code == 0, output

@@ -14,8 +14,8 @@ use crate::{
     base::clock::HeldClock,
     observe::{
         audit::{
-            AuditUnavailable, availability::Standing, judge::MAX_WRITE, line::Fate, numbering::Numbering,
-            signal::Wakes, started::RECORD_LIMIT, writer::Message,
+            AuditUnavailable, availability::Standing, inbox::Message, judge::MAX_WRITE, line::Fate,
+            line::Lines, numbering::Numbering, signal::Wakes, started::RECORD_LIMIT,
         },
         telemetry::metrics::{AuditClass, Metrics},
     },
@@ -202,7 +202,7 @@ async fn ending_task_sends_its_lines_and_leaves_no_call_waiting() {
     let (_, driver) = Handover::new(handover.writer.clone());
     let fixture = Fixture { handover, driver, inbox, woken };
     let messages: Vec<Lines> = fixture.arrived().collect();
-    assert_eq!(messages.iter().map(SmallVec::len).collect::<Vec<_>>(), [2, 1]);
+    assert_eq!(messages.iter().map(Lines::len).collect::<Vec<_>>(), [2, 1]);
     lines.extend(messages.into_iter().flatten());
     let fates: Vec<_> = lines.into_iter().map(|line| line.finish(&mut Wakes::default())).collect();
     let as_expected =

@@ -9,7 +9,7 @@ use super::*;
 use crate::{
     domain::reason::FailureCode,
     observe::{
-        audit::{RefusedCalls, numbering::Numbering, places::REFUSED, writer::NotAccepted},
+        audit::{RefusedCalls, inbox::NotAccepted, numbering::Numbering, places::REFUSED},
         telemetry::{metrics::CountedBy, threads::Condition},
     },
 };

@@ -7,12 +7,12 @@ use crate::{
     base::clock::{self, Instant},
     observe::{
         audit::{
+            inbox::WriterState,
             line::{Fate, Line},
             probe::{Probe, ProbeCause},
             record,
             signal::Wakes,
             sink::Ready,
-            writer::WriterState,
         },
         telemetry::metrics::{AuditClass, AuditError, AuditSink, Metrics, RecordResult},
     },
