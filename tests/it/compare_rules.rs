@@ -297,7 +297,7 @@ not compared, lines that are not whole records: 1
         }],
         "allowed_others": 0,
         "unchanged": 2,
-        "undecided": { "claims": 0, "api_client": 0, "user": 1 },
+        "undecided": { "claims": 0, "api_client": 0, "issuer": 0, "login_url": 0, "user": 1 },
         "not_compared": {
             "other_rules": 1, "not_decided": 0, "over_quota": 1, "summarized": 0, "lost": 0, "late": 0,
             "repeated": 0, "other_records": 0, "not_records": 1,
