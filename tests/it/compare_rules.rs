@@ -56,6 +56,10 @@ fn run(folder: &Path, arguments: &[&str]) -> Output {
         .unwrap()
 }
 
+fn stderr(done: &Output) -> String {
+    String::from_utf8(done.stderr.clone()).unwrap()
+}
+
 fn stdout(done: &Output) -> String {
     String::from_utf8(done.stdout.clone()).unwrap()
 }
@@ -417,4 +421,22 @@ fn file_in_another_compression_is_refused_with_the_command_that_reads_it() {
         let error = String::from_utf8(done.stderr).unwrap();
         assert!(error.ends_with(&format!("; decompress it first: {advice}")), "{error}");
     }
+}
+
+/// A comparison without these parts of rules would be wrong.
+#[test]
+fn rules_that_limit_tokens_are_refused() {
+    let limited = OLD.replacen("logins = ", "login_urls = false\nlogins = ", 1);
+    for (old, new, file) in [(OLD, &*limited, "new"), (&limited, OLD, "old"), (&limited, &limited, "old")] {
+        for arguments in [&[][..], &["--format", "json"]] {
+            let done = compare(old, new, arguments);
+            let expected =
+                format!("rule 1 of the {file} file contains `login_urls`, which cannot be compared");
+            assert_eq!((done.status.code(), stdout(&done).as_str()), (Some(2), ""));
+            assert!(stderr(&done).contains(&expected), "{}", stderr(&done));
+        }
+    }
+    let unlimited = OLD.replacen("logins = ", "login_urls = true\nlogins = ", 1);
+    let done = compare(OLD, &unlimited, &[]);
+    assert_eq!(done.status.code(), Some(0), "{}", stderr(&done));
 }
