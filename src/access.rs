@@ -39,7 +39,7 @@
 //!
 //! let admission = access.admits(policy, &call, &caller, Method::IssueOtt)?;
 //! let user = Subject::new(SubjectKind::Login, "anna@customer.example".to_owned())?;
-//! let permit = access.permit_issue(admission, "eu2".into(), user)?;
+//! let permit = access.permit_issue(admission, "eu2".into(), user, false)?;
 //! assert_eq!(&**permit.api_client(), "eu2");
 //! # Ok(())
 //! # }
@@ -78,10 +78,11 @@ mod replay;
 mod rule_index;
 mod rule_set;
 mod rules;
+mod token_use;
 
 pub use answer::{Answer, Candidate, Mismatch, RuleId, RuleInAnswer, Verdict};
 pub use glob::{GlobToken, glob_tokens};
-pub use partial_decision::{KnownClaims, KnownParts, KnownUser, PartialDecision, UnknownPart};
+pub use partial_decision::{KnownClaims, KnownIssuer, KnownParts, KnownUser, PartialDecision, UnknownPart};
 pub use pattern::is_possible_caller;
 pub use permit::{Admission, Denied, ExceededQuota, IssuePermit, LoginPermit, Refused};
 pub use policy::{Policy, PolicyInForce, Quotas, Settings};
@@ -93,6 +94,7 @@ pub use rehearsal::RefusedRehearsal;
 pub use replay::{Allowance, RecordedCall, RecordedDecision, Refusal, Replay, ReplayedCalls};
 use rule_set::RuleSet;
 pub use rules::{InvalidRules, Question, RuleSettings, Rules};
+pub use token_use::TokenUse;
 
 /// Minimum interval between warnings of one kind.
 const WARNING_INTERVAL: Duration = Duration::from_secs(10);
@@ -188,65 +190,84 @@ impl Access {
     }
 
     /// Checks that any rule allows an admitted caller an API client of this name, regardless of the
-    /// user. Takes nothing from any quota.
+    /// other parts of the call. Takes nothing from any quota.
     pub fn admits_api_client(&self, admission: &Admission, api_client: &str) -> Result<(), Denied> {
-        let allowing = self.allowing(admission, admission.method, api_client, None);
+        let allowing = admission.policy.rules.for_api_client(&admission.rules, api_client);
+        let allowing = allowing.map_err(|mismatch| self.denied(mismatch));
         // A call for an API client that does not exist fails under all rules.
         if allowing.is_err()
             && let Some(call) = &admission.rehearsed
             && call.api_client().is_some()
         {
             let user = call.subject().map_or(KnownUser::Unknown, KnownUser::Named);
-            self.rehearse_admitted(admission, api_client, user, false);
+            let known = KnownParts { user, login_url: call.login_url(), ..admission.known(api_client) };
+            self.rehearse(&admission.policy, call, &known, false);
         }
         allowing.map(|_| ())
     }
 
-    /// Permits an admitted caller to have a token issued, and takes from the quotas.
+    /// Permits an admitted caller to have a token issued, as part of a login URL or not, and takes from
+    /// the quotas.
     pub fn permit_issue(
         &self,
         admission: Admission,
         api_client: Arc<str>,
         subject: Subject,
+        login_url: bool,
     ) -> Result<IssuePermit, Refused> {
-        let allowing = self.allowing(&admission, Method::IssueOtt, &api_client, Some(&subject));
+        let token_use = TokenUse::Issue { login_url };
         let user = KnownUser::Named(&subject);
-        let rules = allowing.inspect_err(|_| self.rehearse_admitted(&admission, &api_client, user, false))?;
+        let known = KnownParts { user, login_url: Some(login_url), ..admission.known(&api_client) };
+        let allowing = self.allowing(&admission, token_use, &api_client, Some(&subject));
+        let rules = allowing.inspect_err(|_| self.rehearse_admitted(&admission, &known, false))?;
         self.take(&rules, &admission, Some(&subject))?;
-        self.rehearse_admitted(&admission, &api_client, user, true);
+        self.rehearse_admitted(&admission, &known, true);
         let claims = admission.deciding_claims(&rules);
         Ok(IssuePermit { caller: admission.caller, api_client, subject, claims })
     }
 
-    /// Permits an admitted caller to use a token, and takes from the quota. The token's user is not
-    /// known yet: check the account afterwards with [`check_account`](Self::check_account).
+    /// Permits an admitted caller to use a token that is not sealed, or cannot be opened, and takes
+    /// from the quota. Only rules without `issued_by` allow it. The token's user is not known yet:
+    /// check the account afterwards with [`check_account`](Self::check_account).
     pub fn permit_login(&self, admission: Admission, api_client: Arc<str>) -> Result<LoginPermit, Refused> {
-        let allowing = self.allowing(&admission, Method::LoginWithOtt, &api_client, None);
-        let rules = allowing.inspect_err(|_| {
-            self.rehearse_admitted(&admission, &api_client, KnownUser::Unknown, false);
-        })?;
-        self.take(&rules, &admission, None)?;
-        let claims = admission.deciding_claims(&rules);
-        let Admission { policy, caller, rehearsed, .. } = admission;
-        Ok(LoginPermit { caller, api_client, claims, policy, rules, rehearsed })
+        self.login_permit(admission, api_client, None)
     }
 
-    /// Permits an admitted caller to spend a sealed token of this user, and takes from the quota.
+    /// Permits an admitted caller to spend a sealed token of this user that was issued to the caller
+    /// `issued_by`, and takes from the quota. The decision is final.
     pub fn permit_sealed_login(
         &self,
         admission: Admission,
         api_client: Arc<str>,
         user: &Subject,
-        _issued_by: &str,
+        issued_by: &str,
     ) -> Result<LoginPermit, Refused> {
-        let allowing = self.allowing(&admission, Method::LoginWithOtt, &api_client, Some(user));
-        let known = KnownUser::Named(user);
-        let rules =
-            allowing.inspect_err(|_| self.rehearse_admitted(&admission, &api_client, known, false))?;
+        self.login_permit(admission, api_client, Some((user, issued_by)))
+    }
+
+    /// `sealed` contains the user and the issuer of a sealed token.
+    fn login_permit(
+        &self,
+        admission: Admission,
+        api_client: Arc<str>,
+        sealed: Option<(&Subject, &str)>,
+    ) -> Result<LoginPermit, Refused> {
+        let (user, issued_by) = sealed.unzip();
+        let known = KnownParts {
+            issuer: issued_by.map_or(KnownIssuer::NotSealed, KnownIssuer::Named),
+            user: user.map_or(KnownUser::Unknown, KnownUser::Named),
+            ..admission.known(&api_client)
+        };
+        let allowing = self.allowing(&admission, TokenUse::Login { issued_by }, &api_client, user);
+        let rules = allowing.inspect_err(|_| self.rehearse_admitted(&admission, &known, false))?;
         self.take(&rules, &admission, None)?;
-        self.rehearse_admitted(&admission, &api_client, known, true);
+        if sealed.is_some() {
+            self.rehearse_admitted(&admission, &known, true);
+        }
         let claims = admission.deciding_claims(&rules);
         let Admission { policy, caller, rehearsed, .. } = admission;
+        // The decision on any other token is compared once its account is known.
+        let rehearsed = rehearsed.filter(|_| sealed.is_none());
         Ok(LoginPermit { caller, api_client, claims, policy, rules, rehearsed })
     }
 
@@ -270,6 +291,8 @@ impl Access {
             claims: KnownClaims::All(permit.caller.principal().claims),
             method: Method::LoginWithOtt,
             api_client: Some(&permit.api_client),
+            issuer: KnownIssuer::NotSealed,
+            login_url: None,
             user: KnownUser::Account(&names),
         };
         let decision = self.account_decision(permit, || names.clone());
@@ -291,22 +314,10 @@ impl Access {
     }
 
     /// Compares the decision on an admitted call with that of the candidate rules, if there are any.
-    fn rehearse_admitted(
-        &self,
-        admission: &Admission,
-        api_client: &str,
-        user: KnownUser<'_>,
-        is_allowed: bool,
-    ) {
-        let Some(call) = &admission.rehearsed else { return };
-        let known = KnownParts {
-            caller: admission.caller.name(),
-            claims: KnownClaims::All(admission.caller.principal().claims),
-            method: admission.method,
-            api_client: Some(api_client),
-            user,
-        };
-        self.rehearse(&admission.policy, call, &known, is_allowed);
+    fn rehearse_admitted(&self, admission: &Admission, known: &KnownParts<'_>, is_allowed: bool) {
+        if let Some(call) = &admission.rehearsed {
+            self.rehearse(&admission.policy, call, known, is_allowed);
+        }
     }
 
     /// Checks that any rule names the caller, who has its claims, regardless of what the rule
@@ -320,14 +331,15 @@ impl Access {
     fn allowing(
         &self,
         admission: &Admission,
-        method: Method,
+        token_use: TokenUse<'_>,
         api_client: &str,
         user: Option<&Subject>,
     ) -> Result<RuleSet, Denied> {
-        if admission.method != method {
+        if admission.method != token_use.method() {
             return Err(self.denied(AccessDenial::Method));
         }
-        let allowing = admission.policy.rules.allowing(&admission.rules, api_client, user);
+        let rules = &admission.policy.rules;
+        let allowing = rules.allowing(&admission.rules, token_use, api_client, user);
         allowing.map_err(|mismatch| self.denied(mismatch))
     }
 

@@ -189,6 +189,7 @@ impl Config {
             api_clients: Some(keys_at(tree, &["api_clients"])),
             tokens: keys_at(tree, &["callers", "tokens"]),
             jwt_issuers: jwt_issuers(tree),
+            has_token_binding: Some(tree.contains_key("token_binding")),
             default_api_client: match &api_clients {
                 Some(clients) => DefaultApiClient::Known(clients.default.as_deref()),
                 None => DefaultApiClient::Unknown,

@@ -94,6 +94,28 @@ pub struct TooComplex {
     pub entries: Vec<String>,
 }
 
+/// The rules cannot be compared.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotComparable {
+    /// Not within the limits.
+    #[error(transparent)]
+    TooComplex(#[from] TooComplex),
+    /// A rule limits the use of tokens, which is not compared.
+    #[error(
+        "rule {rule} of the {} file contains `{key}`, which cannot be compared: nothing is known about the change; \
+         test the rules with [[access.tests]], or rehearse them as candidate rules",
+        match .file { File::Old => "old", File::New => "new" },
+    )]
+    TokenLimit {
+        /// The file of the rule.
+        file: File,
+        /// The number of the rule, from 1.
+        rule: usize,
+        /// The key.
+        key: &'static str,
+    },
+}
+
 /// A rule with the sets of names that it applies to.
 #[derive(Debug)]
 struct CompiledRule<'a> {
@@ -114,18 +136,33 @@ struct Tables<'a> {
 ///
 /// # Errors
 ///
-/// The comparison would take more than a few seconds.
-pub fn compare(old: Side<'_>, new: Side<'_>) -> Result<Comparison, TooComplex> {
-    compare_within(MAX_STEPS, old, new)
+/// The comparison would take more than a few seconds, or a rule limits the use of tokens.
+pub fn compare(old: Side<'_>, new: Side<'_>) -> Result<Comparison, NotComparable> {
+    check_token_limits(old, new)?;
+    Ok(compare_within(MAX_STEPS, old, new)?)
 }
 
 /// Like [`compare`], with the limit for work that delays a reload.
 ///
 /// # Errors
 ///
-/// The comparison would take more than about 50 milliseconds.
-pub fn compare_quickly(old: Side<'_>, new: Side<'_>) -> Result<Comparison, TooComplex> {
-    compare_within(MAX_QUICK_STEPS, old, new)
+/// The comparison would take more than about 50 milliseconds, or a rule limits the use of tokens.
+pub fn compare_quickly(old: Side<'_>, new: Side<'_>) -> Result<Comparison, NotComparable> {
+    check_token_limits(old, new)?;
+    Ok(compare_within(MAX_QUICK_STEPS, old, new)?)
+}
+
+/// Refuses rules that limit the use of tokens. Without these limits, the result would be wrong.
+fn check_token_limits(old: Side<'_>, new: Side<'_>) -> Result<(), NotComparable> {
+    for (file, side) in [(File::Old, old), (File::New, new)] {
+        for (rule, settings) in (1..).zip(&side.access.rules) {
+            let limits = [("issued_by", settings.issued_by.is_some()), ("login_urls", !settings.login_urls)];
+            if let Some((key, _)) = limits.into_iter().find(|(_, is_limit)| *is_limit) {
+                return Err(NotComparable::TokenLimit { file, rule, key });
+            }
+        }
+    }
+    Ok(())
 }
 
 fn compare_within(steps: u64, old: Side<'_>, new: Side<'_>) -> Result<Comparison, TooComplex> {
@@ -267,7 +304,7 @@ impl<'a> Tables<'a> {
             let mut by = BTreeSet::new();
             let mut is_covered = true;
             for method in METHODS.into_iter().filter(|method| rule.is_for(*method)) {
-                let earlier = rules.iter().take(position).filter(|earlier| earlier.is_for(method));
+                let earlier = rules.iter().take(position).filter(|earlier| earlier.is_for_all_tokens(method));
                 let earlier: Vec<&CompiledRule<'_>> = earlier.collect();
                 let scopes: Vec<&Scope> = earlier.iter().map(|rule| &rule.scope).collect();
                 let mut used = Vec::new();
@@ -317,6 +354,16 @@ fn scopes_for<'a>(rules: &'a [CompiledRule<'_>], method: Method) -> impl Iterato
 impl CompiledRule<'_> {
     fn is_for(&self, method: Method) -> bool {
         self.settings.methods.as_ref().is_none_or(|methods| methods.contains(&method))
+    }
+
+    /// Returns whether the rule allows the method without a limit on the use of tokens. A rule that
+    /// does not covers no other.
+    fn is_for_all_tokens(&self, method: Method) -> bool {
+        self.is_for(method)
+            && match method {
+                Method::IssueOtt => self.settings.login_urls,
+                Method::LoginWithOtt => self.settings.issued_by.is_none(),
+            }
     }
 
     fn too_complex(&self, file: File) -> TooComplex {

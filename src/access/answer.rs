@@ -11,6 +11,7 @@ use super::{
     quota::Limit,
     rule_set::RuleSet,
     rules::{Question, Rule, RuleSettings, Rules},
+    token_use::TokenUse,
 };
 use crate::{
     caller::{ANONYMOUS, ClaimPath, ClaimRequirement},
@@ -72,6 +73,15 @@ pub enum Mismatch {
     /// The rule names other API clients.
     #[error("is for other API clients")]
     ApiClient,
+    /// The rule is only for sealed tokens, and the token is not sealed.
+    #[error("is only for sealed tokens issued to the callers in its `issued_by`")]
+    NotSealed,
+    /// The token was issued to another caller.
+    #[error("is for tokens issued to other callers")]
+    Issuer,
+    /// The rule does not allow login URLs.
+    #[error("does not allow login URLs")]
+    LoginUrl,
     /// The rule lists other users.
     #[error("is for other users, none of them with this {}", .0.field())]
     User(SubjectKind),
@@ -123,33 +133,47 @@ impl Mismatch {
             Self::Claim(_) => AccessDenial::Claims,
             Self::Method(_) => AccessDenial::Method,
             Self::ApiClient => AccessDenial::ApiClient,
+            Self::NotSealed | Self::Issuer => AccessDenial::Issuer,
+            Self::LoginUrl => AccessDenial::LoginUrl,
             Self::User(_) => AccessDenial::User,
         }
     }
 }
 
 impl Rules {
-    /// Answers a question. For a login with a user, the answer is whether the caller receives the
-    /// session of an account with only this name.
+    /// Answers a question. For a login with a user and a token that is not sealed, the answer is
+    /// whether the caller receives the session of an account with only this name.
     #[must_use]
     pub fn answer<'a>(&'a self, question: Question<'a>) -> Answer<'a> {
         let decision = self.decide(question);
-        let charged = match question.method {
-            Method::IssueOtt => decision.as_ref().ok().and_then(RuleSet::first),
+        let charged = match question.token_use {
             // The user is checked after the quota.
-            Method::LoginWithOtt => {
+            TokenUse::Login { issued_by: None } => {
                 self.decide(Question { user: None, ..question }).ok().as_ref().and_then(RuleSet::first)
+            }
+            TokenUse::Issue { .. } | TokenUse::Login { issued_by: Some(_) } => {
+                decision.as_ref().ok().and_then(RuleSet::first)
             }
         };
         Answer { rules: self, question, decision, charged }
     }
 
-    /// Returns the rules that allow the method, the API client and the user to some callers, in
-    /// their order. For a login without a user: to some users.
+    /// Returns the rules that allow the use of a token, the API client and the user to some callers,
+    /// in their order. For a login without a user: to some users. Without an issuer or a login URL:
+    /// for any token, and with a login URL or not.
     #[must_use]
-    pub fn who(&self, method: Method, api_client: &str, user: Option<&Subject>) -> Vec<Candidate<'_>> {
-        let mut rules = self.index.for_method(method).clone();
+    pub fn who(
+        &self,
+        token_use: TokenUse<'_>,
+        api_client: &str,
+        user: Option<&Subject>,
+    ) -> Vec<Candidate<'_>> {
+        let mut rules = self.index.for_method(token_use.method()).clone();
         rules.retain(&self.index.for_api_client(api_client));
+        let is_any = token_use == TokenUse::plain(token_use.method());
+        if let Some(of_token) = self.index.for_token_use(token_use).filter(|_| !is_any) {
+            rules.retain(&of_token);
+        }
         if let Some(user) = user {
             rules.retain(&self.index.for_user(user));
         }
@@ -157,7 +181,11 @@ impl Rules {
         for (position, rule) in
             self.in_order.iter().enumerate().filter(|(position, _)| rules.contains(*position))
         {
-            let covering = candidates.iter().find(|earlier| covers(earlier.rule.settings, &rule.settings));
+            let covers = |earlier: &&Candidate<'_>| {
+                let (outer, inner) = (earlier.rule.settings, &rule.settings);
+                covers(outer, inner) && (!is_any || covers_token_uses(outer, inner, token_use.method()))
+            };
+            let covering = candidates.iter().find(covers);
             let covered_by = covering.map(|earlier| earlier.rule.id.clone());
             candidates.push(Candidate { rule: rule.in_answer(position), covered_by });
         }
@@ -202,8 +230,9 @@ impl<'a> Answer<'a> {
         self.decision.as_ref().err().copied()
     }
 
-    /// Returns the rule whose quotas the call takes from. For a login, this is the first rule that
-    /// allows it for some user, because the user is checked later; the login may still be denied.
+    /// Returns the rule whose quotas the call takes from. For a login with a token that is not sealed,
+    /// this is the first rule that allows it for some user, because the user is checked later; the
+    /// login may still be denied.
     #[must_use]
     pub fn charged(&self) -> Option<RuleId> {
         self.charged.map(|position| self.rules.id(position))
@@ -211,10 +240,12 @@ impl<'a> Answer<'a> {
 
     /// Returns the verdict of each rule, in the order of the rules.
     pub fn verdicts(&self) -> impl Iterator<Item = (RuleInAnswer<'a>, Verdict)> {
-        let Question { caller, method, api_client, user } = self.question;
+        let Question { caller, token_use, api_client, user } = self.question;
+        let method = token_use.method();
         let index = &self.rules.index;
         let (of_caller, of_method) = (index.for_caller(caller.name), index.for_method(method));
         let of_api_client = index.for_api_client(api_client);
+        let of_token = index.for_token_use(token_use);
         let of_user = user.map(|user| (user.kind(), index.for_user(user)));
         let mut of_claims = of_caller.clone();
         self.rules.claims.narrow(&mut of_claims, caller.claims);
@@ -230,6 +261,12 @@ impl<'a> Answer<'a> {
                 Some(Mismatch::Method(method))
             } else if !of_api_client.contains(position) {
                 Some(Mismatch::ApiClient)
+            } else if of_token.as_ref().is_some_and(|rules| !rules.contains(position)) {
+                Some(match token_use {
+                    TokenUse::Issue { .. } => Mismatch::LoginUrl,
+                    TokenUse::Login { issued_by: None } => Mismatch::NotSealed,
+                    TokenUse::Login { issued_by: Some(_) } => Mismatch::Issuer,
+                })
             } else {
                 let (kind, of_user) = of_user.as_ref()?;
                 (!of_user.contains(position)).then_some(Mismatch::User(*kind))
@@ -269,6 +306,19 @@ fn covers(outer: &RuleSettings, inner: &RuleSettings) -> bool {
     };
     let has_caller = |caller: &String| outer.callers.iter().any(|glob| pattern::covers(glob, caller));
     inner.callers.iter().all(has_caller) && outer.claims.iter().all(implies)
+}
+
+/// Returns whether each use of a token by a method that a rule allows is certainly also allowed by the
+/// outer rule.
+fn covers_token_uses(outer: &RuleSettings, inner: &RuleSettings, method: Method) -> bool {
+    match (method, &outer.issued_by, &inner.issued_by) {
+        (Method::IssueOtt, ..) => outer.login_urls || !inner.login_urls,
+        (Method::LoginWithOtt, None, _) => true,
+        (Method::LoginWithOtt, Some(_), None) => false,
+        (Method::LoginWithOtt, Some(outer), Some(inner)) => {
+            inner.iter().all(|entry| outer.iter().any(|glob| pattern::covers(glob, entry)))
+        }
+    }
 }
 
 #[cfg(test)]

@@ -33,6 +33,8 @@ fn add_rule(hash: &mut Fingerprint, rule: &RuleSettings) {
         claims,
         methods,
         api_clients,
+        issued_by,
+        login_urls,
         users,
         rate,
         burst,
@@ -56,6 +58,13 @@ fn add_rule(hash: &mut Fingerprint, rule: &RuleSettings) {
     match api_clients {
         None => hash.add("all API clients", &[]),
         Some(names) => add_texts(hash, "api_clients", &texts(names)),
+    }
+    // Not added if absent: the fingerprint of other rules is the same as before these keys existed.
+    if let Some(issuers) = issued_by {
+        add_texts(hash, "issued_by", &texts(issuers));
+    }
+    if !login_urls {
+        hash.add("no login URLs", &[]);
     }
     match users {
         Users::All => hash.add("all users", &[]),
@@ -121,6 +130,9 @@ mod tests {
             vec![RuleSettings { claims: vec![claim(ClaimValue::Text(Arc::from("true")))], ..default() }],
             vec![RuleSettings { methods: Some(vec![Method::IssueOtt]), ..default() }],
             vec![RuleSettings { api_clients: Some(vec!["eu2".to_owned()]), ..default() }],
+            vec![RuleSettings { issued_by: Some(vec!["token:b".to_owned()]), ..default() }],
+            vec![RuleSettings { issued_by: Some(vec!["token:c".to_owned()]), ..default() }],
+            vec![RuleSettings { login_urls: false, ..default() }],
             vec![RuleSettings { users: Users::Listed(Vec::new()), ..default() }],
             vec![RuleSettings { users: Users::listed(SubjectKind::Login, &["a"]), ..default() }],
             vec![RuleSettings { users: Users::listed(SubjectKind::UserId, &["a"]), ..default() }],

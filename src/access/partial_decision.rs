@@ -2,10 +2,7 @@
 //!
 //! A decision is only given if it is the same for every value of the unknown parts.
 
-use super::{
-    rule_set::RuleSet,
-    rules::{Question, Rules},
-};
+use super::{rule_set::RuleSet, rules::Rules, token_use::TokenUse};
 use crate::{
     caller::Claims,
     domain::{call::Method, ott::Subject},
@@ -23,6 +20,10 @@ pub struct KnownParts<'a> {
     pub method: Method,
     /// The name of the API client. `None` if it is not known.
     pub api_client: Option<&'a str>,
+    /// The caller that the token of a `LoginWithOtt` was issued to.
+    pub issuer: KnownIssuer<'a>,
+    /// Whether an `IssueOtt` requests a login URL. `None` if it is not known.
+    pub login_url: Option<bool>,
     /// The user.
     pub user: KnownUser<'a>,
 }
@@ -34,6 +35,17 @@ pub enum KnownClaims<'a> {
     All(&'a Claims),
     /// There are at least these.
     AtLeast(&'a Claims),
+}
+
+/// What is known of the caller that a token was issued to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KnownIssuer<'a> {
+    /// Nothing, not even whether the token is sealed.
+    Unknown,
+    /// The token is not sealed, so no rule can check its issuer.
+    NotSealed,
+    /// The token is sealed, and was issued to the caller of this name.
+    Named(&'a str),
 }
 
 /// What is known of the user of a call.
@@ -65,6 +77,10 @@ pub enum UnknownPart {
     Claims,
     /// The API client.
     ApiClient,
+    /// The caller that the token was issued to.
+    Issuer,
+    /// Whether a login URL is requested.
+    LoginUrl,
     /// The user.
     User,
 }
@@ -109,7 +125,7 @@ impl Rules {
     }
 
     fn applying(&self, known: &KnownParts<'_>) -> Result<Applying, AccessDenial> {
-        let KnownParts { caller, claims, method, api_client, user } = *known;
+        let KnownParts { caller, claims, method, api_client, issuer: _, login_url: _, user } = *known;
         let index = self.index();
         let of_caller = index.for_caller(caller);
         let or = |any_left: bool, part| if any_left { Ok(()) } else { Err(part) };
@@ -133,6 +149,12 @@ impl Rules {
             None => applying.retain(None, index.for_any_api_client()),
         };
         or(any_left, AccessDenial::ApiClient)?;
+        // The rules for a use that is not known are certain, but others are possible.
+        let token_use = known.token_use();
+        if let Some(of_token) = index.for_token_use(token_use) {
+            let is_known = !known.has_unknown_issuer() && !known.has_unknown_login_url();
+            or(applying.retain(is_known.then_some(&of_token), &of_token), token_use.part())?;
+        }
         let of_user = match user {
             KnownUser::Unknown => None,
             KnownUser::Named(user) => Some(index.for_user(user)),
@@ -163,6 +185,10 @@ impl Rules {
             Some(UnknownPart::Claims)
         } else if known.api_client.is_none() && !self.index().for_any_api_client().contains(position) {
             Some(UnknownPart::ApiClient)
+        } else if known.has_unknown_issuer() && settings.issued_by.is_some() {
+            Some(UnknownPart::Issuer)
+        } else if known.has_unknown_login_url() && !settings.login_urls {
+            Some(UnknownPart::LoginUrl)
         } else if matches!(known.user, KnownUser::Unknown) && !self.index().for_all_users().contains(position)
         {
             Some(UnknownPart::User)
@@ -182,16 +208,23 @@ impl Rules {
     }
 }
 
-impl<'a> From<Question<'a>> for KnownParts<'a> {
-    /// The user of a login is not known.
-    fn from(question: Question<'a>) -> Self {
-        let Question { caller, method, api_client, user } = question;
-        Self {
-            caller: caller.name,
-            claims: KnownClaims::All(caller.claims),
-            method,
-            api_client: Some(api_client),
-            user: user.map_or(KnownUser::Unknown, KnownUser::Named),
+impl<'a> KnownParts<'a> {
+    fn has_unknown_issuer(&self) -> bool {
+        self.method == Method::LoginWithOtt && self.issuer == KnownIssuer::Unknown
+    }
+
+    fn has_unknown_login_url(&self) -> bool {
+        self.method == Method::IssueOtt && self.login_url.is_none()
+    }
+
+    /// Returns the use of the token. One that is not known is the use that the fewest rules allow.
+    fn token_use(&self) -> TokenUse<'a> {
+        match (self.method, self.issuer) {
+            (Method::IssueOtt, _) => TokenUse::Issue { login_url: self.login_url.unwrap_or(true) },
+            (Method::LoginWithOtt, KnownIssuer::Named(name)) => TokenUse::Login { issued_by: Some(name) },
+            (Method::LoginWithOtt, KnownIssuer::Unknown | KnownIssuer::NotSealed) => {
+                TokenUse::Login { issued_by: None }
+            }
         }
     }
 }

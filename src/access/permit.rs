@@ -4,7 +4,14 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use serde_json::value::RawValue;
 
-use super::{Policy, answer::RuleId, quota::Limit, rule_set::RuleSet, rules::Rule};
+use super::{
+    Policy,
+    answer::RuleId,
+    partial_decision::{KnownClaims, KnownIssuer, KnownParts, KnownUser},
+    quota::Limit,
+    rule_set::RuleSet,
+    rules::Rule,
+};
 use crate::{
     caller::Caller,
     domain::{
@@ -100,6 +107,20 @@ impl Admission {
     #[must_use]
     pub fn max_in_flight(&self) -> Option<usize> {
         self.policy.rules.first(&self.rules).and_then(Rule::max_in_flight)
+    }
+
+    /// Returns what is known of a call with this API client before its message has been read.
+    pub(super) fn known<'a>(&'a self, api_client: &'a str) -> KnownParts<'a> {
+        let caller = self.caller.principal();
+        KnownParts {
+            caller: caller.name,
+            claims: KnownClaims::All(caller.claims),
+            method: self.method,
+            api_client: Some(api_client),
+            issuer: KnownIssuer::Unknown,
+            login_url: None,
+            user: KnownUser::Unknown,
+        }
     }
 
     /// Returns the claims of the first of these rules, for the audit record.

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use super::{
     Access, Policy, WARNING_INTERVAL,
-    partial_decision::{KnownClaims, KnownParts, KnownUser, PartialDecision},
+    partial_decision::{KnownClaims, KnownIssuer, KnownParts, KnownUser, PartialDecision},
     rules::Rules,
 };
 use crate::{
@@ -61,6 +61,8 @@ impl Drop for RefusedRehearsal {
             claims: KnownClaims::All(self.caller.principal().claims),
             method: self.method,
             api_client: api_client.as_deref(),
+            issuer: KnownIssuer::Unknown,
+            login_url: self.call.login_url(),
             user: self.call.subject().map_or(KnownUser::Unknown, KnownUser::Named),
         };
         self.access.rehearse(&self.policy, &self.call, &known, false);

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    partial_decision::{KnownClaims, KnownParts, KnownUser, PartialDecision, UnknownPart},
+    partial_decision::{KnownClaims, KnownIssuer, KnownParts, KnownUser, PartialDecision, UnknownPart},
     rules::Rules,
 };
 use crate::{
@@ -140,6 +140,8 @@ impl Replay {
             claims: call.claims,
             method: call.method,
             api_client: call.api_client,
+            issuer: KnownIssuer::Unknown,
+            login_url: None,
             user: call.user.map_or(KnownUser::Unknown, KnownUser::Named),
         };
         let old = old_rules.partial_decision(&known);

@@ -3,7 +3,9 @@
 //! Each part of a call has a set of rules that apply to it, and the intersection of these sets
 //! allows the call. `rules` makes the decision.
 
-use super::{RuleSettings, glob_index::GlobIndex, rule_set::RuleSet};
+use std::borrow::Cow;
+
+use super::{RuleSettings, TokenUse, glob_index::GlobIndex, rule_set::RuleSet};
 use crate::{
     caller::ANONYMOUS,
     domain::{
@@ -22,8 +24,20 @@ pub(super) struct RuleIndex {
     login: RuleSet,
     api_clients: GlobIndex,
     any_api_client: RuleSet,
+    /// `None` if no rule limits the issuers of tokens.
+    issuers: Option<Issuers>,
+    /// The rules that allow login URLs. `None` if all do.
+    login_urls: Option<RuleSet>,
     users: Vec<(SubjectForm, GlobIndex)>,
     all_users: RuleSet,
+}
+
+/// The rules by the callers that tokens were issued to.
+#[derive(Debug)]
+struct Issuers {
+    callers: GlobIndex,
+    /// The rules for any token, sealed or not.
+    any_token: RuleSet,
 }
 
 impl RuleIndex {
@@ -60,6 +74,14 @@ impl RuleIndex {
             login: is_for(Method::LoginWithOtt),
             api_clients: globs_of(&|rule| rule.api_clients.as_deref().unwrap_or_default()),
             any_api_client: RuleSet::from_flags(rules.iter().map(is_for_any_api_client)),
+            issuers: rules.iter().any(|rule| rule.issued_by.is_some()).then(|| Issuers {
+                callers: globs_of(&|rule| rule.issued_by.as_deref().unwrap_or_default()),
+                any_token: RuleSet::from_flags(rules.iter().map(|rule| rule.issued_by.is_none())),
+            }),
+            login_urls: rules
+                .iter()
+                .any(|rule| !rule.login_urls)
+                .then(|| RuleSet::from_flags(rules.iter().map(|rule| rule.login_urls))),
             users: SubjectForm::ALL.into_iter().map(users).collect(),
             all_users: RuleSet::from_flags(rules.iter().map(|rule| rule.users == Users::All)),
         }
@@ -69,11 +91,7 @@ impl RuleIndex {
     /// it.
     pub(super) fn for_caller(&self, caller: &str) -> RuleSet {
         let mut found = RuleSet::none(self.rules);
-        if caller == ANONYMOUS {
-            self.callers.find_literal(caller, &mut found);
-        } else {
-            self.callers.find(caller, &mut found);
-        }
+        find_caller(&self.callers, caller, &mut found);
         found
     }
 
@@ -97,6 +115,21 @@ impl RuleIndex {
         &self.any_api_client
     }
 
+    /// Returns the rules that apply to a use of a token, regardless of the method. `None` if all do.
+    pub(super) fn for_token_use(&self, token_use: TokenUse<'_>) -> Option<Cow<'_, RuleSet>> {
+        match token_use {
+            TokenUse::Issue { login_url: false } => None,
+            TokenUse::Issue { login_url: true } => self.login_urls.as_ref().map(Cow::Borrowed),
+            TokenUse::Login { issued_by: None } => Some(Cow::Borrowed(&self.issuers.as_ref()?.any_token)),
+            TokenUse::Login { issued_by: Some(issuer) } => {
+                let Issuers { callers, any_token } = self.issuers.as_ref()?;
+                let mut found = any_token.clone();
+                find_caller(callers, issuer, &mut found);
+                Some(Cow::Owned(found))
+            }
+        }
+    }
+
     /// Returns the rules that apply to a user.
     pub(super) fn for_user(&self, user: &Subject) -> RuleSet {
         let mut found = self.all_users.clone();
@@ -110,6 +143,15 @@ impl RuleIndex {
     /// Returns the rules that apply to all users.
     pub(super) const fn for_all_users(&self) -> &RuleSet {
         &self.all_users
+    }
+}
+
+/// Adds the rules with an entry that matches a caller. No glob matches `anonymous`.
+fn find_caller(entries: &GlobIndex, caller: &str, found: &mut RuleSet) {
+    if caller == ANONYMOUS {
+        entries.find_literal(caller, found);
+    } else {
+        entries.find(caller, found);
     }
 }
 

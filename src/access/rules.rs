@@ -19,6 +19,7 @@ use super::{
     rate::Rate,
     rule_index::RuleIndex,
     rule_set::RuleSet,
+    token_use::TokenUse,
 };
 use crate::{
     caller::{ClaimPath, ClaimRequirement, Claims, MAX_REQUESTED_CLAIMS, Principal},
@@ -51,6 +52,11 @@ pub struct RuleSettings {
     pub methods: Option<Vec<Method>>,
     /// `api_clients`: globs on the names of API clients. `None` means all.
     pub api_clients: Option<Vec<String>>,
+    /// `issued_by`: globs on the names of callers, at least one. `LoginWithOtt` is only allowed with
+    /// a sealed token that was issued to such a caller. `None` means any token, sealed or not.
+    pub issued_by: Option<Vec<String>>,
+    /// `login_urls`: whether `IssueOtt` is also allowed with a `target_uri`; true.
+    pub login_urls: bool,
     /// `users`, or `logins`, `external_ids` and `user_ids`. There is no default, so that omitting a
     /// key never allows all users.
     pub users: Users,
@@ -77,6 +83,8 @@ impl RuleSettings {
             claims: Vec::new(),
             methods: None,
             api_clients: None,
+            issued_by: None,
+            login_urls: true,
             users,
             rate: DEFAULT_RATE,
             burst: DEFAULT_BURST,
@@ -109,7 +117,7 @@ pub enum InvalidRules {
         /// The name of the list.
         list: &'static str,
     },
-    /// An entry of `callers` matches no name that a caller can have.
+    /// An entry of `callers` or `issued_by` matches no name that a caller can have.
     #[error(
         "access rule {rule}: no caller can be called `{entry}`: names begin with spiffe://, dns:, jwt: or token:, \
          or are `anonymous`"
@@ -155,13 +163,13 @@ pub(super) struct Rule {
 pub struct Question<'a> {
     /// The caller.
     pub caller: Principal<'a>,
-    /// The method.
-    pub method: Method,
+    /// The method, and what it does with a token.
+    pub token_use: TokenUse<'a>,
     /// The name of the API client.
     pub api_client: &'a str,
-    /// The user of an issued token. A call of `LoginWithOtt` is decided without a user, because it
-    /// is only known once the platform has named the account; with one, the question is whether the
-    /// caller receives the session of an account of this name.
+    /// The user of an issued or sealed token. A call of `LoginWithOtt` with a token that is not sealed
+    /// is decided without a user, because it is only known once the platform has named the account;
+    /// with one, the question is whether the caller receives the session of an account of this name.
     pub user: Option<&'a Subject>,
 }
 
@@ -191,8 +199,8 @@ impl Rules {
     /// Returns the rules that allow a call, or the first part that no rule allows. The first of the
     /// rules decides.
     pub(super) fn decide(&self, question: Question<'_>) -> Result<RuleSet, AccessDenial> {
-        let admitting = self.admitting(question.caller, question.method)?;
-        self.allowing(&admitting, question.api_client, question.user)
+        let admitting = self.admitting(question.caller, question.token_use.method())?;
+        self.allowing(&admitting, question.token_use, question.api_client, question.user)
     }
 
     /// Returns the rules that allow a caller a method, for some user and some API client, or the
@@ -201,16 +209,30 @@ impl Rules {
         narrowed(self.for_caller(caller)?, Some(self.index.for_method(method)), AccessDenial::Method)
     }
 
-    /// Returns the rules of `admitting` that also apply to the API client and the user. The user of
-    /// a login is not known yet (`None`), and is not checked.
-    pub(super) fn allowing(
+    /// Returns the rules of `admitting` that also apply to the API client, regardless of the other
+    /// parts of the call.
+    pub(super) fn for_api_client(
         &self,
         admitting: &RuleSet,
         api_client: &str,
+    ) -> Result<RuleSet, AccessDenial> {
+        narrowed(self.index.for_api_client(api_client), Some(admitting), AccessDenial::ApiClient)
+    }
+
+    /// Returns the rules of `admitting` that also apply to the use of the token, the API client and the
+    /// user. The user of a token that is not sealed is not known yet at a login (`None`), and is not
+    /// checked.
+    pub(super) fn allowing(
+        &self,
+        admitting: &RuleSet,
+        token_use: TokenUse<'_>,
+        api_client: &str,
         user: Option<&Subject>,
     ) -> Result<RuleSet, AccessDenial> {
-        let of_api_client = self.index.for_api_client(api_client);
-        let allowing = narrowed(of_api_client, Some(admitting), AccessDenial::ApiClient)?;
+        let mut allowing = self.for_api_client(admitting, api_client)?;
+        if let Some(of_token) = self.index.for_token_use(token_use) {
+            allowing = narrowed(allowing, Some(&of_token), token_use.part())?;
+        }
         match user {
             Some(user) => narrowed(self.index.for_user(user), Some(&allowing), AccessDenial::User),
             None => Ok(allowing),
@@ -334,7 +356,9 @@ impl Rule {
         if settings.methods.as_ref().is_some_and(Vec::is_empty) {
             return Err(InvalidRules::EmptyList { rule, list: "methods" });
         }
-        settings.api_clients.as_deref().map_or(Ok(()), |entries| check("api_clients", entries))?;
+        for (list, entries) in [("api_clients", &settings.api_clients), ("issued_by", &settings.issued_by)] {
+            entries.as_deref().map_or(Ok(()), |entries| check(list, entries))?;
+        }
         for (key, burst) in [("burst", settings.burst), ("user_burst", settings.user_burst)] {
             if burst.get() > MAX_BURST {
                 return Err(InvalidRules::Burst { rule, key });
@@ -342,7 +366,8 @@ impl Rule {
         }
         let per_caller = CallerQuota::new(settings.rate, settings.burst);
         let per_user = UserQuota::new(settings.user_rate, settings.user_burst);
-        if let Some(entry) = settings.callers.iter().find(|entry| !is_possible_caller(entry)) {
+        let mut callers = settings.callers.iter().chain(settings.issued_by.iter().flatten());
+        if let Some(entry) = callers.find(|entry| !is_possible_caller(entry)) {
             return Err(InvalidRules::ImpossibleCaller { rule, entry: entry.clone() });
         }
         Ok(Self { per_caller: Arc::new(per_caller), per_user: Arc::new(per_user), settings })
@@ -358,6 +383,8 @@ impl Rule {
             && ours.claims == theirs.claims
             && ours.methods == theirs.methods
             && ours.api_clients == theirs.api_clients
+            && ours.issued_by == theirs.issued_by
+            && ours.login_urls == theirs.login_urls
             && ours.users == theirs.users
     }
 }

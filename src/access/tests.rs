@@ -16,6 +16,8 @@ use crate::{
     },
 };
 
+mod token_uses;
+
 fn sha256(text: &str) -> [u8; 32] {
     digest(&SHA256, text.as_bytes()).as_ref().try_into().unwrap()
 }
@@ -55,7 +57,7 @@ fn access(settings: &[RuleSettings]) -> Access {
 
 fn issue(access: &Access, name: &str, user: &str) -> Result<IssuePermit, Refused> {
     let admission = access.admits(access.policy().into_shared(), &call(), &caller(name), Method::IssueOtt)?;
-    access.permit_issue(admission, Arc::from("eu2"), login(user))
+    access.permit_issue(admission, Arc::from("eu2"), login(user), false)
 }
 
 fn log_in(access: &Access, name: &str) -> Result<LoginPermit, Refused> {
@@ -95,7 +97,7 @@ async fn admission_for_one_method_is_not_valid_for_the_other() {
     let admission = access
         .admits(access.policy().into_shared(), &call(), &caller("dns:portal"), Method::LoginWithOtt)
         .unwrap();
-    let refused = access.permit_issue(admission, Arc::from("eu2"), login("john")).unwrap_err();
+    let refused = access.permit_issue(admission, Arc::from("eu2"), login("john"), false).unwrap_err();
     assert_eq!(refused, Refused::NotAllowed(Denied(AccessDenial::Method)));
 }
 
@@ -221,7 +223,7 @@ async fn call_is_decided_by_one_version_of_the_rules() {
         access.admits(access.policy().into_shared(), &call(), &caller("dns:a"), Method::IssueOtt).unwrap();
     access.replace(policy(&[RuleSettings { users: logins(&["jane"]), ..rule(&["dns:a"]) }]));
     assert!(
-        access.permit_issue(early, Arc::from("eu2"), login("john")).is_ok(),
+        access.permit_issue(early, Arc::from("eu2"), login("john"), false).is_ok(),
         "decided by the rules at its admission"
     );
     assert!(issue(&access, "dns:a", "john").is_err());
@@ -251,13 +253,13 @@ fn no_decision_mixes_two_versions_of_the_rules() {
                 let admission = access
                     .admits(access.policy().into_shared(), &call(), &caller("dns:a"), Method::IssueOtt)
                     .unwrap();
-                assert!(access.permit_issue(admission, Arc::from(api_client), login(user)).is_err());
+                assert!(access.permit_issue(admission, Arc::from(api_client), login(user), false).is_err());
             }
         }
     });
     let admission =
         access.admits(access.policy().into_shared(), &call(), &caller("dns:a"), Method::IssueOtt).unwrap();
-    assert!(access.permit_issue(admission, Arc::from("one"), login("john")).is_ok());
+    assert!(access.permit_issue(admission, Arc::from("one"), login("john"), false).is_ok());
 }
 
 #[tokio::test]
@@ -393,7 +395,7 @@ async fn permit_contains_the_claims_of_the_deciding_rule() {
     ] {
         let caller = member(groups);
         let admission = admits(&caller, Method::IssueOtt);
-        let mut permit = access.permit_issue(admission, Arc::from("eu2"), login(user)).unwrap();
+        let mut permit = access.permit_issue(admission, Arc::from("eu2"), login(user), false).unwrap();
         assert_eq!(shown(permit.take_claims()), *expected, "{groups:?} {user}");
 
         let admission = admits(&caller, Method::LoginWithOtt);

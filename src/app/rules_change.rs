@@ -10,7 +10,7 @@ use crate::{
     access::Settings,
     config::{Config, Reloadable},
     observe::audit::{NotCompared, RulesChange, RulesDifferences, RulesSummary},
-    rule_comparison::{self, Comparison, Side},
+    rule_comparison::{self, Comparison, NotComparable, Side},
 };
 
 /// Maximum time that a reload waits for the comparison. Its limit on steps ends it earlier, unless
@@ -78,7 +78,12 @@ fn compare(old: &Reloadable, new: &Reloadable, fixed: &FixedNames) -> RulesDiffe
             quotas_changed: quotas.len(),
             settings_changed: settings.len(),
         },
-        Err(_too_complex) => RulesDifferences::NotCounted { not_compared: NotCompared::TooComplex },
+        Err(NotComparable::TooComplex(_)) => {
+            RulesDifferences::NotCounted { not_compared: NotCompared::TooComplex }
+        }
+        Err(NotComparable::TokenLimit { .. }) => {
+            RulesDifferences::NotCounted { not_compared: NotCompared::TokenLimits }
+        }
     }
 }
 
@@ -162,6 +167,16 @@ mod tests {
         assert_eq!(counts(&before, &reloadable(quicker, &["ci"])), [0, 0, 2, 0]);
         let dry_run = Settings { quotas: Quotas::DryRun, ..old };
         assert_eq!(counts(&before, &reloadable(dry_run, &["ci"])), [0, 0, 0, 1]);
+    }
+
+    #[test]
+    fn rules_that_limit_tokens_are_not_counted() {
+        let limited = RuleSettings { login_urls: false, ..rule("dns:a") };
+        let [old, new] = [rule("dns:a"), limited].map(|rule| reloadable(Settings::new(vec![rule]), &[]));
+        for (old, new) in [(&old, &new), (&new, &old)] {
+            let found = differences(old, new, &Arc::new(fixed_names()));
+            assert_eq!(found, RulesDifferences::NotCounted { not_compared: NotCompared::TokenLimits });
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, ArgGroup, Args, ValueEnum};
 
 use self::{
-    question::{Call, InvalidQuestion, Request},
+    question::{Call, InvalidQuestion, Options, Request},
     rule_sets::RuleSets,
 };
 use super::{
@@ -70,6 +70,15 @@ pub(super) struct Arguments {
     /// Use this API client for --explain and --who [default: the default API client]
     #[arg(long, value_name = "NAME", requires = "question")]
     api_client: Option<String>,
+    /// The caller that the sealed token of LoginWithOtt was issued to, for --explain and --who
+    ///
+    /// With it, USER is the user that the token contains. Without it, --explain is about a token that is
+    /// not sealed, and --who about all tokens.
+    #[arg(long, value_name = "CALLER", requires = "question")]
+    issued_by: Option<String>,
+    /// Ask --explain and --who about an IssueOtt that requests a login URL
+    #[arg(long, requires = "question")]
+    login_url: bool,
     /// A claim of the caller's JWT for --explain, such as groups=ops; can be repeated
     ///
     /// The path ends at the first `=`. The value is `true`, `false` or an integer, or else a text. Either
@@ -154,14 +163,18 @@ impl Arguments {
     }
 
     fn question(&self) -> Result<Option<Question>, InvalidQuestion> {
-        let api_client = self.api_client.as_deref();
+        let options = Options {
+            api_client: self.api_client.as_deref(),
+            login_url: self.login_url,
+            issued_by: self.issued_by.as_deref(),
+        };
         // clap checks the number of values.
         if let Some([caller, method, user]) = self.explain.as_deref() {
-            let call = Call::parse(caller, Request::parse(method, user, api_client)?, &self.claims)?;
+            let call = Call::parse(caller, Request::parse(method, user, &options)?, &self.claims)?;
             return Ok(Some(Question::Explain(call)));
         }
         match self.who.as_deref() {
-            Some([method, user]) => Ok(Some(Question::Who(Request::parse(method, user, api_client)?))),
+            Some([method, user]) => Ok(Some(Question::Who(Request::parse(method, user, &options)?))),
             _ => Ok(None),
         }
     }

@@ -3,9 +3,9 @@
 use std::fmt::Write;
 
 use crate::{
+    access::TokenUse,
     base::text::is_unprintable,
     caller::{Claims, claim_argument},
-    domain::call::Method,
 };
 
 /// Returns the arguments that follow `--explain` for this call, quoted for a POSIX shell.
@@ -14,14 +14,24 @@ use crate::{
 /// call uses the default one.
 pub(super) fn arguments(
     caller: &str,
-    method: Method,
+    token_use: TokenUse<'_>,
     user: Option<&str>,
     api_client: Option<&str>,
     claims: &Claims,
 ) -> String {
-    let mut arguments = format!("{} {} {}", quoted(caller), method.name(), quoted(user.unwrap_or("-")));
+    let method = token_use.method().name();
+    let mut arguments = format!("{} {method} {}", quoted(caller), quoted(user.unwrap_or("-")));
+    let issuer = match token_use {
+        TokenUse::Login { issued_by } => issued_by,
+        TokenUse::Issue { login_url } => {
+            arguments.push_str(if login_url { " --login-url" } else { "" });
+            None
+        }
+    };
+    let names = [("--issued-by", issuer), ("--api-client", api_client)];
+    let names = names.into_iter().filter_map(|(name, value)| Some((name, value?.to_owned())));
     let claims = claims.iter().map(|(path, value)| ("--claim", claim_argument(path, value)));
-    for (name, value) in api_client.map(|name| ("--api-client", name.to_owned())).into_iter().chain(claims) {
+    for (name, value) in names.chain(claims) {
         // Writing to a string cannot fail.
         let _ = write!(arguments, " {}", option(name, &value));
     }

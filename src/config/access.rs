@@ -52,6 +52,9 @@ pub(super) struct KnownNames<'a> {
     pub(super) tokens: Vec<&'a str>,
     /// Names of JWT issuers; `None` if the issuer has no name, or to accept any.
     pub(super) jwt_issuers: Option<Vec<&'a str>>,
+    /// Whether there is a `[token_binding]` section, without which no token is sealed. `None` if the
+    /// running gateway may have one that these settings do not contain.
+    pub(super) has_token_binding: Option<bool>,
     /// The API client of tests that name none.
     pub(super) default_api_client: DefaultApiClient<'a>,
 }
@@ -167,12 +170,15 @@ fn read_rule(mut section: Section<'_>, known: &KnownNames<'_>, names: &mut RuleN
     let claims = claims.map(|table| read_claims(table, ClaimsOf::Rule)).unwrap_or_default();
     let bursts = || value::count(1..=1_000_000);
     let callers = section.list("callers", |value| caller_glob(value, known)).unwrap_or_default();
+    let issued_by = section.list("issued_by", |value| caller_glob(value, known));
     let default = RuleSettings::new(callers, read_users(&mut section));
     let rule = RuleSettings {
         name,
         claims,
         methods: section.list("methods", method),
         api_clients: section.list("api_clients", |value| api_client_glob(value, known)),
+        issued_by,
+        login_urls: section.optional("login_urls", value::boolean).unwrap_or(default.login_urls),
         rate: section.optional("rate", value::rate).unwrap_or(default.rate),
         burst: section.optional("burst", bursts()).unwrap_or(default.burst),
         user_rate: section.optional("user_rate", value::rate).unwrap_or(default.user_rate),
@@ -182,6 +188,7 @@ fn read_rule(mut section: Section<'_>, known: &KnownNames<'_>, names: &mut RuleN
     };
     check_order(&rule, &section);
     check_callers_of_claims(&rule, &section);
+    check_token_uses(&rule, &section, known);
     if cannot_compare_logins(&rule) {
         section.warning(
             "external_ids",
@@ -264,6 +271,34 @@ fn check_callers_of_claims(rule: &RuleSettings, section: &Section<'_>) {
     }
 }
 
+/// Reports limits on the use of tokens that have no effect, or that no token can meet.
+fn check_token_uses(rule: &RuleSettings, section: &Section<'_>, known: &KnownNames<'_>) {
+    let is_for = |method| rule.methods.as_ref().is_none_or(|named| named.contains(&method));
+    if section.has("issued_by") && !is_for(Method::LoginWithOtt) {
+        section.error(
+            "issued_by",
+            Problem::rule(
+                "limits only LoginWithOtt, which this rule does not allow: add \"LoginWithOtt\" to methods, or remove \
+                 issued_by; callers limits who may issue tokens",
+            ),
+        );
+    } else if section.has("issued_by") {
+        const NO_SEALED_TOKENS: &str = "allows no login without [token_binding], because only sealed tokens contain the caller that they were \
+             issued to: add [token_binding], or remove issued_by";
+        match known.has_token_binding {
+            Some(true) => {}
+            Some(false) => section.error("issued_by", Problem::rule(NO_SEALED_TOKENS)),
+            None => section.warning("issued_by", NO_SEALED_TOKENS),
+        }
+    }
+    if !rule.login_urls && !is_for(Method::IssueOtt) {
+        section.warning(
+            "login_urls",
+            "has no effect: only IssueOtt returns login URLs, and this rule does not allow it",
+        );
+    }
+}
+
 /// Parses a value of a claim. A caller may have texts that no rule accepts, and a list of words in
 /// one text.
 fn claim_value(path: &Result<ClaimPath, ()>, value: &Value, of: ClaimsOf) -> Result<ClaimValue, Problem> {
@@ -341,6 +376,8 @@ fn read_users(section: &mut Section<'_>) -> Users {
 fn cannot_compare_logins(rule: &RuleSettings) -> bool {
     let Users::Listed(patterns) = &rule.users else { return false };
     rule.methods.as_ref().is_none_or(|named| named.contains(&Method::LoginWithOtt))
+        // A sealed token contains its user.
+        && rule.issued_by.is_none()
         && !patterns.is_empty()
         && patterns.iter().all(|pattern| pattern.kind() == SubjectKind::ExternalId)
 }
@@ -358,6 +395,8 @@ fn check_order(rule: &RuleSettings, section: &Section<'_>) {
             rule.methods.as_ref().is_some_and(|named| !METHODS.iter().all(|one| named.contains(one))),
         ),
         ("api_clients", rule.api_clients.as_ref().is_some_and(|globs| !globs.iter().any(|glob| glob == "*"))),
+        ("issued_by", rule.issued_by.is_some()),
+        ("login_urls", !rule.login_urls),
         ("rate", rule.rate.is_below(default.rate)),
         ("burst", rule.burst < default.burst),
         ("user_rate", rule.user_rate.is_below(default.user_rate)),
@@ -379,7 +418,7 @@ fn check_order(rule: &RuleSettings, section: &Section<'_>) {
     }
 }
 
-/// Parses a pattern of callers. One that can never match is an error.
+/// Parses a pattern of callers or issuers. One that can never match is an error.
 fn caller_glob(value: &Value, known: &KnownNames<'_>) -> Result<String, Problem> {
     let glob = value::text(value)?;
     if glob == ANONYMOUS {

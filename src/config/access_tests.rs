@@ -18,7 +18,7 @@ use super::{
     value,
 };
 use crate::{
-    access::Settings,
+    access::{Settings, TokenUse},
     caller::Claims,
     domain::{
         call::Method,
@@ -51,14 +51,30 @@ pub struct AccessTest {
     pub claims: Claims,
     /// `method`.
     pub method: Method,
-    /// `user`. For `LoginWithOtt`, the only name of the account in the platform's response; `None`
-    /// if the test is only about the request.
+    /// `login_url`: whether the call is an `IssueOtt` that requests a login URL.
+    pub login_url: bool,
+    /// `issued_by`: name of the caller that the sealed token of a `LoginWithOtt` was issued to.
+    /// `None` for a token that is not sealed.
+    pub issued_by: Option<String>,
+    /// `user`. For a `LoginWithOtt` with a token that is not sealed, the only name of the account in the
+    /// platform's response; `None` if the test is only about the request.
     pub user: Option<Subject>,
     /// `api_client`, or the default API client. `None` if the default is not known, because
     /// `[api_clients]` has errors.
     pub api_client: Option<Arc<str>>,
     /// `expect` and `rule`.
     pub expected: Expected,
+}
+
+impl AccessTest {
+    /// Returns the method, and what it does with a token.
+    #[must_use]
+    pub fn token_use(&self) -> TokenUse<'_> {
+        match self.method {
+            Method::IssueOtt => TokenUse::Issue { login_url: self.login_url },
+            Method::LoginWithOtt => TokenUse::Login { issued_by: self.issued_by.as_deref() },
+        }
+    }
 }
 
 /// The decision that a test expects.
@@ -136,10 +152,28 @@ fn read_test(
         }
     };
     let method = section.required("method", "\"IssueOtt\" or \"LoginWithOtt\"", access::method);
+    let login_url = section.optional("login_url", value::boolean);
+    let issued_by = section.optional("issued_by", |value| self::caller(value, known));
+    let is_missing = |key, is_read: bool| section.has(key) && !is_read;
+    let mut is_use_valid =
+        !is_missing("login_url", login_url.is_some()) && !is_missing("issued_by", issued_by.is_some());
+    if login_url == Some(true) && method == Some(Method::LoginWithOtt) {
+        is_use_valid = false;
+        section.error("login_url", Problem::rule("is only for IssueOtt, which returns login URLs"));
+    }
+    if section.has("issued_by") && method == Some(Method::IssueOtt) {
+        is_use_valid = false;
+        section.error("issued_by", Problem::rule("is only for LoginWithOtt, which spends sealed tokens"));
+    }
     let has_user = section.has("user");
     let user = section.optional("user", user);
     if !has_user && method == Some(Method::IssueOtt) {
         section.error("user", Problem::Missing("the decision on IssueOtt depends on it"));
+    } else if !has_user && issued_by.is_some() {
+        section.error(
+            "user",
+            Problem::Missing("a sealed token contains its user, and the decision depends on it"),
+        );
     }
     let api_client = if section.has("api_client") {
         section.optional("api_client", |value| api_client(value, known)).map(Some)
@@ -173,10 +207,26 @@ fn read_test(
     let (method, user) = match (method?, has_user, user) {
         // The user is invalid or missing.
         (_, true, None) | (Method::IssueOtt, false, _) => return None,
+        (_, false, _) if issued_by.is_some() => return None,
         (method, _, user) => (method, user),
     };
+    if !is_use_valid {
+        return None;
+    }
     let (caller, claims, api_client) = (caller?, claims?, api_client?);
-    Some(AccessTest { number, place, caller, claims, method, user, api_client, expected })
+    let login_url = login_url.unwrap_or(false);
+    Some(AccessTest {
+        number,
+        place,
+        caller,
+        claims,
+        method,
+        login_url,
+        issued_by,
+        user,
+        api_client,
+        expected,
+    })
 }
 
 /// Parses the name of a caller that the configuration can identify.

@@ -68,6 +68,7 @@ impl PolicyFile {
             api_clients: Some(api_clients.clone()),
             tokens: keys_at(tree, &["callers", "tokens"]),
             jwt_issuers: jwt_issuers(tree),
+            has_token_binding: Some(tree.contains_key("token_binding")),
             default_api_client: DefaultApiClient::Known(default_of(tree, &api_clients)),
         };
         let (access, tests) = read_access_and_tests(root.table("access"), &known, TestedRules::InForce);

@@ -75,6 +75,8 @@ impl Reloadable {
             api_clients: None,
             tokens: tokens_known,
             jwt_issuers: None,
+            // The section may also come from environment variables, which are not read here.
+            has_token_binding: tree.contains_key("token_binding").then_some(true),
             default_api_client: DefaultApiClient::Known(default_api_client),
         };
         let access;

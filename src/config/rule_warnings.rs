@@ -62,9 +62,10 @@ pub(super) fn check(tree: &Table, config: &Config, findings: &Findings) {
     }
 }
 
-/// Warns about globs in `callers` and `logins` that begin or end within a name.
+/// Warns about globs in `callers`, `issued_by` and `logins` that begin or end within a name.
 fn check_globs(rules: &str, nodes: &[Node], findings: &Findings) {
-    let lists: [(&str, Check); 2] = [("callers", within_caller), ("logins", within_login)];
+    let lists: [(&str, Check); 3] =
+        [("callers", within_caller), ("issued_by", within_caller), ("logins", within_login)];
     for (rule, number) in nodes.iter().zip(1..) {
         let Value::Table(rule) = &rule.value else { continue };
         for (list, within_name) in lists {

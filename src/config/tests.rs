@@ -6,6 +6,7 @@ mod environment;
 mod files;
 mod findings;
 mod strictness;
+mod token_uses;
 mod values;
 mod warnings;
 mod whole;

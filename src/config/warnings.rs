@@ -20,7 +20,7 @@ pub(super) fn check(tree: &Table, config: &Config, tests: &[AccessTestResult], f
     check_default(tree, config, findings);
 }
 
-/// Warns about patterns in `callers` that no caller can match.
+/// Warns about patterns in `callers` and `issued_by` that no caller can match.
 fn check_callers(tree: &Table, config: &Config, findings: &Findings) {
     let possible = Callers::of(tree, config);
     let Some(access) = table_at(tree, "access") else { return };
@@ -36,11 +36,13 @@ fn check_callers(tree: &Table, config: &Config, findings: &Findings) {
                      [callers.jwt]",
                 );
             }
-            for (caller, index) in list_at(rule, "callers").unwrap_or_default().iter().zip(1..) {
-                let Value::Text(glob) = &caller.value else { continue };
-                if let Err(why) = possible.match_any(glob) {
-                    let key = format!("access.{list}[{number}].callers[{index}]");
-                    findings.warning(caller.place.clone(), key, why);
+            for names in ["callers", "issued_by"] {
+                for (caller, index) in list_at(rule, names).unwrap_or_default().iter().zip(1..) {
+                    let Value::Text(glob) = &caller.value else { continue };
+                    if let Err(why) = possible.match_any(glob) {
+                        let key = format!("access.{list}[{number}].{names}[{index}]");
+                        findings.warning(caller.place.clone(), key, why);
+                    }
                 }
             }
         }

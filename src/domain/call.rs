@@ -140,6 +140,7 @@ struct Record {
     caller: OnceLock<(Arc<str>, Cow<'static, str>)>,
     deciding_claims: Mutex<Option<Arc<RawValue>>>,
     subject: OnceLock<Subject>,
+    login_url: OnceLock<bool>,
     fingerprint: OnceLock<String>,
     failure: OnceLock<(FailureCode, Reason)>,
     broken_body: OnceLock<BrokenBody>,
@@ -182,6 +183,7 @@ impl Call {
             caller: OnceLock::new(),
             deciding_claims: Mutex::new(None),
             subject: OnceLock::new(),
+            login_url: OnceLock::new(),
             fingerprint: OnceLock::new(),
             failure: OnceLock::new(),
             broken_body: OnceLock::new(),
@@ -291,6 +293,17 @@ impl Call {
     #[must_use]
     pub fn subject(&self) -> Option<&Subject> {
         self.0.subject.get()
+    }
+
+    /// Sets whether the request is for a login URL. Only the first write takes effect.
+    pub fn set_login_url(&self, is_requested: bool) {
+        let _ = self.0.login_url.set(is_requested);
+    }
+
+    /// Returns whether the request is for a login URL, once known.
+    #[must_use]
+    pub fn login_url(&self) -> Option<bool> {
+        self.0.login_url.get().copied()
     }
 
     /// Sets the fingerprint of the token that was issued or is spent. Only the first

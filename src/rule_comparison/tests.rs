@@ -5,7 +5,7 @@ use wildmatch::WildMatch;
 
 use super::*;
 use crate::{
-    access::{Question, Rules},
+    access::{Question, Rules, TokenUse},
     caller::{ClaimPath, ClaimRequirement, ClaimValue, Claims, Principal},
     domain::ott::{Subject, SubjectKind},
 };

@@ -228,7 +228,7 @@ impl FaultInjectingService {
                 Message::Issue { login, .. } => {
                     let subject = Subject::new(SubjectKind::Login, login.clone());
                     let subject = subject.map_err(|_| Failure::new(Reason::InvalidRequest))?;
-                    let _permit = access.permit_issue(admission, Arc::from(""), subject)?;
+                    let _permit = access.permit_issue(admission, Arc::from(""), subject, false)?;
                 }
                 Message::Login { .. } | Message::Other => {
                     let _permit = access.permit_login(admission, Arc::from(""))?;

@@ -31,6 +31,7 @@ impl OttService {
 
         let convert::IssueOtt { subject, api_client, target_uri } = message.try_into()?;
         call.set_subject(subject.clone());
+        call.set_login_url(target_uri.is_some());
         let client = self.client_for(&call, &admission, api_client.as_deref())?;
         let target_uri = target_uri
             // Boxed: most calls have none, and the future would reserve its space twice.
@@ -38,7 +39,8 @@ impl OttService {
             .transpose()
             .map_err(|rule| Failure::new(Reason::InvalidRequest).violation("target_uri", rule.to_string()))?;
 
-        let mut permit = self.access.permit_issue(admission, Arc::clone(client.name()), subject)?;
+        let mut permit =
+            self.access.permit_issue(admission, Arc::clone(client.name()), subject, target_uri.is_some())?;
         if let Some(claims) = permit.take_claims() {
             call.set_deciding_claims(Some(claims));
         }

@@ -47,6 +47,7 @@ impl RefusedRequests {
         let api_client = match call.method() {
             Some(Method::IssueOtt) => {
                 let Ok(request) = IssueOttRequest::decode(message) else { return };
+                call.set_login_url(!request.target_uri.is_empty());
                 unvalidated.user = request.subject.and_then(|user| self::user(call, user));
                 request.api_client
             }
@@ -132,7 +133,11 @@ mod tests {
         let call = named(Method::IssueOtt, issue(subject, "eu2"), STRANGER);
         assert_eq!(call.subject(), Some(&Subject::new(SubjectKind::ExternalId, "x-17".to_owned()).unwrap()));
         assert_eq!(call.api_client().as_deref(), Some("eu2"));
-        assert_eq!(call.unvalidated(), None);
+        assert_eq!((call.unvalidated(), call.login_url()), (None, Some(false)));
+        let request =
+            IssueOttRequest { target_uri: "https://a.example".to_owned(), ..IssueOttRequest::default() };
+        let call = named(Method::IssueOtt, framed(&request.encode_to_vec()), STRANGER);
+        assert_eq!(call.login_url(), Some(true));
     }
 
     #[tokio::test(start_paused = true)]
@@ -154,7 +159,7 @@ mod tests {
     async fn a_login_records_its_api_client_and_never_its_token() {
         let request = LoginWithOttRequest { ott: "CANARY".to_owned(), api_client: "eu2".to_owned() };
         let call = named(Method::LoginWithOtt, framed(&request.encode_to_vec()), STRANGER);
-        assert_eq!(call.api_client().as_deref(), Some("eu2"));
+        assert_eq!((call.api_client().as_deref(), call.login_url()), (Some("eu2"), None));
         assert!(!format!("{call:?}").contains("CANARY"));
     }
 

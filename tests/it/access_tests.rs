@@ -711,6 +711,73 @@ fn explain_answers_about_accounts_claims_and_unknown_names() {
 }
 
 #[test]
+fn questions_about_login_urls_and_sealed_tokens_are_answered() {
+    const WITHOUT_URLS: &str = "[[access.rules]]
+name = \"no-urls\"
+callers = [\"token:support\"]
+methods = [\"IssueOtt\"]
+login_urls = false
+users = \"all\"
+";
+    let setup = setup(WITHOUT_URLS);
+    let ask = |arguments: &[&str]| {
+        let done = setup.run(&[&["check-config"], arguments].concat());
+        assert_eq!(done.status.code(), Some(0), "{}", stderr(&done));
+        stdout(&done)
+    };
+    let issue = ["--explain", "token:support", "IssueOtt", "a"];
+    assert!(ask(&issue).ends_with("\nALLOWED by rule 4 (no-urls)\n"));
+    let denied = ask(&[&issue[..], &["--login-url"]].concat());
+    assert!(
+        denied.ends_with("\nrule 4 (no-urls) does not allow login URLs\nDENIED: no rule allows it\n"),
+        "{denied}"
+    );
+    let found: Value =
+        serde_json::from_str(&ask(&[&issue[..], &["--login-url", "--format", "json"]].concat())).unwrap();
+    assert_eq!((&found["login_url"], &found["decision"]), (&json!(true), &json!("deny")));
+    assert_eq!(found["rules"][3]["mismatch"], "login_url");
+    let quotas = "per caller 50/s, burst 100; per caller and user 30/min, burst 10";
+    let rule = format!("rule 4 (no-urls): token:support\n  only without a login URL\n  {quotas}\n");
+    assert!(ask(&["--who", "IssueOtt", "a"]).contains(&rule));
+    let with_url = ask(&["--who", "IssueOtt", "a", "--login-url"]);
+    assert!(!with_url.contains("rule 4") && with_url.contains("rule 3 (ops)"), "{with_url}");
+
+    let log_in = ["--explain", "token:support", "LoginWithOtt", "a", "--issued-by", "token:billing"];
+    assert!(ask(&log_in).ends_with("\nALLOWED by rule 2 (support)\n"));
+    let found: Value = serde_json::from_str(&ask(&[&log_in[..], &["--format", "json"]].concat())).unwrap();
+    assert_eq!((&found["issued_by"], &found["rule"]["number"]), (&json!("token:billing"), &json!(2)));
+    for (arguments, why) in [
+        (
+            &["--explain", "token:support", "LoginWithOtt", "-", "--login-url"][..],
+            "--login-url is only for IssueOtt",
+        ),
+        (
+            &["--explain", "token:support", "IssueOtt", "a", "--issued-by", "dns:a"],
+            "--issued-by is only for LoginWithOtt",
+        ),
+        (
+            &["--explain", "token:support", "LoginWithOtt", "-", "--issued-by", "dns:a"],
+            "USER is required with --issued-by",
+        ),
+        (&["--who", "LoginWithOtt", "a", "--issued-by", "dns:*"], "--issued-by cannot be \"dns:*\""),
+        (&["--login-url"], "required"),
+        (&["--issued-by", "dns:a"], "required"),
+    ] {
+        let done = setup.run(&[&["check-config"], arguments].concat());
+        assert_eq!(done.status.code(), Some(2), "{}", stdout(&done));
+        assert!(stderr(&done).contains(why), "{}", stderr(&done));
+    }
+
+    // The command of a failed test asks the same question.
+    let test = "[[access.tests]]\ncaller = \"token:support\"\nmethod = \"IssueOtt\"\nuser = \"a\"\nlogin_url = true\n\
+                expect = \"allow\"\n";
+    let failing = self::setup(&format!("{WITHOUT_URLS}{test}"));
+    let done = failing.run(&["check-config"]);
+    let command = "--explain token:support IssueOtt login:a --login-url --api-client test";
+    assert!(done.status.code() == Some(2) && stderr(&done).contains(command), "{}", stderr(&done));
+}
+
+#[test]
 fn questions_are_answered_by_the_rules_in_force_and_by_the_candidate_rules() {
     let setup = setup(
         "[[access.candidate_rules]]\nname = \"billing\"\ncallers = [\"token:billing\"]\nlogins = [\"anna@*\"]\n",

@@ -5,7 +5,7 @@ use std::fs;
 
 use http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
 use ott_gateway::{
-    access::{Question, Rules},
+    access::{Question, Rules, TokenUse},
     caller::{
         BearerTokens, CallerPolicy, Identification, InvalidSettings, JwksSource, Peer, RequestedClaims,
         Settings,
@@ -240,7 +240,7 @@ async fn allows(config: &Config, issuer: &Issuer, mut payload: Value) -> bool {
     let user = Subject::new(SubjectKind::Login, patterns[0].text().replace('*', "anna")).unwrap();
     let question = Question {
         caller: caller.principal(),
-        method: Method::IssueOtt,
+        token_use: TokenUse::plain(Method::IssueOtt),
         api_client: config.api_clients.default.as_deref().unwrap_or_default(),
         user: Some(&user),
     };

@@ -56,6 +56,10 @@ fn run(folder: &Path, arguments: &[&str]) -> Output {
         .unwrap()
 }
 
+fn stderr(done: &Output) -> String {
+    String::from_utf8(done.stderr.clone()).unwrap()
+}
+
 fn stdout(done: &Output) -> String {
     String::from_utf8(done.stdout.clone()).unwrap()
 }
@@ -297,7 +301,7 @@ not compared, lines that are not whole records: 1
         }],
         "allowed_others": 0,
         "unchanged": 2,
-        "undecided": { "claims": 0, "api_client": 0, "user": 1 },
+        "undecided": { "claims": 0, "api_client": 0, "issuer": 0, "login_url": 0, "user": 1 },
         "not_compared": {
             "other_rules": 1, "not_decided": 0, "over_quota": 1, "summarized": 0, "lost": 0, "late": 0,
             "repeated": 0, "other_records": 0, "not_records": 1,
@@ -417,4 +421,22 @@ fn file_in_another_compression_is_refused_with_the_command_that_reads_it() {
         let error = String::from_utf8(done.stderr).unwrap();
         assert!(error.ends_with(&format!("; decompress it first: {advice}")), "{error}");
     }
+}
+
+/// A comparison without these parts of rules would be wrong.
+#[test]
+fn rules_that_limit_tokens_are_refused() {
+    let limited = OLD.replacen("logins = ", "login_urls = false\nlogins = ", 1);
+    for (old, new, file) in [(OLD, &*limited, "new"), (&limited, OLD, "old"), (&limited, &limited, "old")] {
+        for arguments in [&[][..], &["--format", "json"]] {
+            let done = compare(old, new, arguments);
+            let expected =
+                format!("rule 1 of the {file} file contains `login_urls`, which cannot be compared");
+            assert_eq!((done.status.code(), stdout(&done).as_str()), (Some(2), ""));
+            assert!(stderr(&done).contains(&expected), "{}", stderr(&done));
+        }
+    }
+    let unlimited = OLD.replacen("logins = ", "login_urls = true\nlogins = ", 1);
+    let done = compare(OLD, &unlimited, &[]);
+    assert_eq!(done.status.code(), Some(0), "{}", stderr(&done));
 }

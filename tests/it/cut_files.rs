@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, fs, num::NonZeroU32, path::Path, process::Command};
 
 use ott_gateway::{
-    access::{Question, Quotas, Rate, RuleSettings, Rules, Settings as Access},
+    access::{Question, Quotas, Rate, RuleSettings, Rules, Settings as Access, TokenUse},
     caller::{ClaimRequirement, Claims, Principal, TokenHashes},
     config::{Config, Reloadable},
     domain::{
@@ -27,7 +27,7 @@ fn decisions(rules: &[RuleSettings], probes: &[Probe]) -> Vec<Option<usize>> {
     let decide = |probe: &Probe| {
         let question = Question {
             caller: Principal { name: &probe.caller, claims: &probe.claims },
-            method: probe.method,
+            token_use: probe.token_use(),
             api_client: &probe.api_client,
             user: probe.user.as_ref(),
         };
@@ -54,8 +54,21 @@ struct Probe {
     caller: String,
     claims: Claims,
     method: Method,
+    /// Whether an `IssueOtt` requests a login URL.
+    login_url: bool,
+    /// The caller that the token of a `LoginWithOtt` was issued to, if it is sealed.
+    issued_by: Option<String>,
     api_client: String,
     user: Option<Subject>,
+}
+
+impl Probe {
+    fn token_use(&self) -> TokenUse<'_> {
+        match self.method {
+            Method::IssueOtt => TokenUse::Issue { login_url: self.login_url },
+            Method::LoginWithOtt => TokenUse::Login { issued_by: self.issued_by.as_deref() },
+        }
+    }
 }
 
 /// Probes for everything that the rules name, and for other names.
@@ -65,9 +78,11 @@ fn probes(access: &Access) -> Vec<Probe> {
         ["anonymous", "token:other", "dns:other", "jwt:other"].map(str::to_owned).into();
     let mut api_clients: Vec<String> = ["eu2", "other"].map(str::to_owned).into();
     let mut names = vec!["other".to_owned(), "7".to_owned()];
+    let mut issuers: Vec<Option<String>> = vec![None];
     for rule in access.rules.iter().chain(&access.candidate_rules) {
         callers.extend(rule.callers.iter().map(plain));
         api_clients.extend(rule.api_clients.iter().flatten().map(plain));
+        issuers.extend(rule.issued_by.iter().flatten().map(plain).map(Some));
         if let Users::Listed(patterns) = &rule.users {
             names.extend(patterns.iter().map(|pattern| pattern.text().replace(['*', '?'], "x")));
         }
@@ -92,11 +107,19 @@ fn probes(access: &Access) -> Vec<Probe> {
         callers.iter().flat_map(|caller| claims_of(caller).iter().map(move |claims| (caller, claims)));
     for (caller, claims) in callers {
         for api_client in &api_clients {
-            for method in [Method::IssueOtt, Method::LoginWithOtt] {
-                for user in &users {
-                    let (caller, api_client, user) = (caller.clone(), api_client.clone(), user.clone());
-                    let claims = claims.clone();
-                    probes.push(Probe { caller, claims, method, api_client, user });
+            for user in &users {
+                let probe = |method, login_url, issued_by| Probe {
+                    caller: caller.clone(),
+                    claims: claims.clone(),
+                    method,
+                    login_url,
+                    issued_by,
+                    api_client: api_client.clone(),
+                    user: user.clone(),
+                };
+                probes.extend([false, true].map(|login_url| probe(Method::IssueOtt, login_url, None)));
+                for issuer in &issuers {
+                    probes.push(probe(Method::LoginWithOtt, false, issuer.clone()));
                 }
             }
         }
@@ -133,10 +156,10 @@ impl Whole {
             let cut = decisions(rules, &self.probes);
             for ((cut, whole), probe) in cut.iter().zip(whole).zip(&self.probes) {
                 let question = format!(
-                    "{} {:?} {} {} {:?}",
+                    "{} {:?} {:?} {} {:?}",
                     probe.caller,
                     probe.claims,
-                    probe.method.name(),
+                    probe.token_use(),
                     probe.api_client,
                     probe.user.as_ref().map(Subject::canonical)
                 );
@@ -275,6 +298,10 @@ logins = [
 ]
 external_ids = ["x-*"]
 user_ids = ["3F2504E0-4F89-11D3-9A0C-0305E82C3301"]
+[[access.rules]]
+callers = ["token:ops"]
+login_urls = false
+logins = ["*@customer.example"]
 [[access.rules]]
 callers = ["jwt:portal"]
 claims = { groups = ["a", "b"], "x/y" = true }

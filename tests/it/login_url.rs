@@ -3,7 +3,7 @@
 use tonic_types::StatusExt;
 
 use crate::support::{
-    calling::{issue, result_of},
+    calling::{issue, metric, result_of},
     gateway::Setup,
     upstream::{self, Upstream},
 };
@@ -92,4 +92,44 @@ async fn login_url_leads_only_to_the_data_center_or_an_allowed_origin() {
     let shown =
         gateway.stderr().text() + &std::fs::read_to_string(gateway.folder().join("audit.jsonl")).unwrap();
     assert!(!shown.contains("external-login"), "no login URL in log or audit");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rule_without_login_urls_refuses_them_before_anything_is_sent() {
+    let platform = Upstream::http().await;
+    let gateway = Setup::for_platform(platform.address())
+        .replacing("callers = [\"anonymous\"]", "callers = [\"anonymous\"]\nlogin_urls = false")
+        .start();
+    let mut client = gateway.client().await;
+    let mut issue_to = async |target: &str| {
+        let mut request = issue("x@example.com");
+        request.get_mut().target_uri = target.to_owned();
+        result_of(&client.issue_ott(request).await)
+    };
+    assert_eq!(issue_to("/mc/").await, "PermissionDenied CALLER_NOT_ALLOWED");
+    assert_eq!(platform.count(upstream::OTT), 0);
+    assert_eq!(issue_to("https://evil.example/").await, "InvalidArgument INVALID_REQUEST");
+    assert_eq!(issue_to("").await, "OK");
+    let denied = metric(gateway.admin(), "ott_gateway_access_denied_total{reason=\"login_url\"}").await;
+    assert_eq!(denied.to_string(), "1");
+    let records: Vec<serde_json::Value> = std::fs::read_to_string(gateway.folder().join("audit.jsonl"))
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .filter(|record: &serde_json::Value| record["event"] == "call")
+        .collect();
+    let shown: Vec<_> =
+        records.iter().map(|record| (record["code"].as_str(), record.get("login_url"))).collect();
+    let requested = serde_json::Value::Bool(true);
+    assert_eq!(
+        shown,
+        [
+            (Some("PERMISSION_DENIED"), Some(&requested)),
+            (Some("INVALID_ARGUMENT"), Some(&requested)),
+            (Some("OK"), None)
+        ]
+    );
+    gateway.stderr().wait_for("the reason of the denial", |line| {
+        line.contains("no access rule allows this call: login_url").then_some(())
+    });
 }

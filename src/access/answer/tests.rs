@@ -30,7 +30,12 @@ fn question<'a>(
     method: Method,
     user: Option<&'a Subject>,
 ) -> Question<'a> {
-    Question { caller: Principal { name: caller, claims }, method, api_client: "eu2", user }
+    Question {
+        caller: Principal { name: caller, claims },
+        token_use: TokenUse::plain(method),
+        api_client: "eu2",
+        user,
+    }
 }
 
 #[test]
@@ -110,11 +115,65 @@ fn rule_whose_callers_an_earlier_rule_has_is_marked() {
     ])
     .unwrap();
     let found: Vec<(usize, Option<usize>)> = rules
-        .who(Method::IssueOtt, "eu2", None)
+        .who(TokenUse::plain(Method::IssueOtt), "eu2", None)
         .into_iter()
         .map(|candidate| (candidate.rule.id.number, candidate.covered_by.map(|rule| rule.number)))
         .collect();
     assert_eq!(found, [(2, None), (3, Some(2)), (4, None), (5, None), (6, None)]);
+}
+
+#[test]
+fn rule_is_covered_only_if_all_its_uses_of_tokens_are() {
+    let by = |issuers: &[&str]| {
+        let issued_by = Some(issuers.iter().map(|text| (*text).to_owned()).collect());
+        RuleSettings { issued_by, ..rule("", &["jwt:x"]) }
+    };
+    let without_urls = || RuleSettings { login_urls: false, ..rule("", &["jwt:x"]) };
+    let covered = |settings: &[RuleSettings], token_use| {
+        let rules = Rules::try_new(settings.to_vec()).unwrap();
+        let candidates = rules.who(token_use, "eu2", None).into_iter();
+        candidates
+            .map(|found| (found.rule.id.number, found.covered_by.map(|rule| rule.number)))
+            .collect::<Vec<_>>()
+    };
+    let (issue, login) = (TokenUse::plain(Method::IssueOtt), TokenUse::plain(Method::LoginWithOtt));
+    let by_issuer =
+        [by(&["token:*"]), by(&["token:a", "dns:*"]), by(&["token:a", "token:b*"]), rule("", &["jwt:x"])];
+    assert_eq!(covered(&by_issuer, login), [(1, None), (2, None), (3, Some(1)), (4, None)]);
+    assert_eq!(covered(&by_issuer, issue), [(1, None), (2, Some(1)), (3, Some(1)), (4, Some(1))]);
+    let of = |issuer| covered(&by_issuer, TokenUse::Login { issued_by: Some(issuer) });
+    assert_eq!(of("dns:a"), [(2, None), (4, Some(2))], "each is for tokens of this caller");
+    assert_eq!(of("token:c"), [(1, None), (4, Some(1))]);
+    let by_url = [without_urls(), without_urls(), rule("", &["jwt:x"]), without_urls()];
+    assert_eq!(covered(&by_url, issue), [(1, None), (2, Some(1)), (3, None), (4, Some(1))]);
+    assert_eq!(covered(&by_url, TokenUse::Issue { login_url: true }), [(3, None)]);
+    assert_eq!(covered(&by_url, login), [(1, None), (2, Some(1)), (3, Some(1)), (4, Some(1))]);
+}
+
+#[test]
+fn sealed_login_is_charged_by_the_rule_that_decides() {
+    let of = |pattern: &str| Users::listed(SubjectKind::Login, &[pattern]);
+    let rules = Rules::try_new(vec![
+        RuleSettings { users: of("*@a"), ..rule("a", &["token:x"]) },
+        RuleSettings {
+            users: of("*@b"),
+            issued_by: Some(vec!["dns:*".to_owned()]),
+            ..rule("b", &["token:x"])
+        },
+    ])
+    .unwrap();
+    let none = Claims::none();
+    let answer = |user: &str, issued_by| {
+        let user = login(user);
+        let caller = Principal { name: "token:x", claims: &none };
+        let token_use = TokenUse::Login { issued_by };
+        let answer = rules.answer(Question { caller, token_use, api_client: "eu2", user: Some(&user) });
+        [answer.deciding(), answer.charged()].map(|rule| rule.map(|rule| rule.number))
+    };
+    assert_eq!(answer("u@b", Some("dns:i")), [Some(2), Some(2)]);
+    assert_eq!(answer("u@b", Some("jwt:i")), [None, None]);
+    assert_eq!(answer("u@b", None), [None, Some(1)], "the account is checked after the quota");
+    assert_eq!(answer("u@c", Some("dns:i")), [None, None], "the user is checked before the quota");
 }
 
 prop_compose! {
@@ -123,12 +182,16 @@ prop_compose! {
         groups in prop::option::of(prop::sample::subsequence(vec!["a", "b"], 1..=2)),
         users in prop::option::of("[ab*]{1,2}"),
         methods in prop::option::of(Just(vec![Method::IssueOtt])),
+        issued_by in prop::option::of(prop::collection::vec("token:[ab*?]{1,2}", 1..3)),
+        login_urls in any::<bool>(),
     ) -> RuleSettings {
         RuleSettings {
             callers,
             claims: groups.map(|groups| required("groups", &groups)).into_iter().collect(),
             users: users.map_or(Users::All, |pattern| Users::listed(SubjectKind::Login, &[&pattern])),
             methods,
+            issued_by,
+            login_urls,
             ..rule("", &[])
         }
     }
@@ -145,11 +208,19 @@ proptest! {
         groups in prop::sample::subsequence(vec!["a", "b", "c"], 0..=2),
         user in "[ab]{1,2}",
         is_login in any::<bool>(),
+        issuer in prop::option::of("token:[ab]{1,2}"),
+        login_url in any::<bool>(),
+        is_any in any::<bool>(),
     ) {
-        let method = if is_login { Method::LoginWithOtt } else { Method::IssueOtt };
+        let token_use =
+            if is_login { TokenUse::Login { issued_by: issuer.as_deref() } } else { TokenUse::Issue { login_url } };
+        // Also asks about the callers for any use of the method.
+        let asked = if is_any { TokenUse::plain(token_use.method()) } else { token_use };
         let rules = Rules::try_new(settings).unwrap();
         let (user, claims) = (login(&user), claims(&groups.iter().map(|group| ("groups", *group)).collect::<Vec<_>>()));
-        let answer = rules.answer(question(&caller, &claims, method, Some(&user)));
+        let question =
+            Question { token_use, ..question(&caller, &claims, token_use.method(), Some(&user)) };
+        let answer = rules.answer(question);
         let allowing: Vec<usize> = answer
             .verdicts()
             .filter(|(_, verdict)| !matches!(verdict, Verdict::Mismatch(_)))
@@ -159,9 +230,18 @@ proptest! {
             if caller == ANONYMOUS { *glob == caller } else { wildmatch::WildMatch::new(glob).matches(&caller) }
         };
         let mut found = Vec::new();
-        for candidate in rules.who(method, "eu2", Some(&user)) {
+        for candidate in rules.who(asked, "eu2", Some(&user)) {
             let rule = candidate.rule.settings;
-            if rule.callers.iter().any(matches) && claims.meet(&rule.claims) {
+            let is_issuer = |glob: &String| {
+                issuer.as_ref().is_some_and(|issuer| wildmatch::WildMatch::new(glob).matches(issuer))
+            };
+            let allows_use = match token_use {
+                TokenUse::Issue { login_url } => rule.login_urls || !login_url,
+                TokenUse::Login { .. } => rule.issued_by.as_ref().is_none_or(|globs| globs.iter().any(is_issuer)),
+            };
+            // A question about one use returns no rule that does not allow it; no issuer means any token.
+            prop_assert!(allows_use || asked == TokenUse::plain(token_use.method()));
+            if rule.callers.iter().any(matches) && claims.meet(&rule.claims) && allows_use {
                 if let Some(earlier) = candidate.covered_by {
                     prop_assert!(found.contains(&earlier.number), "{earlier} covers {}", candidate.rule.id);
                 }

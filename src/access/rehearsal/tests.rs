@@ -7,7 +7,7 @@ use super::{
     *,
 };
 use crate::{
-    access::{Denied, Question, Refused, RuleSettings},
+    access::{Denied, KnownIssuer, Question, Refused, RuleSettings, TokenUse},
     base::clock,
     caller::{ClaimPath, ClaimRequirement, ClaimValue, Claims, Principal, Proof},
     domain::{
@@ -99,8 +99,9 @@ impl Rehearsing {
             Ok(admission) => admission,
             Err(denied) => {
                 let rehearsal = self.access.rehearse_refusal(&policy, record, caller, method);
-                if let Simulated::Issue { user, is_read: true } = &call {
+                if let Simulated::Issue { user, login_url, is_read: true } = &call {
                     record.set_subject(user.clone());
+                    record.set_login_url(*login_url);
                     record.set_api_client(Arc::from("eu2"));
                 }
                 drop(rehearsal);
@@ -113,10 +114,18 @@ impl Rehearsing {
             other @ Refused::QuotaExceeded { .. } => panic!("{other}"),
         };
         match call {
-            Simulated::Issue { user, .. } => {
+            Simulated::Issue { user, login_url, .. } => {
+                record.set_subject(user.clone());
+                record.set_login_url(login_url);
+                self.access.admits_api_client(&admission, "eu2")?;
+                let permit = self.access.permit_issue(admission, Arc::from("eu2"), user, login_url);
+                let _permit = permit.map_err(quota)?;
+            }
+            Simulated::Sealed { user, issued_by } => {
                 record.set_subject(user.clone());
                 self.access.admits_api_client(&admission, "eu2")?;
-                let _permit = self.access.permit_issue(admission, Arc::from("eu2"), user).map_err(quota)?;
+                let permit = self.access.permit_sealed_login(admission, Arc::from("eu2"), &user, issued_by);
+                let _permit = permit.map_err(quota)?;
             }
             Simulated::Login { account } => {
                 let permit = self.access.permit_login(admission, Arc::from("eu2")).map_err(quota)?;
@@ -133,7 +142,13 @@ enum Simulated {
     /// `is_read`: whether the message of a refused call is decoded for its record.
     Issue {
         user: Subject,
+        login_url: bool,
         is_read: bool,
+    },
+    /// A login with a sealed token.
+    Sealed {
+        user: Subject,
+        issued_by: &'static str,
     },
     Login {
         account: Subject,
@@ -144,13 +159,13 @@ impl Simulated {
     const fn method(&self) -> Method {
         match self {
             Self::Issue { .. } => Method::IssueOtt,
-            Self::Login { .. } => Method::LoginWithOtt,
+            Self::Login { .. } | Self::Sealed { .. } => Method::LoginWithOtt,
         }
     }
 }
 
 fn issue(user: &str) -> Simulated {
-    Simulated::Issue { user: login(user), is_read: true }
+    Simulated::Issue { user: login(user), login_url: false, is_read: true }
 }
 
 fn log_in(user: &str) -> Simulated {
@@ -221,7 +236,7 @@ fn call_that_candidates_would_allow_is_refused_and_reported() {
 
 #[test]
 fn refused_call_whose_user_is_not_known_is_undecided_if_candidates_list_users() {
-    let unread = || Simulated::Issue { user: login("john@a"), is_read: false };
+    let unread = || Simulated::Issue { user: login("john@a"), login_url: false, is_read: false };
     let refused = Err(AccessDenial::Caller);
     let rules = [rule("dns:other", Users::All)];
     for call in [unread(), log_in("john@a")] {
@@ -261,7 +276,7 @@ fn call_over_a_quota_in_force_is_not_compared() {
         let record = Call::new(clock::now(), Deadline::after(Duration::from_secs(10)));
         let policy = rehearsing.access.policy().into_shared();
         let admission = rehearsing.access.admits(policy, &record, &portal(), Method::IssueOtt).unwrap();
-        let permit = rehearsing.access.permit_issue(admission, Arc::from("eu2"), login("john"));
+        let permit = rehearsing.access.permit_issue(admission, Arc::from("eu2"), login("john"), false);
         (permit.is_ok(), record.candidate().is_some())
     };
     assert_eq!(permit(), (true, true));
@@ -298,7 +313,7 @@ fn series_exist_only_while_candidates_are_configured() {
     assert_eq!(rehearsing.call(&portal(), issue("john")), refused);
     let record = Call::new(clock::now(), Deadline::after(Duration::from_secs(10)));
     let admission = rehearsing.access.admits(old, &record, &portal(), Method::IssueOtt).unwrap();
-    assert!(rehearsing.access.permit_issue(admission, Arc::from("eu2"), login("john")).is_ok());
+    assert!(rehearsing.access.permit_issue(admission, Arc::from("eu2"), login("john"), false).is_ok());
     assert!(record.candidate().is_some(), "an earlier call is decided by one version");
     assert_eq!(rehearsing.series(), 0, "and not counted");
     rehearsing.access.replace(policy(&rules, &candidates));
@@ -311,8 +326,11 @@ fn any_rule() -> impl Strategy<Value = RuleSettings> {
     let methods = prop::option::of(select(vec![Method::IssueOtt, Method::LoginWithOtt]));
     let users = select(vec![None, Some("x@a"), Some("*@a"), Some("*"), Some("y@?")]);
     let claim = optional(vec!["one", "two"]);
-    (callers, methods, optional(vec!["eu2", "us5", "*"]), users, claim).prop_map(
-        |(caller, method, api_client, users, claim)| RuleSettings {
+    let tokens = (optional(vec!["dns:a", "dns:*"]), any::<bool>());
+    (callers, methods, optional(vec!["eu2", "us5", "*"]), users, claim, tokens).prop_map(
+        |(caller, method, api_client, users, claim, (issuer, login_urls))| RuleSettings {
+            issued_by: issuer.map(|glob| vec![glob.to_owned()]),
+            login_urls,
             methods: method.map(|method| vec![method]),
             api_clients: api_client.map(|name| vec![name.to_owned()]),
             claims: claim.into_iter().map(required).collect(),
@@ -332,12 +350,18 @@ fn any_rules() -> impl Strategy<Value = Vec<RuleSettings>> {
 
 const CALLERS: [&str; 4] = ["dns:a", "dns:b", "dns:c", "anonymous"];
 const API_CLIENTS: [&str; 3] = ["eu2", "us5", "other"];
+const ISSUERS: [&str; 3] = ["dns:a", "dns:b", "jwt:c"];
 const USERS: [&str; 5] = ["x@a", "y@a", "y@b", "z@c", "z"];
 
 fn any_call() -> impl Strategy<Value = Simulated> {
-    (select(USERS.to_vec()), any::<bool>(), any::<bool>()).prop_map(|(user, is_issue, is_read)| {
-        if is_issue { Simulated::Issue { user: login(user), is_read } } else { log_in(user) }
-    })
+    let user = || select(USERS.to_vec());
+    prop_oneof![
+        2 => (user(), any::<bool>(), any::<bool>())
+            .prop_map(|(user, login_url, is_read)| Simulated::Issue { user: login(user), login_url, is_read }),
+        1 => user().prop_map(log_in),
+        1 => (user(), select(ISSUERS.to_vec()))
+            .prop_map(|(user, issued_by)| Simulated::Sealed { user: login(user), issued_by }),
+    ]
 }
 
 fn claims(value: Option<&str>) -> Claims {
@@ -392,6 +416,12 @@ proptest! {
         own_claim in prop::option::of(prop::option::of(select(vec!["one", "two", "three"]))),
         is_issue in any::<bool>(),
         api_client in prop::option::of(select(API_CLIENTS.to_vec())),
+        issuer in prop_oneof![
+            Just(KnownIssuer::Unknown),
+            Just(KnownIssuer::NotSealed),
+            select(ISSUERS.to_vec()).prop_map(KnownIssuer::Named),
+        ],
+        login_url in prop::option::of(any::<bool>()),
         user in prop::option::of(select(USERS.to_vec())),
     ) {
         let rules = Rules::try_new(rules).unwrap();
@@ -407,6 +437,8 @@ proptest! {
             },
             method,
             api_client,
+            issuer,
+            login_url,
             user: subject.as_ref().map_or(KnownUser::Unknown, KnownUser::Named),
         };
         let all_claims = match &own_claims {
@@ -415,17 +447,30 @@ proptest! {
                 .map(|more| Claims::new(at_least.iter().chain(claims(more).iter()).cloned().collect()))
                 .into(),
         };
+        let issuers = match issuer {
+            KnownIssuer::Unknown => ISSUERS.map(Some).into_iter().chain([None]).collect(),
+            KnownIssuer::NotSealed => vec![None],
+            KnownIssuer::Named(name) => vec![Some(name)],
+        };
+        let token_uses: Vec<TokenUse<'_>> = if is_issue {
+            let urls = login_url.map_or(vec![false, true], |login_url| vec![login_url]);
+            urls.into_iter().map(|login_url| TokenUse::Issue { login_url }).collect()
+        } else {
+            issuers.into_iter().map(|issued_by| TokenUse::Login { issued_by }).collect()
+        };
         let mut decisions = Vec::new();
         for claims in &all_claims {
             for api_client in api_client.map_or(API_CLIENTS.to_vec(), |name| vec![name]) {
                 for user in subject.clone().map_or(USERS.map(login).to_vec(), |user| vec![user]) {
-                    let question = Question {
-                        caller: Principal { name: caller, claims },
-                        method,
-                        api_client,
-                        user: Some(&user),
-                    };
-                    decisions.push(rules.answer(question).deciding().map(|rule| rule.number));
+                    for token_use in &token_uses {
+                        let question = Question {
+                            caller: Principal { name: caller, claims },
+                            token_use: *token_use,
+                            api_client,
+                            user: Some(&user),
+                        };
+                        decisions.push(rules.answer(question).deciding().map(|rule| rule.number));
+                    }
                 }
             }
         }

@@ -178,6 +178,8 @@ proptest! {
             claims: KnownClaims::All(&own),
             method: Method::IssueOtt,
             api_client: Some("eu2"),
+            issuer: KnownIssuer::NotSealed,
+            login_url: Some(false),
             user: KnownUser::Named(&user),
         };
         let decision = |settings: &[RuleSettings]| rules(settings).partial_decision(&whole);

@@ -10,6 +10,8 @@ use crate::{
     },
 };
 
+mod token_uses;
+
 fn rule(callers: &[&str]) -> RuleSettings {
     RuleSettings::new(texts(callers), Users::All)
 }
@@ -41,7 +43,7 @@ fn decide(
     user: Option<&Subject>,
 ) -> Result<usize, AccessDenial> {
     let admitting = rules.admitting(principal(caller), method)?;
-    let allowing = rules.allowing(&admitting, api_client, user)?;
+    let allowing = rules.allowing(&admitting, TokenUse::plain(method), api_client, user)?;
     Ok(allowing.first().expect("at least one rule"))
 }
 
@@ -72,6 +74,11 @@ fn set_with_an_invalid_rule_is_refused_as_a_whole() {
     assert_eq!(
         with(|rule| rule.api_clients = Some(vec![])),
         Invalid::EmptyList { rule: 2, list: "api_clients" }
+    );
+    assert_eq!(with(|rule| rule.issued_by = Some(vec![])), Invalid::EmptyList { rule: 2, list: "issued_by" });
+    assert_eq!(
+        with(|rule| rule.issued_by = Some(texts(&["dns:a", "ano*"]))),
+        Invalid::ImpossibleCaller { rule: 2, entry: "ano*".to_owned() }
     );
     assert_eq!(
         with(|rule| rule.api_clients = Some(texts(&["a", ""]))),
@@ -184,7 +191,7 @@ fn denial_reports_the_first_mismatch_of_the_closest_rule() {
 struct PlainCall<'a> {
     caller: &'a str,
     claims: &'a Claims,
-    method: Method,
+    token_use: TokenUse<'a>,
     api_client: &'a str,
     user: Option<&'a Subject>,
 }
@@ -210,10 +217,12 @@ fn plain_mismatch(rule: &RuleSettings, call: &PlainCall<'_>) -> Option<AccessDen
         Some(AccessDenial::Caller)
     } else if !plainly_has_claims(rule, call.claims) {
         Some(AccessDenial::Claims)
-    } else if rule.methods.as_ref().is_some_and(|named| !named.contains(&call.method)) {
+    } else if rule.methods.as_ref().is_some_and(|named| !named.contains(&call.token_use.method())) {
         Some(AccessDenial::Method)
     } else if rule.api_clients.as_ref().is_some_and(|globs| !any(globs, call.api_client)) {
         Some(AccessDenial::ApiClient)
+    } else if let Some(denial) = plain_mismatch_of_token(rule, call.token_use) {
+        Some(denial)
     } else if call.user.is_some_and(|user| !rule.users.contain(user)) {
         Some(AccessDenial::User)
     } else {
@@ -221,11 +230,26 @@ fn plain_mismatch(rule: &RuleSettings, call: &PlainCall<'_>) -> Option<AccessDen
     }
 }
 
+fn plain_mismatch_of_token(rule: &RuleSettings, token_use: TokenUse<'_>) -> Option<AccessDenial> {
+    match token_use {
+        TokenUse::Issue { login_url } => (login_url && !rule.login_urls).then_some(AccessDenial::LoginUrl),
+        TokenUse::Login { issued_by } => {
+            let issuers = rule.issued_by.as_ref()?;
+            let is_match = issued_by.is_some_and(|issuer| any_names(issuers, issuer));
+            (!is_match).then_some(AccessDenial::Issuer)
+        }
+    }
+}
+
 fn plainly_names(rule: &RuleSettings, caller: &str) -> bool {
+    any_names(&rule.callers, caller)
+}
+
+fn any_names(entries: &[String], caller: &str) -> bool {
     if caller == "anonymous" {
-        rule.callers.iter().any(|entry| entry == "anonymous")
+        entries.iter().any(|entry| entry == "anonymous")
     } else {
-        rule.callers.iter().any(|glob| plainly_matches(glob, caller))
+        entries.iter().any(|glob| plainly_matches(glob, caller))
     }
 }
 
@@ -271,8 +295,8 @@ fn any_user() -> impl Strategy<Value = Subject> {
     (prop::sample::select(KINDS.to_vec()), text).prop_map(|(kind, text)| subject(kind, &text))
 }
 
-fn any_rule() -> impl Strategy<Value = RuleSettings> {
-    let callers = prop::collection::vec(
+fn any_callers() -> impl Strategy<Value = Vec<String>> {
+    prop::collection::vec(
         prop_oneof![
             Just("anonymous".to_owned()),
             "(dns:|jwt:)[ab*?]{1,3}",
@@ -280,14 +304,31 @@ fn any_rule() -> impl Strategy<Value = RuleSettings> {
             "\\*[ab]{1,2}"
         ],
         1..3,
-    );
+    )
+}
+
+/// Unlimited in half of the cases.
+fn any_token_limits() -> impl Strategy<Value = (Option<Vec<String>>, bool)> {
+    prop_oneof![Just((None, true)), (prop::option::of(any_callers()), any::<bool>()),]
+}
+
+fn any_token_use() -> impl Strategy<Value = (bool, bool, Option<String>)> {
+    let issuer =
+        prop::option::of(prop_oneof![1 => Just("anonymous".to_owned()), 4 => "(dns:|jwt:)[ab]{1,3}"]);
+    (any::<bool>(), any::<bool>(), issuer)
+}
+
+fn any_rule() -> impl Strategy<Value = RuleSettings> {
+    let callers = any_callers();
     let methods =
         prop::option::of(prop::sample::subsequence(vec![Method::IssueOtt, Method::LoginWithOtt], 1..=2));
-    (callers, any_requirements(), methods, any_list(), any_users()).prop_map(
-        |(callers, claims, methods, api_clients, users)| RuleSettings {
+    (callers, any_requirements(), methods, any_list(), any_token_limits(), any_users()).prop_map(
+        |(callers, claims, methods, api_clients, (issued_by, login_urls), users)| RuleSettings {
             claims,
             methods,
             api_clients,
+            issued_by,
+            login_urls,
             ..RuleSettings::new(callers, users)
         },
     )
@@ -339,19 +380,26 @@ proptest! {
         settings in any_rules(),
         (caller, claims) in any_caller(),
         api_client in "[aAb]{1,3}",
+        (is_issue, login_url, issued_by) in any_token_use(),
         user in prop::option::of(any_user()),
     ) {
-        let method = if user.is_some() { Method::IssueOtt } else { Method::LoginWithOtt };
+        let token_use = match &user {
+            // The user of an issued or sealed token is known.
+            Some(_) if is_issue => TokenUse::Issue { login_url },
+            Some(_) => TokenUse::Login { issued_by: issued_by.as_deref() },
+            None => TokenUse::Login { issued_by: None },
+        };
+        let method = token_use.method();
         let (api_client, user) = (api_client.as_str(), user.as_ref());
-        let call = PlainCall { caller: &caller, claims: &claims, method, api_client, user };
+        let call = PlainCall { caller: &caller, claims: &claims, token_use, api_client, user };
         let expected = plain_decision(&settings, &call);
         let rules = Rules::try_new(settings.clone()).unwrap();
         let principal = Principal { name: &caller, claims: &claims };
 
         let admitting = rules.admitting(principal, method);
-        let decided = admitting.clone().and_then(|admitting| rules.allowing(&admitting, api_client, user));
+        let decided = admitting.clone().and_then(|admitting| rules.allowing(&admitting, token_use, api_client, user));
         prop_assert_eq!(decided.clone().map(|allowing| allowing.first().unwrap()), expected);
-        let answer = rules.answer(Question { caller: principal, method, api_client, user });
+        let answer = rules.answer(Question { caller: principal, token_use, api_client, user });
         prop_assert_eq!(answer.deciding().map(|rule| rule.number), expected.ok().map(|position| position + 1));
         prop_assert_eq!(answer.verdicts().count(), settings.len());
         for (position, ((_, verdict), rule)) in answer.verdicts().zip(&settings).enumerate() {
@@ -396,15 +444,15 @@ proptest! {
         api_client in "[aAb]{1,3}",
         names in prop::collection::vec(any_user(), 0..3),
     ) {
-        let method = Method::LoginWithOtt;
+        let token_use = TokenUse::plain(Method::LoginWithOtt);
         let rules = Rules::try_new(settings.clone()).unwrap();
         let allows = |user: Option<&Subject>| {
-            let call = PlainCall { caller: &caller, claims: &claims, method, api_client: &api_client, user };
+            let call = PlainCall { caller: &caller, claims: &claims, token_use, api_client: &api_client, user };
             settings.iter().map(|rule| plain_mismatch(rule, &call).is_none()).collect::<Vec<_>>()
         };
         let principal = Principal { name: &caller, claims: &claims };
-        let Ok(allowing) = rules.admitting(principal, method)
-            .and_then(|admitting| rules.allowing(&admitting, &api_client, None))
+        let Ok(allowing) = rules.admitting(principal, token_use.method())
+            .and_then(|admitting| rules.allowing(&admitting, token_use, &api_client, None))
         else {
             prop_assert!(!allows(None).contains(&true));
             return Ok(());
@@ -426,7 +474,7 @@ proptest! {
         // An answer decides like the check of an account with one name.
         for name in &names {
             let of_account = rules.for_account(&allowing, || vec![name.clone()]).first();
-            let question = Question { caller: principal, method, api_client: &api_client, user: Some(name) };
+            let question = Question { caller: principal, token_use, api_client: &api_client, user: Some(name) };
             let deciding = rules.answer(question).deciding();
             prop_assert_eq!(deciding.map(|rule| rule.number), of_account.map(|position| position + 1));
         }

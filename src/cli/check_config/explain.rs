@@ -5,11 +5,11 @@
 use serde_json::{Value, json};
 
 use super::{
-    question::{ApiClientOfCall, Call, NoSuchName},
+    question::{ApiClientOfCall, Call, NoSuchName, Request},
     rule_sets::RuleSets,
 };
 use crate::{
-    access::{Answer, Mismatch, Question, RuleId, RuleInAnswer, Rules, Verdict},
+    access::{Answer, Mismatch, Question, RuleId, RuleInAnswer, Rules, TokenUse, Verdict},
     base::text::Printable,
     caller::Principal,
     cli::output::Output,
@@ -26,7 +26,7 @@ fn api_client<'a>(call: &'a Call, config: &'a Config) -> Result<ApiClientOfCall<
 fn answer<'a>(call: &'a Call, rules: &'a Rules, api_client: ApiClientOfCall<'a>) -> Answer<'a> {
     rules.answer(Question {
         caller: Principal { name: &call.caller, claims: &call.claims },
-        method: call.request.method,
+        token_use: call.request.token_use(),
         api_client: api_client.name,
         user: call.request.user.as_ref(),
     })
@@ -97,7 +97,7 @@ pub(super) fn quotas(rule: &RuleInAnswer<'_>) -> String {
 }
 
 fn conclusion(call: &Call, answer: &Answer<'_>) -> String {
-    let is_login_of_user = call.request.method == Method::LoginWithOtt && call.request.user.is_some();
+    let is_login_of_user = call.request.token_use() == TokenUse::plain(Method::LoginWithOtt);
     match (answer.deciding(), answer.charged()) {
         (Some(rule), Some(charged)) if charged != rule => {
             format!(
@@ -121,6 +121,7 @@ pub(super) fn as_json(call: &Call, rules: &RuleSets, config: &Config) -> Value {
         "decided_as": call.request.user.as_ref().map(|user| user.as_decided().to_string()),
         "api_client": call.request.api_client,
     });
+    add_token_use(&mut found, &call.request);
     match api_client(call, config) {
         Ok(api_client) => {
             found["api_client"] = api_client.name.into();
@@ -135,6 +136,15 @@ pub(super) fn as_json(call: &Call, rules: &RuleSets, config: &Config) -> Value {
         }
     }
     found
+}
+
+/// Adds what the question is about beyond the method, if anything.
+pub(super) fn add_token_use(found: &mut Value, request: &Request) {
+    match request.token_use() {
+        TokenUse::Issue { login_url: true } => found["login_url"] = true.into(),
+        TokenUse::Login { issued_by: Some(issuer) } => found["issued_by"] = issuer.into(),
+        TokenUse::Issue { login_url: false } | TokenUse::Login { issued_by: None } => {}
+    }
 }
 
 fn add_decision(found: &mut Value, answer: &Answer<'_>) {

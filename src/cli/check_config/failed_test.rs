@@ -30,6 +30,6 @@ fn command(test: &AccessTest, config: &Path, tested: TestedRules) -> String {
         "ott-gateway check-config {}{} --explain {}",
         explain_command::option("--config", &config.display().to_string()),
         if tested == TestedRules::Candidates { " --candidates" } else { "" },
-        explain_command::arguments(&test.caller, test.method, user.as_deref(), api_client, &test.claims)
+        explain_command::arguments(&test.caller, test.token_use(), user.as_deref(), api_client, &test.claims)
     )
 }

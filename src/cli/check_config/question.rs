@@ -4,6 +4,7 @@
 //! client that the configuration does not have is answered: such a call is denied.
 
 use crate::{
+    access::TokenUse,
     app::is_caller_name,
     caller::{Claims, JWT_PREFIX, TOKEN_PREFIX},
     config::{Config, nearest},
@@ -27,9 +28,24 @@ pub(super) struct Request {
     pub(super) method: Method,
     /// As named by `--api-client`.
     pub(super) api_client: Option<String>,
-    /// For a login, the account in the platform's response; `None` if the question is only about
-    /// the request.
+    /// Whether a login URL is requested (`--login-url`).
+    pub(super) login_url: bool,
+    /// The caller that the sealed token of a login was issued to (`--issued-by`).
+    pub(super) issued_by: Option<String>,
+    /// For a login with a token that is not sealed, the account in the platform's response; `None` if the
+    /// question is only about the request.
     pub(super) user: Option<Subject>,
+}
+
+/// The options of a question, without claims.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Options<'a> {
+    /// `--api-client`.
+    pub(super) api_client: Option<&'a str>,
+    /// `--login-url`.
+    pub(super) login_url: bool,
+    /// `--issued-by`.
+    pub(super) issued_by: Option<&'a str>,
 }
 
 /// The reason that a question is not well formed.
@@ -38,12 +54,20 @@ pub(super) enum InvalidQuestion {
     #[error("METHOD must be IssueOtt or LoginWithOtt")]
     Method,
     #[error(
-        "CALLER cannot be {0:?}: names are spiffe://DOMAIN/PATH, dns:NAME in lower case, jwt:SUBJECT, \
+        "{of} cannot be {name:?}: names are spiffe://DOMAIN/PATH, dns:NAME in lower case, jwt:SUBJECT, \
          token:NAME or `anonymous`"
     )]
-    Caller(String),
+    Caller { of: &'static str, name: String },
     #[error("USER is required for IssueOtt: the decision depends on it")]
     NoUser,
+    #[error(
+        "USER is required with --issued-by: a sealed token contains its user, and the decision depends on it"
+    )]
+    NoUserOfSealed,
+    #[error("--login-url is only for IssueOtt")]
+    LoginUrlOfLogin,
+    #[error("--issued-by is only for LoginWithOtt: it is the caller that the sealed token was issued to")]
+    IssuerOfIssue,
     #[error("USER {0}")]
     User(String),
     #[error(
@@ -82,7 +106,7 @@ pub(super) struct ApiClientOfCall<'a> {
 impl Call {
     pub(super) fn parse(caller: &str, request: Request, claims: &[String]) -> Result<Self, InvalidQuestion> {
         if !is_caller_name(caller) {
-            return Err(InvalidQuestion::Caller(caller.to_owned()));
+            return Err(InvalidQuestion::Caller { of: "CALLER", name: caller.to_owned() });
         }
         if !claims.is_empty() && !caller.starts_with(JWT_PREFIX) {
             return Err(InvalidQuestion::ClaimOfOther);
@@ -117,17 +141,38 @@ impl Call {
 }
 
 impl Request {
-    pub(super) fn parse(method: &str, user: &str, api_client: Option<&str>) -> Result<Self, InvalidQuestion> {
+    pub(super) fn parse(method: &str, user: &str, options: &Options<'_>) -> Result<Self, InvalidQuestion> {
+        let Options { api_client, login_url, issued_by } = *options;
         let method = [Method::IssueOtt, Method::LoginWithOtt]
             .into_iter()
             .find(|known| known.name() == method)
             .ok_or(InvalidQuestion::Method)?;
+        match (method, issued_by) {
+            (Method::LoginWithOtt, _) if login_url => return Err(InvalidQuestion::LoginUrlOfLogin),
+            (Method::IssueOtt, Some(_)) => return Err(InvalidQuestion::IssuerOfIssue),
+            (Method::LoginWithOtt, Some(issuer)) if !is_caller_name(issuer) => {
+                return Err(InvalidQuestion::Caller { of: "--issued-by", name: issuer.to_owned() });
+            }
+            _ => {}
+        }
         let user = match (method, user) {
+            (Method::LoginWithOtt, "-") if issued_by.is_some() => {
+                return Err(InvalidQuestion::NoUserOfSealed);
+            }
             (Method::LoginWithOtt, "-") => None,
             (Method::IssueOtt, "-") => return Err(InvalidQuestion::NoUser),
             (_, user) => Some(subject(user)?),
         };
-        Ok(Self { method, api_client: api_client.map(str::to_owned), user })
+        let (api_client, issued_by) = (api_client.map(str::to_owned), issued_by.map(str::to_owned));
+        Ok(Self { method, api_client, login_url, issued_by, user })
+    }
+
+    /// Returns the method, and what it does with a token.
+    pub(super) fn token_use(&self) -> TokenUse<'_> {
+        match self.method {
+            Method::IssueOtt => TokenUse::Issue { login_url: self.login_url },
+            Method::LoginWithOtt => TokenUse::Login { issued_by: self.issued_by.as_deref() },
+        }
     }
 
     /// Returns the API client of the call.
@@ -167,7 +212,7 @@ mod tests {
 
     fn parse(caller: &str, method: &str, user: &str, claims: &[&str]) -> Result<Call, InvalidQuestion> {
         let claims: Vec<String> = claims.iter().map(|text| (*text).to_owned()).collect();
-        Call::parse(caller, Request::parse(method, user, None)?, &claims)
+        Call::parse(caller, Request::parse(method, user, &Options::default())?, &claims)
     }
 
     #[test]
@@ -186,7 +231,7 @@ mod tests {
     fn malformed_questions_are_refused() {
         for caller in ["", "portal", "Anonymous", "dns:", "dns:Portal", "spiffe://a", "jwt:", "mail:a", "*"] {
             let refused = parse(caller, "IssueOtt", "x", &[]).unwrap_err();
-            assert_eq!(refused, InvalidQuestion::Caller(caller.to_owned()));
+            assert_eq!(refused, InvalidQuestion::Caller { of: "CALLER", name: caller.to_owned() });
         }
         assert_eq!(parse("anonymous", "issueott", "x", &[]).unwrap_err(), InvalidQuestion::Method);
         assert_eq!(parse("jwt:a", "IssueOtt", "-", &[]).unwrap_err(), InvalidQuestion::NoUser);

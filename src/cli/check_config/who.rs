@@ -3,12 +3,12 @@
 use serde_json::{Value, json};
 
 use super::{
-    explain::{id, print_folded, print_unknown, quotas, with_api_client},
+    explain::{add_token_use, id, print_folded, print_unknown, quotas, with_api_client},
     question::Request,
     rule_sets::RuleSets,
 };
 use crate::{
-    access::{Candidate, Rules},
+    access::{Candidate, RuleInAnswer, Rules, TokenUse},
     base::text::Printable,
     caller::ClaimRequirement,
     cli::output::Output,
@@ -24,9 +24,9 @@ pub(super) fn print(request: &Request, rules: &RuleSets, config: &Config, output
     output.line(with_api_client(api_client));
     print_folded(request.user.as_ref(), output);
     rules.print_each(output, |rules, output| {
-        let entries = rules.who(request.method, api_client.name, request.user.as_ref());
+        let entries = rules.who(request.token_use(), api_client.name, request.user.as_ref());
         for entry in &entries {
-            for line in lines(entry, request.user.is_none()) {
+            for line in lines(entry, request) {
                 output.line(Printable(line));
             }
         }
@@ -39,29 +39,48 @@ pub(super) fn print(request: &Request, rules: &RuleSets, config: &Config, output
     });
 }
 
-fn lines(candidate: &Candidate<'_>, is_open: bool) -> Vec<String> {
+fn lines(candidate: &Candidate<'_>, request: &Request) -> Vec<String> {
     let Candidate { rule, covered_by } = candidate;
+    let is_open = request.user.is_none();
     let mut lines = vec![format!("rule {}: {}", rule.id, rule.settings.callers.join(", "))];
     let claims: Vec<String> = rule.settings.claims.iter().map(claim).collect();
     if !claims.is_empty() {
         lines.push(format!("  only with a JWT with {}", claims.join(" and ")));
     }
+    if let Some(limit) = limit(rule, request) {
+        lines.push(limit);
+    }
+    let is_sealed = rule.settings.issued_by.is_some();
     if is_open && rule.lists_users() {
-        lines.push("  if the account in the platform's response is one of its users".to_owned());
+        let user = if is_sealed { "the user in the token" } else { "the account in the platform's response" };
+        lines.push(format!("  if {user} is one of its users"));
     }
     match covered_by {
         // The account may still be allowed by this rule.
-        Some(earlier) if is_open => {
+        Some(earlier) if is_open && !is_sealed => {
             lines.push(format!(
                 "  the quotas are those of rule {earlier}, which is also for all these callers"
             ));
         }
-        Some(earlier) => {
+        Some(earlier) if !is_open => {
             lines.push(format!("  never decides here: rule {earlier} is also for all these callers"));
         }
-        None => lines.push(format!("  {}", quotas(rule))),
+        _ => lines.push(format!("  {}", quotas(rule))),
     }
     lines
+}
+
+/// Returns the uses of tokens that the rule allows, if these are not all that are asked for.
+fn limit(rule: &RuleInAnswer<'_>, request: &Request) -> Option<String> {
+    match (request.token_use(), &rule.settings.issued_by) {
+        (TokenUse::Login { issued_by: None }, Some(issuers)) => {
+            Some(format!("  only with sealed tokens issued to {}", issuers.join(", ")))
+        }
+        (TokenUse::Issue { login_url: false }, _) if !rule.settings.login_urls => {
+            Some("  only without a login URL".to_owned())
+        }
+        _ => None,
+    }
 }
 
 fn claim(required: &ClaimRequirement) -> String {
@@ -78,11 +97,12 @@ pub(super) fn as_json(request: &Request, rules: &RuleSets, config: &Config) -> V
         "api_client": request.api_client,
         "rules": [],
     });
+    add_token_use(&mut found, request);
     match request.api_client(config) {
         Ok(api_client) => {
             found["api_client"] = api_client.name.into();
             let entries = |rules: &Rules| -> Value {
-                let entries = rules.who(request.method, api_client.name, request.user.as_ref());
+                let entries = rules.who(request.token_use(), api_client.name, request.user.as_ref());
                 entries.into_iter().map(entry).collect()
             };
             found["rules"] = entries(&rules.first);
@@ -106,6 +126,8 @@ fn entry(Candidate { rule, covered_by }: Candidate<'_>) -> Value {
         "name": rule.id.name.as_deref(),
         "callers": rule.settings.callers,
         "claims": claims.collect::<serde_json::Map<_, _>>(),
+        "issued_by": rule.settings.issued_by,
+        "login_urls": rule.settings.login_urls,
         "per_caller": rule.per_caller.to_string(),
         "per_caller_and_user": rule.per_user.to_string(),
         "covered_by": id(covered_by),

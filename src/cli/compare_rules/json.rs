@@ -93,6 +93,8 @@ fn replayed(replay: &AuditReplay, [old, new]: &[Rules; 2]) -> Value {
         "undecided": {
             "claims": undecided(UnknownPart::Claims),
             "api_client": undecided(UnknownPart::ApiClient),
+            "issuer": undecided(UnknownPart::Issuer),
+            "login_url": undecided(UnknownPart::LoginUrl),
             "user": undecided(UnknownPart::User),
         },
         "not_compared": {

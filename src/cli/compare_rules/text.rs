@@ -8,7 +8,7 @@ use super::{
     replay::AuditReplay,
 };
 use crate::{
-    access::{Rules, UnknownPart},
+    access::{Rules, TokenUse, UnknownPart},
     base::text::Printable,
     observe::telemetry::metrics::AccessDenial,
     rule_comparison::{Calls, Change, Comparison, Example, File, Names, Opening},
@@ -69,6 +69,8 @@ pub(super) fn print_replay(replay: &AuditReplay, [old, new]: &[Rules; 2], output
             AccessDenial::Claims => "the caller's claims",
             AccessDenial::Method => "the method",
             AccessDenial::ApiClient => "the API client",
+            AccessDenial::Issuer => "the caller that the token was issued to",
+            AccessDenial::LoginUrl => "the login URL",
             AccessDenial::User => "the user",
         };
         row(
@@ -98,6 +100,8 @@ pub(super) fn print_replay(replay: &AuditReplay, [old, new]: &[Rules; 2], output
         let part = match part {
             UnknownPart::Claims => "all claims of the caller",
             UnknownPart::ApiClient => "the API client",
+            UnknownPart::Issuer => "the caller that the token was issued to",
+            UnknownPart::LoginUrl => "whether a login URL was requested",
             UnknownPart::User => "the user",
         };
         row(&number.to_string(), format_args!("because their records do not contain {part}"), output);
@@ -183,8 +187,13 @@ fn print_calls(of_methods: &[(&Calls, &Example)], output: &mut Output) {
     row("API client", clients.map_or_else(|| "all".to_owned(), |names| names.join(", ")), output);
     for (calls, example) in of_methods {
         let Example { caller, user, api_client, claims } = example;
-        let arguments =
-            explain_command::arguments(caller, calls.method, user.as_deref(), api_client.as_deref(), claims);
+        let arguments = explain_command::arguments(
+            caller,
+            TokenUse::plain(calls.method),
+            user.as_deref(),
+            api_client.as_deref(),
+            claims,
+        );
         row("example", arguments, output);
     }
 }

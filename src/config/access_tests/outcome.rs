@@ -116,7 +116,7 @@ impl AccessTest {
         let Some(api_client) = &self.api_client else { return TestOutcome::NotRun };
         let answer = rules.answer(Question {
             caller: Principal { name: &self.caller, claims: &self.claims },
-            method: self.method,
+            token_use: self.token_use(),
             api_client,
             user: self.user.as_ref(),
         });

@@ -102,6 +102,8 @@ pub enum RulesDifferences {
 pub enum NotCompared {
     /// The rules combine in too many ways.
     TooComplex,
+    /// A rule limits the use of tokens, which is not compared.
+    TokenLimits,
     /// The comparison did not finish in time.
     NotFinished,
 }
@@ -117,6 +119,7 @@ impl NotCompared {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::TooComplex => "too_complex",
+            Self::TokenLimits => "token_limits",
             Self::NotFinished => "not_finished",
         }
     }

@@ -122,6 +122,10 @@ pub(super) fn for_call(call: &Call, ending: Ending, number: Number<'_>, now: Sys
     let named_api_client = unvalidated_api_client.map(UnvalidatedText::as_str);
     line.optional(name!("api_client"), api_client.as_deref().or(named_api_client));
     line.optional(name!("unvalidated"), unvalidated);
+    // Omitted otherwise, so that the records of other calls stay the same.
+    if call.login_url() == Some(true) {
+        line.mark(name!("login_url"));
+    }
     line.string(name!("code"), names::status_name(ending.code()));
     line.optional(name!("reason"), reason(call, ending));
     line.string(name!("outcome"), call.certainty().as_str());

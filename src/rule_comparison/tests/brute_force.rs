@@ -291,8 +291,12 @@ fn check_openings(
             let rules = Rules::try_new(config.access.rules.clone()).expect("valid rules");
             let principal = Principal { name: call.caller, claims: &call.claims };
             let user = Some(&call.user).filter(|_| call.method == Method::IssueOtt);
-            let question =
-                Question { caller: principal, method: call.method, api_client: call.api_client, user };
+            let question = Question {
+                caller: principal,
+                token_use: TokenUse::plain(call.method),
+                api_client: call.api_client,
+                user,
+            };
             rules.answer(question).deciding().map(|rule| rule.number)
         };
         prop_assert!(decides(allowing).is_some(), "{}", description);

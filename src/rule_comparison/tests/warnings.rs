@@ -40,3 +40,20 @@ fn search_that_would_take_too_long_is_abandoned() {
     });
     assert_eq!(covered_rules(Config::new(rules.collect()).side()), None);
 }
+
+/// A rule that limits the use of tokens covers no other, and can itself be covered.
+#[test]
+fn rules_that_limit_tokens_cover_no_others() {
+    let all = || rule(&["*"], &["all"]);
+    let without_urls = || RuleSettings { login_urls: false, ..all() };
+    let by_issuer = || RuleSettings { issued_by: Some(texts(&["*"])), ..all() };
+    let only = |method, rule: RuleSettings| RuleSettings { methods: Some(vec![method]), ..rule };
+    let (issue, login) = (Method::IssueOtt, Method::LoginWithOtt);
+    assert_eq!(covered(vec![without_urls(), all()]), []);
+    assert_eq!(covered(vec![by_issuer(), all()]), []);
+    assert_eq!(covered(vec![without_urls(), only(issue, all())]), []);
+    assert_eq!(covered(vec![by_issuer(), only(login, all())]), []);
+    assert_eq!(covered(vec![without_urls(), only(login, all())]), [(2, vec![1])]);
+    assert_eq!(covered(vec![by_issuer(), only(issue, all())]), [(2, vec![1])]);
+    assert_eq!(covered(vec![all(), without_urls(), by_issuer()]), [(2, vec![1]), (3, vec![1])]);
+}

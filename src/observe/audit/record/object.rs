@@ -71,6 +71,12 @@ impl Object {
         }
     }
 
+    /// Adds `true`.
+    pub(super) fn mark(&mut self, name: &str) {
+        self.0.push_str(name);
+        self.0.push_str("true");
+    }
+
     /// Adds an address, or `null`.
     pub(super) fn address(&mut self, name: &str, value: Option<IpAddr>) {
         match value {

@@ -39,6 +39,8 @@ struct CallRecord<'a> {
     user: Option<User<'a>>,
     api_client: Option<&'a str>,
     unvalidated: Option<&'static str>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    login_url: bool,
     code: &'static str,
     reason: Option<&'static str>,
     outcome: &'static str,
@@ -79,6 +81,7 @@ fn reference(call: &Call, ending: Ending, number: Number<'_>, now: SystemTime) -
         user: user.map(|user| User { unvalidated: false, ..user }),
         api_client: api_client.as_deref().or(named_api_client.map(UnvalidatedText::as_str)),
         unvalidated,
+        login_url: call.login_url().unwrap_or(false),
         code: names::status_name(ending.code()),
         reason: reason(call, ending),
         outcome: call.certainty().as_str(),
@@ -109,6 +112,7 @@ proptest! {
             Just(Ending::Failed(FailureCode::Unauthenticated, Reason::CallerUnauthenticated)),
         ],
         candidate in any::<Option<String>>(),
+        login_url in any::<Option<bool>>(),
         status in any::<Option<u16>>(),
         microseconds in 0..5_000_000_000_u64,
         sequence in any::<u64>(),
@@ -144,6 +148,9 @@ proptest! {
             if let Some(cause) = candidate {
                 let difference = CandidateDifference::WouldAllow;
                 call.set_candidate(CandidateDecision { difference, cause: cause.into() });
+            }
+            if let Some(login_url) = login_url {
+                call.set_login_url(login_url);
             }
             if let Some(status) = status {
                 call.set_method(Method::IssueOtt);
@@ -316,13 +323,15 @@ fn documented(section: &str) -> Vec<String> {
 #[tokio::test(start_paused = true)]
 async fn documentation_lists_exactly_the_fields_of_each_line() {
     let now = WallClock::system().now();
+    let with_every_field = call();
+    with_every_field.set_login_url(true);
     let change = RulesChange {
         old_rules: String::new(),
         new_rules: String::new(),
         summary: RulesSummary { rules_before: 1, rules_after: 2, differences: RulesDifferences::NONE },
     };
     let lines = [
-        ("## The record of a call", for_call(&call(), Ending::Succeeded, NUMBER, now)),
+        ("## The record of a call", for_call(&with_every_field, Ending::Succeeded, NUMBER, now)),
         (
             "## Undelivered sessions",
             of_undelivered_session(&call(), Logout::Succeeded, Some(204), NUMBER, now),

@@ -30,6 +30,10 @@ labels! {
         Method = "method",
         /// The API client.
         ApiClient = "api_client",
+        /// The caller that the token of a login was issued to.
+        Issuer = "issuer",
+        /// The login URL.
+        LoginUrl = "login_url",
         /// The user.
         User = "user",
     }
