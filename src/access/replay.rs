@@ -10,10 +10,7 @@ use super::{
     partial_decision::{KnownClaims, KnownParts, KnownUser, PartialDecision, UnknownPart},
     rules::Rules,
 };
-use crate::{
-    domain::{call::Method, ott::Subject},
-    observe::telemetry::metrics::AccessDenial,
-};
+use crate::{domain::call::Method, observe::telemetry::metrics::AccessDenial};
 
 /// Maximum number of callers and rules that are counted separately, of each kind of change. Callers
 /// of records can be chosen by strangers, and files may be large.
@@ -30,8 +27,8 @@ pub struct RecordedCall<'a> {
     pub method: Method,
     /// The name of the API client. `None` if it is not recorded.
     pub api_client: Option<&'a str>,
-    /// The user. `None` if it is not recorded, as for a login.
-    pub user: Option<&'a Subject>,
+    /// The user. Not known for a login.
+    pub user: KnownUser<'a>,
     /// The decision of the rules that were in force.
     pub decision: RecordedDecision,
     /// `request_id`.
@@ -140,7 +137,7 @@ impl Replay {
             claims: call.claims,
             method: call.method,
             api_client: call.api_client,
-            user: call.user.map_or(KnownUser::Unknown, KnownUser::Named),
+            user: call.user,
         };
         let old = old_rules.partial_decision(&known);
         let is_allowed = call.decision == RecordedDecision::Allowed;

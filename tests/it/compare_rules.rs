@@ -226,7 +226,7 @@ fn record(account: &str, method: &str, login: Option<&str>, reason: Option<&str>
         "peer": "192.0.2.1", "caller": format!("spiffe://example.org/ns/{account}"),
         "caller_proof": "certificate", "claims": null, "method": method,
         "user": login.map(|login| json!({ "kind": "login", "value": login })), "api_client": "eu2",
-        "unvalidated": null, "code": reason.map_or("OK", |_| "PERMISSION_DENIED"), "reason": reason,
+        "user_spelling": null, "unvalidated": null, "code": reason.map_or("OK", |_| "PERMISSION_DENIED"), "reason": reason,
         "outcome": reason.map_or("done", |_| "not_sent"), "attempts": 1, "gateway_version": "0.1.0",
     });
     format!("{line}\n")
@@ -297,7 +297,7 @@ not compared, lines that are not whole records: 1
         }],
         "allowed_others": 0,
         "unchanged": 2,
-        "undecided": { "claims": 0, "api_client": 0, "user": 1 },
+        "undecided": { "claims": 0, "api_client": 0, "user": 1, "user_spelling": 0 },
         "not_compared": {
             "other_rules": 1, "not_decided": 0, "over_quota": 1, "summarized": 0, "lost": 0, "late": 0,
             "repeated": 0, "other_records": 0, "not_records": 1,

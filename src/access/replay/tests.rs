@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     access::RuleSettings,
     caller::{ClaimPath, ClaimRequirement, ClaimValue, Claims},
-    domain::ott::{SubjectKind, Users},
+    domain::ott::{Subject, SubjectKind, Users},
 };
 
 fn rule(caller: &str, users: Users) -> RuleSettings {
@@ -43,7 +43,7 @@ fn issue<'a>(caller: &'a str, user: &'a Subject) -> RecordedCall<'a> {
         claims: KnownClaims::All(&NONE),
         method: Method::IssueOtt,
         api_client: Some("eu2"),
-        user: Some(user),
+        user: KnownUser::Named(user),
         decision: RecordedDecision::Allowed,
         request_id: "id",
     }
@@ -102,7 +102,8 @@ fn calls_of_other_rules_are_not_compared() {
 #[test]
 fn call_is_undecided_if_a_part_that_decides_is_not_recorded() {
     let john = login("john@x");
-    let login_call = RecordedCall { method: Method::LoginWithOtt, user: None, ..issue("jwt:a", &john) };
+    let login_call =
+        RecordedCall { method: Method::LoginWithOtt, user: KnownUser::Unknown, ..issue("jwt:a", &john) };
     let all = [rule("jwt:*", Users::All)];
     let undecided = |new: RuleSettings, call: RecordedCall<'_>| {
         let replay = replayed(&all, &[new], &[call]);
@@ -112,6 +113,16 @@ fn call_is_undecided_if_a_part_that_decides_is_not_recorded() {
     assert_eq!(undecided(rule("jwt:a", logins("*@x")), login_call), Some(UnknownPart::User));
     assert_eq!(undecided(rule("jwt:a", Users::All), login_call), None);
     assert_eq!(undecided(rule("jwt:b", logins("*@x")), login_call), None, "denied for every user");
+
+    let wide = login("\u{ff4a}ohn@x");
+    let [spelled, unspelled] = [KnownUser::Unlisted, KnownUser::Canonical(&john)]
+        .map(|user| RecordedCall { user, ..issue("jwt:a", &john) });
+    assert!(wide.form().is_none() && wide.canonical() == john.canonical());
+    assert_eq!(undecided(rule("jwt:a", logins("*@x")), spelled), None);
+    assert_eq!(undecided(rule("jwt:a", logins("*@x")), unspelled), Some(UnknownPart::Spelling));
+    for new in [rule("jwt:a", Users::All), rule("jwt:a", logins("*@y"))] {
+        assert_eq!(undecided(new, unspelled), None);
+    }
 
     let with_group = requiring("issuers", rule("jwt:a", Users::All));
     let own = group("issuers");
@@ -159,6 +170,14 @@ fn any_rules() -> impl Strategy<Value = Vec<RuleSettings>> {
     prop::collection::vec(rule, 1..4)
 }
 
+/// What a record contains of the user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum RecordedUser {
+    None,
+    Canonical,
+    Spelled,
+}
+
 proptest! {
     /// A record never contains more than the call, and the old rules were in force.
     #[test]
@@ -166,12 +185,13 @@ proptest! {
         old in any_rules(),
         new in any_rules(),
         caller in select(vec!["jwt:a", "jwt:b"]),
-        user in select(vec!["x@a", "y@a", "y@b"]),
+        user in select(vec!["x@a", "y@a", "y@b", "\u{ff58}@a"]),
         own in prop::option::of(select(vec!["one", "two"])),
-        is_user_recorded in any::<bool>(),
+        recorded_user in select(vec![RecordedUser::None, RecordedUser::Canonical, RecordedUser::Spelled]),
         are_claims_recorded in any::<bool>(),
     ) {
         let user = login(user);
+        let canonical = login(user.canonical());
         let own = own.map_or(Claims::none(), group);
         let whole = KnownParts {
             caller,
@@ -184,7 +204,12 @@ proptest! {
         let is_allowed = matches!(decision(&old), PartialDecision::Allowed(_));
         let call = RecordedCall {
             claims: if are_claims_recorded { KnownClaims::All(&own) } else { KnownClaims::AtLeast(&NONE) },
-            user: is_user_recorded.then_some(&user),
+            user: match recorded_user {
+                RecordedUser::None => KnownUser::Unknown,
+                RecordedUser::Canonical => KnownUser::Canonical(&canonical),
+                RecordedUser::Spelled if user.form().is_none() => KnownUser::Unlisted,
+                RecordedUser::Spelled => KnownUser::Named(&canonical),
+            },
             decision: if is_allowed { RecordedDecision::Allowed } else { RecordedDecision::Denied },
             ..issue(caller, &user)
         };
@@ -199,7 +224,10 @@ proptest! {
         };
         match found {
             Some(found) => prop_assert_eq!(found, expected),
-            None => prop_assert!(!is_user_recorded || !are_claims_recorded, "everything is recorded"),
+            None => prop_assert!(
+                recorded_user != RecordedUser::Spelled || !are_claims_recorded,
+                "everything is recorded"
+            ),
         }
         if let (Some((refusal, ..)), PartialDecision::Allowed(rule)) = (replay.refused.rows().first(), decision(&old)) {
             prop_assert!(refusal.old_rule.is_none_or(|found| found == rule));

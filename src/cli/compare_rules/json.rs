@@ -94,6 +94,7 @@ fn replayed(replay: &AuditReplay, [old, new]: &[Rules; 2]) -> Value {
             "claims": undecided(UnknownPart::Claims),
             "api_client": undecided(UnknownPart::ApiClient),
             "user": undecided(UnknownPart::User),
+            "user_spelling": undecided(UnknownPart::Spelling),
         },
         "not_compared": {
             "other_rules": calls.other_rules,

@@ -16,11 +16,12 @@ use super::super::{
     output::Output,
 };
 use crate::{
-    access::{KnownClaims, RecordedCall, RecordedDecision, Replay, Rules},
+    access::{KnownClaims, KnownUser, RecordedCall, RecordedDecision, Replay, Rules},
     caller::{ClaimPath, ClaimValue, Claims},
     domain::{call::Method, ott::Subject},
     observe::audit::reader::{
         CallEntry, Content, Event, ProcessId, Record, RecordNumber, RecordedDecision as DecisionInForce,
+        UserSpelling,
     },
 };
 
@@ -137,7 +138,7 @@ impl AuditReplay {
             claims: if has_jwt(call) { KnownClaims::AtLeast(&claims) } else { KnownClaims::All(&claims) },
             method,
             api_client: call.api_client.as_deref(),
-            user: user.as_ref(),
+            user: known_user(user.as_ref(), call.user_spelling),
             decision,
             request_id: call.request_id.as_deref().unwrap_or_default(),
         };
@@ -175,6 +176,18 @@ fn user(call: &CallEntry) -> Result<Option<Subject>, ()> {
     let Some(user) = &call.user else { return Ok(None) };
     let kind = user.subject_kind().ok_or(())?;
     Subject::new(kind, user.value.clone()).map(Some).map_err(|_| ())
+}
+
+/// Returns what is known of the user, as rules match it.
+fn known_user(user: Option<&Subject>, spelling: UserSpelling) -> KnownUser<'_> {
+    match (user, spelling) {
+        (None, _) => KnownUser::Unknown,
+        (Some(_), UserSpelling::AsciiForms) => KnownUser::Unlisted,
+        (Some(user), UserSpelling::NotRecorded) if user.has_spellings_without_form() => {
+            KnownUser::Canonical(user)
+        }
+        (Some(user), UserSpelling::Plain | UserSpelling::NotRecorded) => KnownUser::Named(user),
+    }
 }
 
 /// Returns whether the caller may have had claims that are not recorded.

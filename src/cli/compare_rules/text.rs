@@ -99,6 +99,7 @@ pub(super) fn print_replay(replay: &AuditReplay, [old, new]: &[Rules; 2], output
             UnknownPart::Claims => "all claims of the caller",
             UnknownPart::ApiClient => "the API client",
             UnknownPart::User => "the user",
+            UnknownPart::Spelling => "whether the user was spelled with forms of ASCII characters",
         };
         row(&number.to_string(), format_args!("because their records do not contain {part}"), output);
     }

@@ -1,9 +1,9 @@
 //! Reads audit files: lines to typed records.
 //!
 //! A file may be rotated, compressed with gzip, or contain lines of other programs; lines may be
-//! torn. Nothing is guessed: a field that a line does not contain is `None`, a record that does not
-//! contain the decision of the access rules is [`RecordedDecision::NotDecided`], and a call that the
-//! rules cannot be asked about is [`NotEnough`]. Whether records are missing is not checked here.
+//! torn. Nothing is guessed: a field that a line does not contain is `None`, and a record that does not
+//! contain the decision of the access rules is [`RecordedDecision::NotDecided`]. Whether records are
+//! missing is not checked here.
 //!
 //! The content is untrusted: a line is read up to [`MAX_LINE_BYTES`], an input without an end up to
 //! [`MAX_BYTES_WITHOUT_RECORD`], and texts must be escaped before they are printed.
@@ -34,7 +34,7 @@ use std::{
 
 use self::lines::{Line, Lines};
 pub use self::{
-    call::{CallEntry, NotEnough, RecordedDecision, RecordedQuestion, User},
+    call::{CallEntry, RecordedDecision, User, UserSpelling},
     lines::{MAX_BYTES_WITHOUT_RECORD, MAX_LINE_BYTES},
     record::{Event, ProcessId, Record, RecordNumber},
     source::{Source, SourceError},

@@ -19,7 +19,8 @@ fn record(members: &Value) -> String {
     let mut record = json!({
         "event": "call", "time": "2026-01-01T00:00:00Z", "request_id": "r", "peer": "192.0.2.1",
         "caller": "jwt:a", "caller_proof": "jwt", "claims": null, "method": "IssueOtt",
-        "user": { "kind": "login", "value": "john@x" }, "api_client": "eu2", "unvalidated": null,
+        "user": { "kind": "login", "value": "john@x" }, "user_spelling": null, "api_client": "eu2",
+        "unvalidated": null,
         "code": "OK", "reason": null, "outcome": "done", "attempts": 1, "gateway_version": "0.1.0",
     });
     for (name, value) in members.as_object().unwrap() {
@@ -73,6 +74,33 @@ fn served_calls_are_replayed_with_what_their_records_contain() {
     assert_eq!(refused, [("jwt:a", "user", 1), ("jwt:c", "caller", 1)]);
     assert_eq!((calls.unchanged, calls.other_rules, calls.allowed.count()), (3, 0, 0));
     assert_eq!(calls.undecided, [(UnknownPart::Claims, 1), (UnknownPart::User, 1)].into());
+}
+
+#[test]
+fn user_that_no_list_matches_is_replayed_by_its_spelling() {
+    let without = |members: &Value| {
+        let mut record: Value = serde_json::from_str(&record(members)).unwrap();
+        record.as_object_mut().unwrap().remove("user_spelling");
+        record.to_string()
+    };
+    let forms = record(&json!({ "user_spelling": "ascii_forms" }));
+    let AuditReplay { calls, .. } = replay(&[forms]);
+    let refused: Vec<_> = calls.refused.rows().into_iter().map(|(row, ..)| row.denied.as_str()).collect();
+    assert_eq!((refused, calls.unchanged), (vec!["user"], 0));
+
+    // Of an older version: only undecided where a list decides, and where the name may be that of
+    // another user.
+    let users = [
+        json!({ "kind": "login", "value": "john@x" }),
+        json!({ "kind": "login", "value": "john@y" }),
+        json!({ "kind": "external_id", "value": "john@x" }),
+    ];
+    let lines: Vec<String> = users.iter().map(|user| without(&json!({ "user": user }))).collect();
+    let AuditReplay { calls, .. } = replay(&lines);
+    assert_eq!(calls.undecided, [(UnknownPart::Spelling, 1)].into());
+    assert_eq!((calls.refused.count(), calls.unchanged), (2, 0));
+    let anyone = without(&json!({ "caller": "jwt:b", "claims": { "groups": "ops" } }));
+    assert_eq!(replay(&[anyone]).calls.unchanged, 1, "for all users");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::{fmt, time::SystemTime};
 use serde::Deserialize;
 use serde_json::{Deserializer, Value};
 
-use super::call::{CallEntry, User};
+use super::call::{CallEntry, User, UserSpelling};
 use crate::observe::audit::numbering::PROCESS_LENGTH;
 
 /// The identity of a process, random for each start.
@@ -109,6 +109,8 @@ struct Members {
     claims: Option<Value>,
     method: Option<String>,
     user: Option<User>,
+    #[serde(default)]
+    user_spelling: UserSpelling,
     api_client: Option<String>,
     unvalidated: Option<String>,
     code: Option<String>,
@@ -228,6 +230,7 @@ impl Members {
             claims: self.claims,
             method: self.method,
             user: self.user,
+            user_spelling: self.user_spelling,
             api_client: self.api_client,
             unvalidated: self.unvalidated,
             code: self.code,

@@ -254,34 +254,26 @@ async fn recorded_decision_is_never_guessed() {
     sent.attempt_ended(Certainty::NotSent);
     let unreachable = failed(Reason::PlatformUnreachable);
     assert_eq!(entry(&sent, unreachable).decision(), RecordedDecision::Allowed, "the rules came first");
+}
 
+#[tokio::test(start_paused = true)]
+async fn spelling_of_a_user_is_read_from_records_that_contain_it() {
     let now = WallClock::system().now();
-    let whole_text = writer::for_call(&call(), Ending::Succeeded, numbering.next(), now) + "}";
-    let whole = entry(&call(), Ending::Succeeded);
-    let question = whole.question().expect("enough");
-    assert_eq!(
-        (question.caller, question.caller_proof, question.method, question.api_client, question.user),
-        ("token:a", "token", Method::IssueOtt, "eu2", Some((SubjectKind::Login, "anna")))
-    );
-    let without = |change: fn(&mut CallEntry)| {
-        let mut entry = whole.clone();
-        change(&mut entry);
-        entry.question().map(|question| question.user.is_some())
+    let record = |login: &str| {
+        let call = Call::new(clock::now(), Deadline::after(Duration::from_secs(1)));
+        call.set_subject(Subject::new(SubjectKind::Login, login.to_owned()).expect("a name"));
+        writer::for_call(&call, Ending::Succeeded, Numbering::for_test().next(), now) + "}"
     };
-    assert_eq!(without(|entry| entry.caller = None), Err(NotEnough::Caller));
-    assert_eq!(without(|entry| entry.caller_proof = None), Err(NotEnough::Caller));
-    assert_eq!(without(|entry| entry.method = Some("Other".to_owned())), Err(NotEnough::Method));
-    assert_eq!(without(|entry| entry.api_client = None), Err(NotEnough::ApiClient));
-    assert_eq!(without(|entry| entry.user = None), Err(NotEnough::User));
-    let unvalidated = |fields: &str| {
-        let text = whole_text.replacen("\"unvalidated\":null", &format!("\"unvalidated\":\"{fields}\""), 1);
-        let Event::Call(entry) = only(&text).event else { panic!("a call") };
-        entry.question().map(|_| ())
+    let spelling = |text: &str| match only(text).event {
+        Event::Call(entry) => entry.user_spelling,
+        other => panic!("{other:?}"),
     };
-    assert_eq!(unvalidated("api_client"), Err(NotEnough::ApiClient));
-    assert_eq!(unvalidated("user,api_client"), Err(NotEnough::ApiClient));
-    assert_eq!(unvalidated("user"), Err(NotEnough::User));
-    assert_eq!(without(|entry| entry.method = Some("LoginWithOtt".to_owned())), Ok(false));
+    assert_eq!(spelling(&record("Bert")), UserSpelling::Plain);
+    assert_eq!(spelling(&record("\u{ff22}ert")), UserSpelling::AsciiForms);
+    let member = r#""user_spelling":null,"#;
+    assert_eq!(spelling(&record("bert").replacen(member, "", 1)), UserSpelling::NotRecorded);
+    let of_later_version = record("bert").replacen(member, r#""user_spelling":"new","#, 1);
+    assert_eq!(spelling(&of_later_version), UserSpelling::NotRecorded);
 }
 
 proptest! {
