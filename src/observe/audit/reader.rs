@@ -36,7 +36,7 @@ use self::lines::{Line, Lines};
 pub use self::{
     call::{CallEntry, RecordedDecision, User, UserSpelling},
     lines::{MAX_BYTES_WITHOUT_RECORD, MAX_LINE_BYTES},
-    record::{Event, ProcessId, Record, RecordNumber},
+    record::{ChangeEntry, Event, NameCount, ProcessId, Record, RecordNumber, TokenCounts},
     source::{Source, SourceError},
 };
 

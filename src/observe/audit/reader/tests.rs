@@ -12,8 +12,8 @@ use crate::{
     },
     observe::{
         audit::{
-            Fingerprints, RefusedCalls, RulesChange, RulesDifferences, RulesSummary, StopCause,
-            numbering::Numbering, places::Lost, probe::ProbeCause, record as writer,
+            Fingerprints, RefusedCalls, RulesChange, StopCause, numbering::Numbering, places::Lost,
+            probe::ProbeCause, record as writer,
         },
         telemetry::metrics::{AuditClass, CountedBy, Logout},
     },
@@ -55,12 +55,8 @@ fn call() -> Call {
 async fn every_record_that_the_gateway_writes_is_read() {
     let (numbering, now) = (Numbering::for_test(), WallClock::following_monotonic().now());
     let next = || numbering.next();
-    let change = RulesChange {
-        old_rules: "00".to_owned(),
-        new_rules: "01".to_owned(),
-        summary: RulesSummary { rules_before: 1, rules_after: 2, differences: RulesDifferences::NONE },
-    };
-    let fingerprints = Fingerprints { configuration: None, rules: Some("00".to_owned()) };
+    let change = RulesChange::for_test("00", "01");
+    let fingerprints = Fingerprints { rules: Some("00".to_owned()), ..Fingerprints::default() };
     let lost = Lost { calls: 7, records: 3 };
     let texts = [
         writer::of_start(&fingerprints, next(), now),

@@ -12,7 +12,7 @@ use crate::{
         reason::FailureCode,
     },
     observe::{
-        audit::{Fingerprints, RulesChange, RulesDifferences, RulesSummary, StopCause},
+        audit::{Fingerprints, RulesChange, StopCause},
         telemetry::metrics::CountedBy,
     },
 };
@@ -342,11 +342,7 @@ fn documented(section: &str) -> Vec<String> {
 #[tokio::test(start_paused = true)]
 async fn documentation_lists_exactly_the_fields_of_each_line() {
     let now = WallClock::system().now();
-    let change = RulesChange {
-        old_rules: String::new(),
-        new_rules: String::new(),
-        summary: RulesSummary { rules_before: 1, rules_after: 2, differences: RulesDifferences::NONE },
-    };
+    let change = RulesChange::for_test("", "");
     let lines = [
         ("## The record of a call", for_call(&call(), Ending::Succeeded, NUMBER, now)),
         (
