@@ -65,6 +65,8 @@ pub enum PartialDecision {
 /// A part of a call that is not known, although the decision depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum UnknownPart {
+    /// The name of the caller.
+    Caller,
     /// The claims of the caller.
     Claims,
     /// The API client.

@@ -1,6 +1,6 @@
 //! A recorded call, and how the access rules decided it.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, time::Duration};
 
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
@@ -41,6 +41,8 @@ pub struct CallEntry {
     pub outcome: Option<String>,
     /// `attempts`.
     pub attempts: Option<u64>,
+    /// `duration_ms`: from the arrival of the call to its record.
+    pub duration: Option<Duration>,
     /// `ott_fingerprint`.
     pub ott_fingerprint: Option<String>,
 }

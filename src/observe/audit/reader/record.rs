@@ -1,6 +1,9 @@
 //! One line as a typed record.
 
-use std::{fmt, time::SystemTime};
+use std::{
+    fmt,
+    time::{Duration, SystemTime},
+};
 
 use serde::Deserialize;
 use serde_json::{Deserializer, Value};
@@ -169,6 +172,7 @@ struct Members {
     reason: Option<String>,
     outcome: Option<String>,
     attempts: Option<u64>,
+    duration_ms: Option<f64>,
     ott_fingerprint: Option<String>,
     #[serde(default)]
     count: u64,
@@ -282,6 +286,10 @@ impl Event {
     }
 }
 
+fn milliseconds(number: f64) -> Option<Duration> {
+    Duration::try_from_secs_f64(number / 1000.0).ok()
+}
+
 impl Members {
     fn into_call(self) -> CallEntry {
         let mut call = CallEntry {
@@ -299,6 +307,7 @@ impl Members {
             reason: self.reason,
             outcome: self.outcome,
             attempts: self.attempts,
+            duration: self.duration_ms.and_then(milliseconds),
             ott_fingerprint: self.ott_fingerprint,
         };
         let is_unvalidated = call.is_unvalidated("user");

@@ -211,7 +211,7 @@ fn input_without_an_end_is_an_error_and_records_in_it_are_read() {
         };
         let text = filler().chain(filler()).chain(rest);
         let input = io::BufReader::new(text);
-        let mut records = Records { lines: Lines::new(input, limit), pending: VecDeque::new() };
+        let mut records = Records::within(limit, input);
         let mut found = 0;
         let error = loop {
             match records.next_item() {
@@ -225,6 +225,35 @@ fn input_without_an_end_is_an_error_and_records_in_it_are_read() {
         assert_eq!(found, 2, "{kind}");
         assert!(error.to_string().starts_with("no record in 8 MiB, up to line "), "{kind}: {error}");
     }
+}
+
+#[test]
+fn records_that_identify_the_rules_are_read_without_the_others() {
+    let record = |event: &str, members: &str| {
+        format!(r#"{{"event":"{event}","time":"2026-01-01T00:00:00Z"{members},"gateway_version":"0.1.0"}}"#)
+    };
+    let text = [
+        record("started", r#","rules":"1""#),
+        record("call", r#","caller":"jwt:started""#),
+        "another program has \"started\"".to_owned(),
+        // As other programs write it.
+        record("rules_changed", r#","old_rules":"1","new_rules":"2""#)
+            .replace(':', " : ")
+            .replace("00 : 00 : 00", "00:00:00"),
+        // After a torn record.
+        format!(r#"{{"event":"call","ti{}"#, record("rules_changed", r#","old_rules":"2","new_rules":"3""#)),
+        record("stopped", ""),
+    ]
+    .join("\n");
+    let mut records = Records::new(text.as_bytes()).only_of_rules();
+    let mut found = Vec::new();
+    while let Some(item) = records.next_item().expect("memory") {
+        if let Content::Record(record) = item.content {
+            found.push((item.line, record.event.name().to_owned()));
+        }
+    }
+    let expected = [(1, "started"), (4, "rules_changed"), (5, "rules_changed")];
+    assert_eq!(found, expected.map(|(line, event)| (line, event.to_owned())));
 }
 
 #[tokio::test(start_paused = true)]
