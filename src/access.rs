@@ -91,7 +91,10 @@ pub use quota::{Limit, MAX_BURST};
 pub use rate::{InvalidRate, Rate};
 use rehearsal::DifferenceLines;
 pub use rehearsal::RefusedRehearsal;
-pub use replay::{Allowance, RecordedCall, RecordedDecision, Refusal, Replay, ReplayedCalls};
+pub use replay::{
+    Allowance, DecidedBy, NamedRules, RecordedCall, RecordedDecision, RecordedIssuer, Refusal, Replay,
+    ReplayedCalls, ReplayedDecisions,
+};
 use rule_set::RuleSet;
 pub use rules::{InvalidRules, Question, RuleSettings, Rules};
 pub use token_use::TokenUse;

@@ -157,6 +157,7 @@ impl App {
         let fingerprints = Fingerprints {
             configuration: config.effective.as_ref().map(Document::fingerprint),
             rules: Some(config.access.fingerprint()),
+            candidate_rules: config.access.candidate_fingerprint(),
         };
         let audit = Audit::start(
             &config.audit,

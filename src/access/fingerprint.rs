@@ -16,14 +16,26 @@ impl Settings {
         // Destructured, here and below, so that a new setting cannot be left out by mistake.
         // Candidate rules have no effect.
         let Self { rules, candidate_rules: _, quotas, max_quota_users: _ } = self;
-        let mut hash = Fingerprint::default();
-        hash.begin_list("rules", rules.len());
-        for rule in rules {
-            add_rule(&mut hash, rule);
-        }
-        hash.add("quota_dry_run", &[u8::from(*quotas == Quotas::DryRun)]);
-        fingerprint::text(&hash.finish())
+        of_rules(rules, *quotas)
     }
+
+    /// Returns the fingerprint that the candidate rules would have as the rules in force. `None` if
+    /// there are none.
+    #[must_use]
+    pub fn candidate_fingerprint(&self) -> Option<String> {
+        let rules = &self.candidate_rules;
+        (!rules.is_empty()).then(|| of_rules(rules, self.quotas))
+    }
+}
+
+fn of_rules(rules: &[RuleSettings], quotas: Quotas) -> String {
+    let mut hash = Fingerprint::default();
+    hash.begin_list("rules", rules.len());
+    for rule in rules {
+        add_rule(&mut hash, rule);
+    }
+    hash.add("quota_dry_run", &[u8::from(quotas == Quotas::DryRun)]);
+    fingerprint::text(&hash.finish())
 }
 
 fn add_rule(hash: &mut Fingerprint, rule: &RuleSettings) {
@@ -146,6 +158,11 @@ mod tests {
         settings.push(Settings { quotas: Quotas::DryRun, ..Settings::new(vec![default()]) });
         let fingerprints: BTreeSet<String> = settings.iter().map(Settings::fingerprint).collect();
         assert_eq!(fingerprints.len(), settings.len());
-        assert_eq!(Settings::new(vec![default()]).fingerprint(), settings[0].fingerprint());
+        let one = &settings[0];
+        assert_eq!(Settings::new(vec![default()]).fingerprint(), one.fingerprint());
+        let rehearsed = Settings { candidate_rules: one.rules.clone(), ..settings[1].clone() };
+        assert_eq!(rehearsed.fingerprint(), settings[1].fingerprint());
+        assert_eq!(rehearsed.candidate_fingerprint(), Some(one.fingerprint()), "once they are in force");
+        assert_eq!(one.candidate_fingerprint(), None);
     }
 }

@@ -55,6 +55,10 @@ pub enum KnownUser<'a> {
     Unknown,
     /// The user that the request names.
     Named(&'a Subject),
+    /// A user that no list of users matches, because of the [spelling](Subject::form) of its name.
+    Unlisted,
+    /// The canonical form of the user's name. Its spelling is not known, so lists may not match it.
+    Canonical(&'a Subject),
     /// The account that a login opened, by all its names.
     Account(&'a [Subject]),
 }
@@ -73,6 +77,8 @@ pub enum PartialDecision {
 /// A part of a call that is not known, although the decision depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum UnknownPart {
+    /// The name of the caller.
+    Caller,
     /// The claims of the caller.
     Claims,
     /// The API client.
@@ -83,6 +89,8 @@ pub enum UnknownPart {
     LoginUrl,
     /// The user.
     User,
+    /// The spelling of the user's name, of which the canonical form is known.
+    Spelling,
 }
 
 /// The rules that apply to a call.
@@ -155,19 +163,24 @@ impl Rules {
             let is_known = !known.has_unknown_issuer() && !known.has_unknown_login_url();
             or(applying.retain(is_known.then_some(&of_token), &of_token), token_use.part())?;
         }
+        let for_all = index.for_all_users();
         let of_user = match user {
             KnownUser::Unknown => None,
-            KnownUser::Named(user) => Some(index.for_user(user)),
+            KnownUser::Named(user) | KnownUser::Canonical(user) => Some(index.for_user(user)),
+            KnownUser::Unlisted => Some(for_all.clone()),
             KnownUser::Account(names) => {
-                let mut all = index.for_all_users().clone();
+                let mut all = for_all.clone();
                 for name in names {
                     all.add_all(&index.for_user(name));
                 }
                 Some(all)
             }
         };
-        let certain = of_user.as_ref().unwrap_or_else(|| index.for_all_users());
-        or(applying.retain(of_user.as_ref(), certain), AccessDenial::User)?;
+        let certain = match user {
+            KnownUser::Unknown | KnownUser::Canonical(_) => None,
+            KnownUser::Named(_) | KnownUser::Unlisted | KnownUser::Account(_) => of_user.as_ref(),
+        };
+        or(applying.retain(of_user.as_ref(), certain.unwrap_or(for_all)), AccessDenial::User)?;
         Ok(applying)
     }
 
@@ -181,6 +194,7 @@ impl Rules {
             KnownClaims::AtLeast(own) => !own.meet(&settings.claims),
         };
         let position = rule.checked_sub(1)?;
+        let lists_users = !self.index().for_all_users().contains(position);
         if are_claims_unknown {
             Some(UnknownPart::Claims)
         } else if known.api_client.is_none() && !self.index().for_any_api_client().contains(position) {
@@ -189,11 +203,12 @@ impl Rules {
             Some(UnknownPart::Issuer)
         } else if known.has_unknown_login_url() && !settings.login_urls {
             Some(UnknownPart::LoginUrl)
-        } else if matches!(known.user, KnownUser::Unknown) && !self.index().for_all_users().contains(position)
-        {
-            Some(UnknownPart::User)
         } else {
-            None
+            match known.user {
+                KnownUser::Unknown if lists_users => Some(UnknownPart::User),
+                KnownUser::Canonical(_) if lists_users => Some(UnknownPart::Spelling),
+                _ => None,
+            }
         }
     }
 

@@ -9,8 +9,11 @@
 //! for the audit record. If it never is, the user and the API client are not known, and the decision
 //! of the candidate rules may depend on them.
 
+mod difference_lines;
+
 use std::sync::Arc;
 
+pub(super) use self::difference_lines::DifferenceLines;
 use super::{
     Access, Policy, WARNING_INTERVAL,
     partial_decision::{KnownClaims, KnownIssuer, KnownParts, KnownUser, PartialDecision},
@@ -19,22 +22,8 @@ use super::{
 use crate::{
     caller::Caller,
     domain::call::{Call, CandidateDecision, CandidateDifference, Method},
-    observe::telemetry::{logging::LogThrottle, metrics::AccessDenial},
+    observe::telemetry::metrics::AccessDenial,
 };
-
-/// Limits of the log lines about differences.
-#[derive(Debug)]
-pub(super) struct DifferenceLines {
-    would_deny: LogThrottle,
-    would_allow: LogThrottle,
-}
-
-impl Default for DifferenceLines {
-    fn default() -> Self {
-        let throttle = || LogThrottle::every(WARNING_INTERVAL);
-        Self { would_deny: throttle(), would_allow: throttle() }
-    }
-}
 
 /// A call that the rules in force denied before its message was read. It is compared with the
 /// decision of the candidate rules when this is dropped: drop it before the call's record is
@@ -116,13 +105,7 @@ impl Access {
         candidate: PartialDecision,
         difference: CandidateDifference,
     ) {
-        let lines = &self.0.difference_lines;
-        let throttle = match difference {
-            CandidateDifference::WouldDeny => &lines.would_deny,
-            CandidateDifference::WouldAllow => &lines.would_allow,
-            CandidateDifference::Undecided => return,
-        };
-        let Some(suppressed) = throttle.due() else { return };
+        let Some(suppressed) = self.0.difference_lines.due(difference, known.caller) else { return };
         let (rule, denied) = described(&policy.rules, policy.rules.partial_decision(known));
         let (candidate_rule, candidate_denied) = match &policy.candidates {
             Some(candidates) => described(candidates, candidate),

@@ -219,7 +219,7 @@ impl FollowedFile for ConfigFile {
         self.metrics.set_callers(new.access.literal_callers());
         let not_finished = RulesDifferences::NotCounted { not_compared: NotCompared::NotFinished };
         let differences = contents.differences_from(&old).unwrap_or(not_finished);
-        let change = rules_change(&old.access, &new.access, differences);
+        let change = rules_change(&old, new, differences);
         // Before the new rules decide a call, so that its record comes later.
         if let Some(change) = &change {
             self.audit.rules_changed(change);
@@ -232,7 +232,7 @@ impl FollowedFile for ConfigFile {
         tracing::info!(
             access.rules = new.access.rules.len(),
             access.candidate_rules = new.access.candidate_rules.len(),
-            access.rules_changed = change.is_some(),
+            access.rules_changed = change.as_ref().is_some_and(|change| change.old_rules != change.new_rules),
             access.candidate_rules_changed = new.access.candidate_rules != old.access.candidate_rules,
             access.opened = counts.opened,
             access.closed = counts.closed,

@@ -1,4 +1,5 @@
-//! Changes of the access rules by a reload: their number for the log, and the audit record.
+//! Changes of the policy by a reload: rules, candidate rules and bearer tokens. Counts them for the log,
+//! and makes the audit record.
 
 use std::{
     sync::{Arc, mpsc},
@@ -7,9 +8,9 @@ use std::{
 };
 
 use crate::{
-    access::Settings,
+    caller::TokenHashes,
     config::{Config, Reloadable},
-    observe::audit::{NotCompared, RulesChange, RulesDifferences, RulesSummary},
+    observe::audit::{NotCompared, RulesChange, RulesDifferences, RulesSummary, TokenChanges},
     rule_comparison::{self, Comparison, NotComparable, Side},
 };
 
@@ -91,15 +92,56 @@ fn borrowed(names: &[String]) -> Vec<&str> {
     names.iter().map(String::as_str).collect()
 }
 
-/// Returns the record of a change. `None` if the rules are the same.
+/// Returns the record of a change. `None` if nothing has changed.
 pub(super) fn rules_change(
-    old: &Settings,
-    new: &Settings,
+    old: &Reloadable,
+    new: &Reloadable,
     differences: RulesDifferences,
 ) -> Option<RulesChange> {
-    let (old_rules, new_rules) = (old.fingerprint(), new.fingerprint());
-    let summary = RulesSummary { rules_before: old.rules.len(), rules_after: new.rules.len(), differences };
-    (old_rules != new_rules).then_some(RulesChange { old_rules, new_rules, summary })
+    if old == new {
+        return None;
+    }
+    let names = |names: Vec<&Arc<str>>| names.into_iter().cloned().collect();
+    let ChangedTokens { added, removed, replaced } = ChangedTokens::between(&old.tokens, &new.tokens);
+    Some(RulesChange {
+        old_rules: old.access.fingerprint(),
+        new_rules: new.access.fingerprint(),
+        old_candidate_rules: old.access.candidate_fingerprint(),
+        new_candidate_rules: new.access.candidate_fingerprint(),
+        tokens: TokenChanges { added: names(added), removed: names(removed), replaced: names(replaced) },
+        summary: RulesSummary {
+            rules_before: old.access.rules.len(),
+            rules_after: new.access.rules.len(),
+            candidate_rules_before: old.access.candidate_rules.len(),
+            candidate_rules_after: new.access.candidate_rules.len(),
+            tokens_before: old.tokens.len(),
+            tokens_after: new.tokens.len(),
+            differences,
+        },
+    })
+}
+
+/// The names of tokens that differ between two versions, in alphabetical order.
+#[derive(Debug)]
+pub(super) struct ChangedTokens<'a> {
+    pub(super) added: Vec<&'a Arc<str>>,
+    pub(super) removed: Vec<&'a Arc<str>>,
+    /// Those with other hashes.
+    pub(super) replaced: Vec<&'a Arc<str>>,
+}
+
+impl<'a> ChangedTokens<'a> {
+    pub(super) fn between(old: &'a TokenHashes, new: &'a TokenHashes) -> Self {
+        let missing = |from: &TokenHashes, those: &'a TokenHashes| {
+            those.keys().filter(|name| !from.contains_key(*name)).collect()
+        };
+        let is_replaced = |(name, hashes): &(&Arc<str>, _)| old.get(*name).is_some_and(|old| old != *hashes);
+        Self {
+            added: missing(old, new),
+            removed: missing(new, old),
+            replaced: new.iter().filter(is_replaced).map(|(name, _)| name).collect(),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -108,8 +150,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        access::{Quotas, Rate, RuleSettings},
-        caller::TokenHashes,
+        access::{Quotas, Rate, RuleSettings, Settings},
+        caller::BearerTokenHash,
         domain::ott::{SubjectKind, Users},
     };
 
@@ -136,18 +178,37 @@ mod tests {
     }
 
     #[test]
-    fn only_a_change_of_the_rules_is_recorded() {
-        let old = Settings::new(vec![rule("dns:a")]);
-        for same in [
-            Settings { max_quota_users: old.max_quota_users + 1, ..old.clone() },
-            Settings { candidate_rules: vec![rule("dns:b")], ..old.clone() },
-        ] {
-            assert_eq!(rules_change(&old, &same, RulesDifferences::NONE), None);
-        }
-        let new = Settings::new(vec![rule("dns:a"), rule("dns:b")]);
-        let change = rules_change(&old, &new, RulesDifferences::NONE).expect("a change");
-        assert_eq!((change.old_rules, change.new_rules), (old.fingerprint(), new.fingerprint()));
-        assert_eq!((change.summary.rules_before, change.summary.rules_after), (1, 2));
+    fn every_change_of_the_policy_is_recorded() {
+        let settings = Settings::new(vec![rule("dns:a")]);
+        let old = reloadable(settings.clone(), &["ci", "nightly"]);
+        let change = |new: &Arc<Reloadable>| rules_change(&old, new, RulesDifferences::NONE);
+        assert_eq!(change(&reloadable(settings.clone(), &["ci", "nightly"])), None);
+
+        let wider = Settings::new(vec![rule("dns:a"), rule("dns:b")]);
+        let found = change(&reloadable(wider.clone(), &["ci", "nightly"])).expect("a change");
+        assert_eq!((found.old_rules, found.new_rules), (settings.fingerprint(), wider.fingerprint()));
+        assert_eq!((found.summary.rules_before, found.summary.rules_after), (1, 2));
+
+        let rehearsing = Settings { candidate_rules: wider.rules.clone(), ..settings.clone() };
+        let found = change(&reloadable(rehearsing, &["ci", "nightly"])).expect("a change");
+        assert_eq!(found.old_rules, found.new_rules);
+        let candidates = (found.old_candidate_rules, found.new_candidate_rules);
+        assert_eq!(candidates, (None, Some(wider.fingerprint())));
+        assert_eq!((found.summary.candidate_rules_before, found.summary.candidate_rules_after), (0, 2));
+
+        let mut other = Reloadable::clone(&reloadable(settings.clone(), &["ci", "portal"]));
+        other.tokens.insert(Arc::from("ci"), vec![BearerTokenHash([7; 32])]);
+        let found = change(&Arc::new(other)).expect("a change");
+        assert_eq!(found.old_rules, found.new_rules);
+        let names = |name: &str| [Arc::from(name)].into_iter().collect();
+        let tokens =
+            TokenChanges { added: names("portal"), removed: names("nightly"), replaced: names("ci") };
+        assert_eq!(found.tokens, tokens);
+        assert_eq!((found.summary.tokens_before, found.summary.tokens_after), (2, 2));
+
+        let more_users = Settings { max_quota_users: settings.max_quota_users + 1, ..settings };
+        let found = change(&reloadable(more_users, &["ci", "nightly"])).expect("a change");
+        assert_eq!((found.old_rules, found.tokens), (found.new_rules, TokenChanges::default()));
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod replay;
 mod text;
 
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -16,7 +17,7 @@ use clap::{Args, ValueEnum};
 use self::replay::AuditReplay;
 use super::{explain_command::quoted, failure::Failure, output::Output, serve};
 use crate::{
-    access::{RuleSettings, Rules},
+    access::{NamedRules, RuleSettings, Rules},
     base::text::Printable,
     config::{PolicyFile, Process},
     rule_comparison::{self, NotComparable, Side},
@@ -45,7 +46,8 @@ pub(super) struct Arguments {
     ///
     /// Counts the callers that the new rules would have refused or allowed, by rule. Files may be
     /// compressed with gzip; `-` is standard input. A call whose record does not contain a part on
-    /// which the decision depends is counted by that part. The rules of OLD must have been in force.
+    /// which the decision depends is counted by that part. Calls that were decided under other rules
+    /// than those of OLD are counted separately.
     #[arg(long, value_name = "FILE", num_args = 1..)]
     audit: Vec<PathBuf>,
     /// Format of the report
@@ -112,9 +114,11 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> Result<ExitCode
         [] => None,
         files => {
             let quoted = |file: &Path| quoted(&file.display().to_string());
-            let (old, new) = (quoted(&arguments.old), quoted(&arguments.new));
-            let command = format!("ott-gateway compare-rules {old} {new} --audit");
-            Some(AuditReplay::of(files, rules.each_ref(), &command, output)?)
+            let (old_file, new_file) = (quoted(&arguments.old), quoted(&arguments.new));
+            let command = format!("ott-gateway compare-rules {old_file} {new_file} --audit");
+            let (old_names, new_names) = (old_names.as_sets(), new_names.as_sets());
+            let named = [&old_names.with(&rules[0]), &new_names.with(&rules[1])];
+            Some(AuditReplay::of(files, &old.access.fingerprint(), named, &command, output)?)
         }
     };
     match arguments.format {
@@ -138,6 +142,27 @@ struct Names<'a> {
     tokens: Vec<&'a str>,
     jwt_issuers: Option<Vec<&'a str>>,
     api_clients: Vec<&'a str>,
+    default_api_client: Option<&'a str>,
+}
+
+/// The names of a file, for one look-up per call.
+struct NameSets<'a> {
+    tokens: BTreeSet<&'a str>,
+    jwt_issuers: Option<BTreeSet<&'a str>>,
+    api_clients: BTreeSet<&'a str>,
+    default_api_client: Option<&'a str>,
+}
+
+impl<'a> NameSets<'a> {
+    fn with(&'a self, rules: &'a Rules) -> NamedRules<'a> {
+        NamedRules {
+            rules,
+            tokens: &self.tokens,
+            jwt_issuers: self.jwt_issuers.as_ref(),
+            api_clients: &self.api_clients,
+            default_api_client: self.default_api_client,
+        }
+    }
 }
 
 impl<'a> Names<'a> {
@@ -146,6 +171,17 @@ impl<'a> Names<'a> {
             tokens: policy.tokens.iter().map(String::as_str).collect(),
             jwt_issuers: policy.jwt_issuers.as_ref().map(|names| names.iter().map(String::as_str).collect()),
             api_clients: policy.api_clients.iter().map(String::as_str).collect(),
+            default_api_client: policy.default_api_client.as_deref(),
+        }
+    }
+
+    fn as_sets(&self) -> NameSets<'a> {
+        let set = |names: &[&'a str]| names.iter().copied().collect();
+        NameSets {
+            tokens: set(&self.tokens),
+            jwt_issuers: self.jwt_issuers.as_deref().map(set),
+            api_clients: set(&self.api_clients),
+            default_api_client: self.default_api_client,
         }
     }
 
@@ -155,7 +191,7 @@ impl<'a> Names<'a> {
             tokens: &self.tokens,
             jwt_issuers: self.jwt_issuers.as_deref(),
             api_clients: &self.api_clients,
-            default_api_client: policy.default_api_client.as_deref(),
+            default_api_client: self.default_api_client,
         }
     }
 }

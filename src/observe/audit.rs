@@ -69,7 +69,10 @@ use tokio::{sync::oneshot, time::timeout};
 
 pub use self::{
     fingerprint::HmacKey,
-    process_records::{Fingerprints, NotCompared, RulesChange, RulesDifferences, RulesSummary, StopCause},
+    process_records::{
+        BoundedNames, Fingerprints, NotCompared, RulesChange, RulesDifferences, RulesSummary, StopCause,
+        TokenChanges,
+    },
     readiness::Readiness,
     record::RefusedCalls,
     sink::Sink,

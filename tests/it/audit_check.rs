@@ -64,10 +64,9 @@ async fn log_of_a_process_is_complete_after_a_reload_and_an_orderly_stop() {
     // Comments and blanks are no change.
     let text = fs::read_to_string(&config).unwrap();
     let same = text.replace("[[access.rules]]", "# The same.\n[[access.rules]]\n");
-    // Candidate rules and tests are no change of the rules either.
+    // Neither are tests.
     let same = format!(
-        "{same}[[access.candidate_rules]]\ncallers = [\"dns:*\"]\nusers = \"all\"\n\
-         [[access.tests]]\ncaller = \"dns:nobody\"\nmethod = \"IssueOtt\"\nuser = \"x\"\nexpect = \"deny\"\n"
+        "{same}[[access.tests]]\ncaller = \"dns:nobody\"\nmethod = \"IssueOtt\"\nuser = \"x\"\nexpect = \"deny\"\n"
     );
     fs::write(&config, format!("{same}# end\n")).unwrap();
     gateway.signal("HUP");
@@ -92,7 +91,8 @@ async fn log_of_a_process_is_complete_after_a_reload_and_an_orderly_stop() {
     assert_eq!(
         changes[0]["summary"],
         serde_json::json!({
-            "rules_before": 1, "rules_after": 1, "opened": 0, "closed": 2, "quotas_changed": 0,
+            "rules_before": 1, "rules_after": 1, "candidate_rules_before": 0, "candidate_rules_after": 0,
+            "tokens_before": 0, "tokens_after": 0, "opened": 0, "closed": 2, "quotas_changed": 0,
             "settings_changed": 0,
         })
     );

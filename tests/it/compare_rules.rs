@@ -10,6 +10,12 @@ use std::{
 use flate2::{Compression, write::GzEncoder};
 use serde_json::{Value, json};
 
+use crate::support::{
+    calling::{issue, result_of, until},
+    gateway::Setup,
+    upstream::Upstream,
+};
+
 const HEAD: &str = "\
 [api_clients.eu2]
 default = true
@@ -230,7 +236,7 @@ fn record(account: &str, method: &str, login: Option<&str>, reason: Option<&str>
         "peer": "192.0.2.1", "caller": format!("spiffe://example.org/ns/{account}"),
         "caller_proof": "certificate", "claims": null, "method": method,
         "user": login.map(|login| json!({ "kind": "login", "value": login })), "api_client": "eu2",
-        "unvalidated": null, "code": reason.map_or("OK", |_| "PERMISSION_DENIED"), "reason": reason,
+        "user_spelling": null, "unvalidated": null, "code": reason.map_or("OK", |_| "PERMISSION_DENIED"), "reason": reason,
         "outcome": reason.map_or("done", |_| "not_sent"), "attempts": 1, "gateway_version": "0.1.0",
     });
     format!("{line}\n")
@@ -277,7 +283,14 @@ Recorded calls that the new file would allow: none
 Recorded calls without a change: 3
 Recorded calls that cannot be decided: 1
     1             because their records do not contain the user
-not compared, calls that were decided by other rules than those of the old file: 1
+note: the files do not contain the rules under which 6 of these calls were decided; the old file decides them as recorded
+Recorded calls that were decided under other rules than those of the old file: 1
+  would be refused by the new file: 1
+    1             spiffe://example.org/ns/ops/sa/cron: refused because of the caller; for example request \
+request-of-ops/sa/cron
+  would be allowed by the new file: 0
+  without a change: 0
+  cannot be decided: 0
 not compared, calls over a quota: 1
 not compared, lines that are not whole records: 1
 ";
@@ -301,9 +314,19 @@ not compared, lines that are not whole records: 1
         }],
         "allowed_others": 0,
         "unchanged": 2,
-        "undecided": { "claims": 0, "api_client": 0, "issuer": 0, "login_url": 0, "user": 1 },
+        "undecided": { "caller": 0, "claims": 0, "api_client": 0, "issuer": 0, "login_url": 0, "user": 1, "user_spelling": 0 },
+        "rules_not_recorded": 6,
+        "other_rules": {
+            "calls": 1,
+            "refused": [{
+                "caller": "spiffe://example.org/ns/ops/sa/cron", "old_rule": null, "denied": "caller",
+                "calls": 1, "request_id": "request-of-ops/sa/cron",
+            }],
+            "refused_others": 0, "allowed": [], "allowed_others": 0, "unchanged": 0,
+            "undecided": { "caller": 0, "claims": 0, "api_client": 0, "issuer": 0, "login_url": 0, "user": 0, "user_spelling": 0 },
+        },
         "not_compared": {
-            "other_rules": 1, "not_decided": 0, "over_quota": 1, "summarized": 0, "lost": 0, "late": 0,
+            "not_decided": 0, "over_quota": 1, "summarized": 0, "lost": 0, "late": 0,
             "repeated": 0, "other_records": 0, "not_records": 1,
         },
     });
@@ -316,6 +339,55 @@ not compared, lines that are not whole records: 1
     assert_eq!(done.status.code(), Some(2), "{done:?}");
     assert!(done.stdout.is_empty(), "{done:?}");
     assert!(String::from_utf8_lossy(&done.stderr).contains("cut.gz"), "{done:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replayed_decisions_are_those_of_a_gateway_with_the_new_rules() {
+    let platform = Upstream::http().await;
+    let mut gateway = Setup::for_platform(platform.address()).start();
+    let mut client = gateway.client().await;
+    let file = gateway.folder().join("config.toml");
+    let old = fs::read_to_string(&file).unwrap();
+    let new = old.replace("users = \"all\"", "logins = [\"*@customer.example\"]");
+    let users = [
+        "anna@customer.example",
+        "\u{ff41}nna@customer.example",
+        "Anna@CUSTOMER.example",
+        "anna@other.example",
+    ];
+    let mut results = async || {
+        let mut results = Vec::new();
+        for user in users {
+            results.push(result_of(&client.issue_ott(issue(user)).await) == "OK");
+        }
+        results
+    };
+    assert_eq!(results().await, [true; 4]);
+    fs::write(&file, &new).unwrap();
+    gateway.signal("HUP");
+    until("the rules have changed", async || !gateway.audit_lines("rules_changed").is_empty()).await;
+    assert_eq!(results().await, [true, false, true, false], "no list matches other forms of ASCII");
+    gateway.signal("TERM");
+    assert!(gateway.ended().await.success());
+
+    fs::write(gateway.folder().join("old.toml"), old).unwrap();
+    let replay = |old: &str, new: &str| {
+        let arguments = ["compare-rules", old, new, "--format", "json", "--audit", "audit.jsonl"];
+        json(&run(gateway.folder(), &arguments))["audit"].clone()
+    };
+    let counts = |audit: &Value| {
+        let sum = |list: &str| {
+            audit[list].as_array().unwrap().iter().map(|row| row["calls"].as_u64().unwrap()).sum::<u64>()
+        };
+        (audit["unchanged"].as_u64().unwrap(), sum("refused"), sum("allowed"))
+    };
+    let forwards = replay("old.toml", "config.toml");
+    assert_eq!(counts(&forwards), (2, 2, 0), "{forwards}");
+    assert_eq!(counts(&forwards["other_rules"]), (4, 0, 0), "as they were decided: {forwards}");
+    assert_eq!(forwards["rules_not_recorded"], 0);
+    let backwards = replay("config.toml", "old.toml");
+    assert_eq!(counts(&backwards), (2, 0, 2), "{backwards}");
+    assert_eq!(counts(&backwards["other_rules"]), (4, 0, 0), "{backwards}");
 }
 
 #[test]

@@ -105,7 +105,15 @@ async fn candidate_rules_report_differences_and_change_no_call() {
     // The candidates are promoted.
     let promoted =
         |config: String| config.replace(RULES, "").replace("access.candidate_rules", "access.rules");
+    let [rehearsed, in_force] = {
+        let started = gateway.audit_lines("started").pop().expect("the first record");
+        ["candidate_rules", "rules"].map(|name| started[name].clone())
+    };
+    assert!(rehearsed.is_string() && rehearsed != in_force, "{rehearsed} {in_force}");
     reload(&gateway, promoted, "ok").await;
+    let change = gateway.audit_lines("rules_changed").pop().expect("a record of the change");
+    assert_eq!((&change["old_rules"], &change["old_candidate_rules"]), (&in_force, &rehearsed));
+    assert_eq!((&change["new_rules"], &change["new_candidate_rules"]), (&rehearsed, &Value::Null));
     assert_eq!(a.issue("login:john@new.example").await, NOT_ALLOWED);
     assert_eq!(candidate(&gateway), Value::Null);
     assert_eq!(b.issue("login:john@new.example").await, "OK");
@@ -131,7 +139,18 @@ async fn invalid_candidate_rules_are_refused_and_the_last_valid_ones_stay() {
     assert_eq!(a.issue("login:john@new.example").await, "OK");
     assert_eq!(candidate(&gateway)["difference"], "would_deny", "and neither have the candidate rules");
 
+    let started = gateway.audit_lines("started").pop().expect("the first record");
+    assert_eq!(gateway.audit_lines("rules_changed").len(), 0, "nothing has changed");
     reload(&gateway, |config| config.replace("token:bb", "token:b"), "ok").await;
+    let rehearsing = |config: String| config.replace("*@new.example", "*@newer.example");
+    let changes = gateway.audit_lines("rules_changed").len();
+    reload(&gateway, rehearsing, "ok").await;
+    let records = gateway.audit_lines("rules_changed");
+    assert_eq!(records.len(), changes + 1, "a change of only the candidate rules");
+    let change = records.last().expect("a record");
+    assert_eq!(change["old_rules"], change["new_rules"]);
+    assert_ne!(change["old_candidate_rules"], change["new_candidate_rules"]);
+    assert_ne!(change["new_candidate_rules"], started["candidate_rules"]);
     assert_eq!(b.issue("login:john@third.example").await, "OK");
     assert_eq!(candidate(&gateway), json!({ "difference": "would_deny", "cause": "user" }));
 }

@@ -229,9 +229,20 @@ async fn changes_are_logged_by_name_and_number_without_values() {
     assert!(line.contains("\"callers.tokens_added\":\"nightly\""), "{line}");
     assert!(!line.contains("rules_added") && !line.contains("rules_removed"), "{line}");
     assert!(line.contains("\"access.rules_changed\":false"), "{line}");
+    let reloads = gateway.audit_lines("rules_changed");
+    let [of_all, of_tokens] = reloads.as_slice() else { panic!("{reloads:?}") };
+    assert_ne!(of_all["old_rules"], of_all["new_rules"]);
+    assert_eq!(of_tokens["old_rules"], of_tokens["new_rules"], "only tokens changed");
+    let one = |name: &str| serde_json::json!({ "count": 1, "names": [name] });
+    let expected = serde_json::json!({
+        "added": one("nightly"), "removed": one("portal"), "replaced": one("ci"),
+    });
+    assert_eq!(of_tokens["tokens"], expected);
     let log = gateway.stderr().text();
+    let records = fs::read_to_string(gateway.folder().join("audit.jsonl")).unwrap();
     for value in ["first", "second", "third", "fourth", "fifth"].map(hash) {
-        assert!(!log.contains(value.trim_start_matches("sha256:")), "{log}");
+        let digits = value.trim_start_matches("sha256:");
+        assert!(!log.contains(digits) && !records.contains(digits), "{log}\n{records}");
     }
     assert!(!log.contains("kept@") && !log.contains("new@"), "{log}");
 }

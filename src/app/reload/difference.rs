@@ -1,5 +1,8 @@
 //! Differences between two versions in log lines: numbers and names, never values.
 
+use std::sync::Arc;
+
+use super::super::rules_change::ChangedTokens;
 use crate::{
     access::{RuleId, RuleSettings},
     caller::TokenHashes,
@@ -55,15 +58,9 @@ impl Difference {
     }
 
     pub(super) fn between_tokens(old: &TokenHashes, new: &TokenHashes) -> Self {
-        let missing = |from: &TokenHashes, those: &TokenHashes| {
-            listed(those.keys().filter(|name| !from.contains_key(*name)).map(ToString::to_string))
-        };
-        let replaced = new.iter().filter(|(name, hashes)| old.get(*name).is_some_and(|old| old != *hashes));
-        Self {
-            added: missing(old, new),
-            removed: missing(new, old),
-            replaced: listed(replaced.map(|(name, _)| name.to_string())),
-        }
+        let ChangedTokens { added, removed, replaced } = ChangedTokens::between(old, new);
+        let listed = |names: Vec<&Arc<str>>| listed(names.into_iter().map(ToString::to_string));
+        Self { added: listed(added), removed: listed(removed), replaced: listed(replaced) }
     }
 }
 

@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, time::SystemTime};
 
 use super::intervals::{Added, Intervals};
-use crate::observe::audit::reader::{Event, ProcessId, Record};
+use crate::observe::audit::reader::{ChangeEntry, Event, ProcessId, Record};
 
 /// Maximum number of intervals of all processes. One takes about 30 bytes.
 pub(super) const MAX_INTERVALS: usize = 1_000_000;
@@ -55,12 +55,11 @@ struct Process {
     has_earlier_rule_changes: bool,
 }
 
-/// A change of the access rules.
+/// A change of the access rules, the candidate rules, the bearer tokens or other settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct RuleChange {
     pub(super) time: SystemTime,
-    pub(super) old_rules: Option<String>,
-    pub(super) new_rules: Option<String>,
+    pub(super) change: ChangeEntry,
 }
 
 /// Contents of the first record of a process.
@@ -69,6 +68,7 @@ pub(super) struct Started {
     pub(super) host: Option<String>,
     pub(super) configuration: Option<String>,
     pub(super) rules: Option<String>,
+    pub(super) candidate_rules: Option<String>,
 }
 
 /// The state of one process.
@@ -183,26 +183,29 @@ impl Process {
     fn note(&mut self, sequence: u64, record: &Record) {
         let bounded_or_none = |text: &Option<String>| text.as_deref().map(|text| bounded(text).to_owned());
         match &record.event {
-            Event::Started { host, configuration, rules } => {
+            Event::Started { host, configuration, rules, candidate_rules } => {
                 self.started = Some(Started {
                     host: bounded_or_none(host),
                     configuration: bounded_or_none(configuration),
                     rules: bounded_or_none(rules),
+                    candidate_rules: bounded_or_none(candidate_rules),
                 });
             }
             Event::Stopped { cause, detail } => {
                 let parts: Vec<&str> = [cause, detail].into_iter().filter_map(Option::as_deref).collect();
                 self.stopped = Some((sequence, bounded(&parts.join(" ")).to_owned()));
             }
-            Event::RulesChanged { old_rules, new_rules } => {
+            Event::RulesChanged(change) => {
                 let fingerprint =
                     |text: &Option<String>| text.as_deref().map(|text| cut(text, MAX_FINGERPRINT).to_owned());
-                let change = RuleChange {
-                    time: record.time,
-                    old_rules: fingerprint(old_rules),
-                    new_rules: fingerprint(new_rules),
+                let change = ChangeEntry {
+                    old_rules: fingerprint(&change.old_rules),
+                    new_rules: fingerprint(&change.new_rules),
+                    old_candidate_rules: fingerprint(&change.old_candidate_rules),
+                    new_candidate_rules: fingerprint(&change.new_candidate_rules),
+                    tokens: change.tokens,
                 };
-                self.rule_changes.insert(sequence, change);
+                self.rule_changes.insert(sequence, RuleChange { time: record.time, change });
                 if self.rule_changes.len() > SHOWN {
                     self.rule_changes.pop_first();
                     self.has_earlier_rule_changes = true;

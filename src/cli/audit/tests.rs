@@ -283,19 +283,50 @@ fn last_changes_of_the_rules_are_reported_once_each() {
     text.push_str(&(late(&change(21)) + "\n"));
     let found = verdict(&text);
     assert_eq!((found.rule_changes.len(), found.has_earlier_rule_changes), (20, false));
-    assert_eq!(found.rule_changes[0].old_rules.as_deref(), Some("1"));
+    assert_eq!(found.rule_changes[0].change.old_rules.as_deref(), Some("1"));
     let shown = checked(&text, Filter::default(), Format::Text, true).1;
     assert!(shown.contains("  rules changed at 2026-01-01T00:00:21.000000Z: 20 -> 21\n"), "{shown}");
 
     text.push_str(&(change(22) + "\n"));
     let found = verdict(&text);
     assert_eq!((found.rule_changes.len(), found.has_earlier_rule_changes), (20, true));
-    assert_eq!(found.rule_changes[0].old_rules.as_deref(), Some("2"), "the earliest is dropped");
+    assert_eq!(found.rule_changes[0].change.old_rules.as_deref(), Some("2"), "the earliest is dropped");
     let json = checked(&text, Filter::default(), Format::Json, true).1;
-    assert!(
-        json.contains(r#"{"new_rules":"22","old_rules":"21","time":"2026-01-01T00:00:22.000000Z"}"#),
-        "{json}"
-    );
+    let last = r#"{"new_candidate_rules":null,"new_rules":"22","old_candidate_rules":null,"old_rules":"21","time":"2026-01-01T00:00:22.000000Z","tokens":{"added":0,"removed":0,"replaced":0}}"#;
+    assert!(json.contains(last), "{json}");
+}
+
+#[test]
+fn change_of_candidate_rules_and_tokens_is_reported_as_such() {
+    let change = |number: u64, members: &str| {
+        let members = format!(r#","old_rules":"1","new_rules":"1"{members}"#);
+        line("rules_changed", 1, number, &members)
+    };
+    let tokens = r#","tokens":{"added":{"count":12,"names":["a"]},"removed":{"count":1,"names":["b"]},"replaced":{"count":0,"names":[]}}"#;
+    let log = [
+        line("started", 1, 1, r#","rules":"1","candidate_rules":"7""#),
+        change(2, r#","old_candidate_rules":"7","new_candidate_rules":null"#),
+        change(3, &format!(r#","old_candidate_rules":null,"new_candidate_rules":null{tokens}"#)),
+        change(4, ""),
+    ];
+    let shown = checked(&log.join("\n"), Filter::default(), Format::Text, true).1;
+    let expected = "  started with rules 1
+  started with candidate rules 7
+  candidate rules changed at 2026-01-01T00:00:02.000000Z: 7 -> -
+  tokens changed at 2026-01-01T00:00:03.000000Z: 12 added, 1 removed, 0 replaced
+  other access settings changed at 2026-01-01T00:00:04.000000Z
+";
+    assert!(shown.contains(expected), "{shown}");
+    let all = Filter { since: Some(std::time::SystemTime::UNIX_EPOCH), ..Filter::default() };
+    let rows = checked(&log.join("\n"), all, Format::Text, true).1;
+    for what in
+        ["rules_changed  candidate rules ", "rules_changed  tokens ", "rules_changed  other settings "]
+    {
+        assert_eq!(rows.matches(what).count(), 1, "{what}: {rows}");
+    }
+    let json = checked(&log.join("\n"), Filter::default(), Format::Json, true).1;
+    let tokens = r#""tokens":{"added":12,"removed":1,"replaced":0}"#;
+    assert!(json.contains(tokens) && json.contains(r#""candidate_rules":"7""#), "{json}");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::{super::failure::Failure, replay::AuditReplay};
 use crate::{
-    access::{Rules, UnknownPart},
+    access::{ReplayedDecisions, Rules, UnknownPart},
     base::text::PrintableJson,
     caller::{ClaimValue, Claims},
     rule_comparison::{Calls, Change, Comparison, Example, File, RuleName},
@@ -64,41 +64,16 @@ pub(super) fn document(
 }
 
 /// Returns the result of replaying audit files.
-fn replayed(replay: &AuditReplay, [old, new]: &[Rules; 2]) -> Value {
+fn replayed(replay: &AuditReplay, rules: &[Rules; 2]) -> Value {
     let AuditReplay { calls, skipped, .. } = replay;
-    let refused = calls.refused.rows().into_iter().map(|(refusal, number, example)| {
+    let mut value = decisions(&calls.by_old_rules, rules);
+    value.insert("rules_not_recorded".to_owned(), calls.not_identified.into());
+    let mut of_other_rules = Map::from_iter([("calls".to_owned(), calls.by_other_rules.count().into())]);
+    of_other_rules.append(&mut decisions(&calls.by_other_rules, rules));
+    value.insert("other_rules".to_owned(), of_other_rules.into());
+    value.insert(
+        "not_compared".to_owned(),
         json!({
-            "caller": refusal.caller,
-            "old_rule": refusal.old_rule.map(|rule| old.label(rule)),
-            "denied": refusal.denied.as_str(),
-            "calls": number,
-            "request_id": example,
-        })
-    });
-    let allowed = calls.allowed.rows().into_iter().map(|(allowance, number, example)| {
-        json!({
-            "caller": allowance.caller,
-            "rule": new.label(allowance.new_rule),
-            "calls": number,
-            "request_id": example,
-        })
-    });
-    let undecided = |part| calls.undecided.get(&part).copied().unwrap_or_default();
-    json!({
-        "refused": refused.collect::<Vec<_>>(),
-        "refused_others": calls.refused.others(),
-        "allowed": allowed.collect::<Vec<_>>(),
-        "allowed_others": calls.allowed.others(),
-        "unchanged": calls.unchanged,
-        "undecided": {
-            "claims": undecided(UnknownPart::Claims),
-            "api_client": undecided(UnknownPart::ApiClient),
-            "issuer": undecided(UnknownPart::Issuer),
-            "login_url": undecided(UnknownPart::LoginUrl),
-            "user": undecided(UnknownPart::User),
-        },
-        "not_compared": {
-            "other_rules": calls.other_rules,
             "not_decided": skipped.not_decided,
             "over_quota": skipped.over_quota,
             "summarized": skipped.summarized,
@@ -107,8 +82,54 @@ fn replayed(replay: &AuditReplay, [old, new]: &[Rules; 2]) -> Value {
             "repeated": skipped.repeated,
             "other_records": skipped.other_records,
             "not_records": skipped.not_records,
-        },
-    })
+        }),
+    );
+    value.into()
+}
+
+/// Returns recorded decisions, compared with those of the new rules.
+fn decisions(decisions: &ReplayedDecisions, [old, new]: &[Rules; 2]) -> Map<String, Value> {
+    let refused = decisions.refused.rows().into_iter().map(|(refusal, number, example)| {
+        json!({
+            "caller": refusal.caller,
+            "old_rule": refusal.old_rule.map(|rule| old.label(rule)),
+            "denied": refusal.denied.as_str(),
+            "calls": number,
+            "request_id": example,
+        })
+    });
+    let allowed = decisions.allowed.rows().into_iter().map(|(allowance, number, example)| {
+        json!({
+            "caller": allowance.caller,
+            "rule": new.label(allowance.new_rule),
+            "calls": number,
+            "request_id": example,
+        })
+    });
+    let undecided = |part| Value::from(decisions.undecided.get(&part).copied().unwrap_or_default());
+    let undecided = Map::from_iter(
+        [
+            ("caller", UnknownPart::Caller),
+            ("claims", UnknownPart::Claims),
+            ("api_client", UnknownPart::ApiClient),
+            ("issuer", UnknownPart::Issuer),
+            ("login_url", UnknownPart::LoginUrl),
+            ("user", UnknownPart::User),
+            ("user_spelling", UnknownPart::Spelling),
+        ]
+        .map(|(name, part)| (name.to_owned(), undecided(part))),
+    );
+    Map::from_iter(
+        [
+            ("refused", Value::from(refused.collect::<Vec<_>>())),
+            ("refused_others", decisions.refused.others().into()),
+            ("allowed", allowed.collect::<Vec<_>>().into()),
+            ("allowed_others", decisions.allowed.others().into()),
+            ("unchanged", decisions.unchanged.into()),
+            ("undecided", undecided.into()),
+        ]
+        .map(|(name, value)| (name.to_owned(), value)),
+    )
 }
 
 fn calls(calls: &Calls) -> Map<String, Value> {

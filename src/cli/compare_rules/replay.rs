@@ -1,12 +1,18 @@
 //! `compare-rules --audit`: replays the calls of audit files under the old and the new rules.
 //!
 //! `access` decides and counts; this module reads the files. A record that cannot be replayed is
-//! counted by the reason.
+//! counted by the reason. `rules_in_force` finds the rules that decided a call.
 
-use std::{collections::HashMap, path::PathBuf};
+mod rules_in_force;
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
 
 use serde_json::Value;
 
+use self::rules_in_force::{RulesFingerprint, RulesInForce};
 use super::super::{
     audit::{
         files,
@@ -16,29 +22,34 @@ use super::super::{
     output::Output,
 };
 use crate::{
-    access::{KnownClaims, RecordedCall, RecordedDecision, Replay, Rules},
+    access::{
+        DecidedBy, KnownClaims, KnownUser, NamedRules, RecordedCall, RecordedDecision, RecordedIssuer, Replay,
+    },
     caller::{ClaimPath, ClaimValue, Claims},
     domain::{call::Method, ott::Subject},
     observe::audit::reader::{
-        CallEntry, Content, Event, ProcessId, Record, RecordNumber, RecordedDecision as DecisionInForce,
+        CallEntry, Content, Event, Item, ProcessId, Record, RecordNumber,
+        RecordedDecision as DecisionInForce, Records, Source, UserSpelling,
     },
 };
 
 /// Maximum number of intervals of record numbers that are remembered, to find repeated records.
-/// Beyond that, which needs files with as many gaps, a repeated call counts twice.
+/// Beyond that, which needs files with as many gaps or processes, a repeated record counts twice.
 const MAX_INTERVALS: usize = 1_000_000;
 
 /// The result of replaying audit files.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct AuditReplay {
     /// The replayed calls.
     pub(super) calls: Replay,
     /// The calls and records that are not replayed.
     pub(super) skipped: Skipped,
+    old_fingerprint: Option<RulesFingerprint>,
+    rules_in_force: RulesInForce,
     seen: SeenNumbers,
 }
 
-/// The numbers of the calls read so far, by process.
+/// The numbers of the records read so far, by process.
 #[derive(Debug, Default)]
 struct SeenNumbers {
     by_process: HashMap<ProcessId, Intervals>,
@@ -49,6 +60,9 @@ impl SeenNumbers {
     /// Adds a number. Returns whether it was added before.
     fn is_repeated(&mut self, number: RecordNumber) -> bool {
         let has_room = self.intervals < MAX_INTERVALS;
+        if !has_room && !self.by_process.contains_key(&number.process) {
+            return false;
+        }
         let process = self.by_process.entry(number.process).or_default();
         let before = process.count();
         let added = process.add(number.sequence, has_room);
@@ -79,43 +93,67 @@ pub(super) struct Skipped {
 }
 
 impl AuditReplay {
-    /// Reads audit files, and replays their calls. `command` is the beginning of a command that reads
-    /// files, for advice.
+    /// Reads audit files, and replays their calls. `old_fingerprint` is the fingerprint of the old
+    /// rules, and `command` the beginning of a command that reads files, for advice.
     ///
     /// # Errors
     ///
     /// A file cannot be read.
     pub(super) fn of(
         audit_files: &[PathBuf],
-        [old, new]: [&Rules; 2],
+        old_fingerprint: &str,
+        [old, new]: [&NamedRules<'_>; 2],
         command: &str,
         output: &mut Output,
     ) -> Result<Self, Failure> {
-        let mut replay = Self::default();
-        for file in audit_files {
-            let mut records = files::open(file, command, output)?;
-            while let Some(item) =
-                records.next_item().map_err(|error| files::unreadable(file, &error.into(), command))?
-            {
-                match item.content {
-                    Content::Record(record) => replay.add(&record, old, new),
-                    Content::Torn | Content::Foreign | Content::TooLong | Content::Nuls => {
-                        replay.skipped.not_records += 1;
-                    }
+        let mut replay = Self {
+            calls: Replay::default(),
+            skipped: Skipped::default(),
+            old_fingerprint: RulesFingerprint::parse(old_fingerprint),
+            rules_in_force: RulesInForce::default(),
+            seen: SeenNumbers::default(),
+        };
+        let mut read =
+            |file: &Path, select: fn(Records<Source>) -> Records<Source>, act: &mut dyn FnMut(Item)| {
+                let mut records = select(files::open(file, command, output)?);
+                let unreadable = |error: std::io::Error| files::unreadable(file, &error.into(), command);
+                while let Some(item) = records.next_item().map_err(unreadable)? {
+                    act(item);
                 }
-            }
+                Ok::<_, Failure>(())
+            };
+        // Standard input and pipes can be read only once. They come first, because the rules in other
+        // files are known by then.
+        let (twice, once): (Vec<_>, Vec<_>) = audit_files.iter().partition(|file| is_regular(file));
+        for file in &twice {
+            read(file, Records::only_of_rules, &mut |item| {
+                if let Content::Record(record) = item.content {
+                    replay.rules_in_force.add(&record);
+                }
+            })?;
+        }
+        for file in once.into_iter().chain(twice) {
+            read(file, |records| records, &mut |item| match item.content {
+                Content::Record(record) => replay.add(&record, old, new),
+                Content::Torn | Content::Foreign | Content::TooLong | Content::Nuls => {
+                    replay.skipped.not_records += 1;
+                }
+            })?;
         }
         Ok(replay)
     }
 
     /// Adds a record.
-    fn add(&mut self, record: &Record, old: &Rules, new: &Rules) {
+    fn add(&mut self, record: &Record, old: &NamedRules<'_>, new: &NamedRules<'_>) {
+        self.rules_in_force.add(record);
         let skipped = &mut self.skipped;
+        if record.late && matches!(record.event, Event::Call(_)) {
+            return skipped.late += 1;
+        }
+        if record.number.is_some_and(|number| self.seen.is_repeated(number)) {
+            return skipped.repeated += 1;
+        }
         let call = match &record.event {
-            Event::Call(_) if record.late => return skipped.late += 1,
-            Event::Call(_) if record.number.is_some_and(|number| self.seen.is_repeated(number)) => {
-                return skipped.repeated += 1;
-            }
             Event::Call(call) => call,
             Event::RefusedCalls { count, .. } => {
                 return skipped.summarized = skipped.summarized.saturating_add(*count);
@@ -134,15 +172,31 @@ impl AuditReplay {
         let claims = claims(call);
         let recorded = RecordedCall {
             caller,
+            issuer: issuer(call),
             claims: if has_jwt(call) { KnownClaims::AtLeast(&claims) } else { KnownClaims::All(&claims) },
             method,
             api_client: call.api_client.as_deref(),
-            user: user.as_ref(),
+            user: known_user(user.as_ref(), call.user_spelling),
             decision,
+            decided_by: self.decided_by(record, call),
             request_id: call.request_id.as_deref().unwrap_or_default(),
         };
         self.calls.add(old, new, &recorded);
     }
+
+    fn decided_by(&self, record: &Record, call: &CallEntry) -> DecidedBy {
+        let arrived = record.time.checked_sub(call.duration.unwrap_or_default()).unwrap_or(record.time);
+        match record.number.and_then(|number| self.rules_in_force.at(number, arrived)) {
+            None => DecidedBy::NotRecorded,
+            rules if rules == self.old_fingerprint => DecidedBy::OldRules,
+            Some(_) => DecidedBy::OtherRules,
+        }
+    }
+}
+
+/// Returns whether a file can be read twice. One that does not exist is reported when it is read.
+fn is_regular(file: &Path) -> bool {
+    !files::is_standard_input(file) && file.metadata().is_ok_and(|metadata| metadata.is_file())
 }
 
 /// Reason that the rules did not decide a call.
@@ -175,6 +229,27 @@ fn user(call: &CallEntry) -> Result<Option<Subject>, ()> {
     let Some(user) = &call.user else { return Ok(None) };
     let kind = user.subject_kind().ok_or(())?;
     Subject::new(kind, user.value.clone()).map(Some).map_err(|_| ())
+}
+
+/// Returns what is known of the user, as rules match it.
+fn known_user(user: Option<&Subject>, spelling: UserSpelling) -> KnownUser<'_> {
+    match (user, spelling) {
+        (None, _) => KnownUser::Unknown,
+        (Some(_), UserSpelling::AsciiForms) => KnownUser::Unlisted,
+        (Some(user), UserSpelling::NotRecorded) if user.has_spellings_without_form() => {
+            KnownUser::Canonical(user)
+        }
+        (Some(user), UserSpelling::Plain | UserSpelling::NotRecorded) => KnownUser::Named(user),
+    }
+}
+
+/// Returns the issuer of the caller's JWT.
+fn issuer(call: &CallEntry) -> RecordedIssuer<'_> {
+    match call.caller_proof.as_deref() {
+        Some("jwt") => RecordedIssuer::Unnamed,
+        Some(proof) => proof.strip_prefix("jwt:").map_or(RecordedIssuer::None, RecordedIssuer::Named),
+        None => RecordedIssuer::None,
+    }
 }
 
 /// Returns whether the caller may have had claims that are not recorded.

@@ -1,5 +1,7 @@
 //! The report of `compare-rules` for people.
 
+use std::collections::BTreeMap;
+
 use super::{
     super::{
         explain_command,
@@ -8,7 +10,7 @@ use super::{
     replay::AuditReplay,
 };
 use crate::{
-    access::{Rules, TokenUse, UnknownPart},
+    access::{Allowance, Refusal, ReplayedCalls, ReplayedDecisions, Rules, TokenUse, UnknownPart},
     base::text::Printable,
     observe::telemetry::metrics::AccessDenial,
     rule_comparison::{Calls, Change, Comparison, Example, File, Names, Opening},
@@ -58,8 +60,57 @@ pub(super) fn print(compared: &Comparison, output: &mut Output) {
 /// Prints the result of replaying audit files.
 pub(super) fn print_replay(replay: &AuditReplay, [old, new]: &[Rules; 2], output: &mut Output) {
     let AuditReplay { calls, skipped, .. } = replay;
-    let rows = calls.refused.rows();
-    count("Recorded calls that the new file would refuse", calls.refused.count(), output);
+    let decisions = &calls.by_old_rules;
+    count("Recorded calls that the new file would refuse", decisions.refused.count(), output);
+    print_refused(&decisions.refused, old, output);
+    count("Recorded calls that the new file would allow", decisions.allowed.count(), output);
+    print_allowed(&decisions.allowed, new, output);
+    count("Recorded calls without a change", decisions.unchanged, output);
+    count("Recorded calls that cannot be decided", decisions.undecided.values().sum(), output);
+    print_undecided(&decisions.undecided, output);
+    if calls.not_identified > 0 {
+        output.line(format_args!(
+            "note: the files do not contain the rules under which {} of these calls were decided; the old file \
+             decides them as recorded",
+            calls.not_identified
+        ));
+    }
+    if calls.by_other_rules.count() > 0 {
+        print_of_other_rules(&calls.by_other_rules, [old, new], output);
+    }
+    let not_compared = [
+        (skipped.not_decided, "calls that failed for another reason than the rules"),
+        (skipped.over_quota, "calls over a quota"),
+        (skipped.summarized, "refused calls without a record of their own"),
+        (skipped.lost, "calls whose record was lost"),
+        (skipped.late, "late records"),
+        (skipped.repeated, "records that occur again"),
+        (skipped.other_records, "records of other events"),
+        (skipped.not_records, "lines that are not whole records"),
+    ];
+    for (number, what) in not_compared.iter().filter(|(number, _)| *number > 0) {
+        output.line(format_args!("not compared, {what}: {number}"));
+    }
+}
+
+/// Prints calls that were decided under other rules than those of the old file.
+fn print_of_other_rules(decisions: &ReplayedDecisions, [old, new]: [&Rules; 2], output: &mut Output) {
+    count(
+        "Recorded calls that were decided under other rules than those of the old file",
+        decisions.count(),
+        output,
+    );
+    output.line(format_args!("  would be refused by the new file: {}", decisions.refused.count()));
+    print_refused(&decisions.refused, old, output);
+    output.line(format_args!("  would be allowed by the new file: {}", decisions.allowed.count()));
+    print_allowed(&decisions.allowed, new, output);
+    output.line(format_args!("  without a change: {}", decisions.unchanged));
+    output.line(format_args!("  cannot be decided: {}", decisions.undecided.values().sum::<u64>()));
+    print_undecided(&decisions.undecided, output);
+}
+
+fn print_refused(calls: &ReplayedCalls<Refusal>, old: &Rules, output: &mut Output) {
+    let rows = calls.rows();
     for (refusal, number, example) in rows.iter().take(MAX_CALLERS) {
         let so_far = refusal
             .old_rule
@@ -83,8 +134,10 @@ pub(super) fn print_replay(replay: &AuditReplay, [old, new]: &[Rules; 2], output
         );
     }
     print_rest(rows.len(), output);
-    let rows = calls.allowed.rows();
-    count("Recorded calls that the new file would allow", calls.allowed.count(), output);
+}
+
+fn print_allowed(calls: &ReplayedCalls<Allowance>, new: &Rules, output: &mut Output) {
+    let rows = calls.rows();
     for (allowance, number, example) in rows.iter().take(MAX_CALLERS) {
         let rule = new.label(allowance.new_rule);
         row(
@@ -94,31 +147,20 @@ pub(super) fn print_replay(replay: &AuditReplay, [old, new]: &[Rules; 2], output
         );
     }
     print_rest(rows.len(), output);
-    count("Recorded calls without a change", calls.unchanged, output);
-    count("Recorded calls that cannot be decided", calls.undecided.values().sum(), output);
-    for (part, number) in &calls.undecided {
+}
+
+fn print_undecided(undecided: &BTreeMap<UnknownPart, u64>, output: &mut Output) {
+    for (part, number) in undecided {
         let part = match part {
+            UnknownPart::Caller => "the name that the new file gives the issuer of the caller's JWT",
             UnknownPart::Claims => "all claims of the caller",
             UnknownPart::ApiClient => "the API client",
             UnknownPart::Issuer => "the caller that the token was issued to",
             UnknownPart::LoginUrl => "whether a login URL was requested",
             UnknownPart::User => "the user",
+            UnknownPart::Spelling => "whether the user was spelled with forms of ASCII characters",
         };
         row(&number.to_string(), format_args!("because their records do not contain {part}"), output);
-    }
-    let not_compared = [
-        (calls.other_rules, "calls that were decided by other rules than those of the old file"),
-        (skipped.not_decided, "calls that failed for another reason than the rules"),
-        (skipped.over_quota, "calls over a quota"),
-        (skipped.summarized, "refused calls without a record of their own"),
-        (skipped.lost, "calls whose record was lost"),
-        (skipped.late, "late records"),
-        (skipped.repeated, "records that occur again"),
-        (skipped.other_records, "records of other events"),
-        (skipped.not_records, "lines that are not whole records"),
-    ];
-    for (number, what) in not_compared.iter().filter(|(number, _)| *number > 0) {
-        output.line(format_args!("not compared, {what}: {number}"));
     }
 }
 

@@ -142,6 +142,18 @@ impl Subject {
             SubjectKind::UserId => SubjectForm::OpaqueUserId,
         })
     }
+
+    /// Returns whether a user with this canonical form may be one that no pattern matches: folding
+    /// turned characters of its spelling into ASCII. For names of which only the canonical form is
+    /// known.
+    #[must_use]
+    pub fn has_spellings_without_form(&self) -> bool {
+        match self.kind() {
+            SubjectKind::Login => self.canonical().bytes().any(|byte| byte.is_ascii()),
+            SubjectKind::ExternalId => false,
+            SubjectKind::UserId => self.is_uuid(),
+        }
+    }
 }
 
 /// Patterns are equal if their configured texts are equal.

@@ -1,4 +1,4 @@
-//! Records that a process writes about itself: its start, its stop, and changes of its rules.
+//! Records that a process writes about itself: its start, its stop, and changes of its policy.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,6 +12,8 @@ pub struct Fingerprints {
     pub configuration: Option<String>,
     /// Of the access rules in force.
     pub rules: Option<String>,
+    /// Of the candidate rules. `None` if there are none.
+    pub candidate_rules: Option<String>,
 }
 
 /// Why a process stops.
@@ -51,15 +53,60 @@ impl StopCause {
     }
 }
 
-/// A change of the access rules by a reload.
+/// A change of the access rules, the candidate rules, the bearer tokens or another setting of the
+/// policy by a reload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RulesChange {
     /// Fingerprint of the rules that were in force.
     pub old_rules: String,
     /// Fingerprint of the rules that are in force now.
     pub new_rules: String,
+    /// Fingerprint of the candidate rules until now. `None` if there were none.
+    pub old_candidate_rules: Option<String>,
+    /// Fingerprint of the candidate rules from now on. `None` if there are none.
+    pub new_candidate_rules: Option<String>,
+    /// The changed bearer tokens.
+    pub tokens: TokenChanges,
     /// What the change does, in short.
     pub summary: RulesSummary,
+}
+
+/// Changed bearer tokens, by their names. Neither tokens nor their hashes are recorded.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct TokenChanges {
+    /// Names that did not exist before.
+    pub added: BoundedNames,
+    /// Names that do not exist any more.
+    pub removed: BoundedNames,
+    /// Names with another token than before.
+    pub replaced: BoundedNames,
+}
+
+/// Names, of which only the first ones are kept, because records are bounded.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct BoundedNames {
+    /// Number of names.
+    count: usize,
+    /// The first of them.
+    names: Vec<String>,
+}
+
+impl BoundedNames {
+    /// Maximum number of names that are kept.
+    pub const MAX: usize = 10;
+}
+
+impl FromIterator<Arc<str>> for BoundedNames {
+    fn from_iter<I: IntoIterator<Item = Arc<str>>>(names: I) -> Self {
+        let mut kept = Self::default();
+        for name in names {
+            kept.count += 1;
+            if kept.names.len() < Self::MAX {
+                kept.names.push(name.to_string());
+            }
+        }
+        kept
+    }
 }
 
 /// Summary of a change of the rules.
@@ -69,6 +116,14 @@ pub struct RulesSummary {
     pub rules_before: usize,
     /// Number of rules after the change.
     pub rules_after: usize,
+    /// Number of candidate rules before the change.
+    pub candidate_rules_before: usize,
+    /// Number of candidate rules after the change.
+    pub candidate_rules_after: usize,
+    /// Number of bearer tokens before the change, by their names.
+    pub tokens_before: usize,
+    /// Number of bearer tokens after the change, by their names.
+    pub tokens_after: usize,
     /// The calls that the change affects.
     #[serde(flatten)]
     pub differences: RulesDifferences,
@@ -108,6 +163,29 @@ pub enum NotCompared {
     NotFinished,
 }
 
+#[cfg(test)]
+impl RulesChange {
+    /// A change of the rules only, with these fingerprints.
+    pub(crate) fn for_test(old_rules: &str, new_rules: &str) -> Self {
+        Self {
+            old_rules: old_rules.to_owned(),
+            new_rules: new_rules.to_owned(),
+            old_candidate_rules: None,
+            new_candidate_rules: None,
+            tokens: TokenChanges::default(),
+            summary: RulesSummary {
+                rules_before: 1,
+                rules_after: 2,
+                candidate_rules_before: 0,
+                candidate_rules_after: 0,
+                tokens_before: 0,
+                tokens_after: 0,
+                differences: RulesDifferences::NONE,
+            },
+        }
+    }
+}
+
 impl RulesDifferences {
     /// The differences between equal rules.
     pub const NONE: Self = Self::Counted { opened: 0, closed: 0, quotas_changed: 0, settings_changed: 0 };
@@ -126,8 +204,8 @@ impl NotCompared {
 }
 
 impl Audit {
-    /// Writes the record of a change of the rules. Called before the new rules take effect: calls
-    /// that they decide have later numbers. Does not wait; the line is written as soon as the sink
+    /// Writes the record of a change of the rules or tokens. Called before it takes effect: calls
+    /// that the new rules decide have later numbers. Does not wait; the line is written as soon as the sink
     /// allows.
     pub fn rules_changed(&self, change: &RulesChange) {
         if let Some(started) = &self.0 {

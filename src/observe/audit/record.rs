@@ -34,7 +34,7 @@ use crate::{
 
 /// Length of the record of a call without the names in it, in bytes. A longer record costs another
 /// allocation.
-const CALL_BYTES: usize = 544;
+const CALL_BYTES: usize = 576;
 
 #[derive(Serialize)]
 struct User<'a> {
@@ -119,6 +119,7 @@ pub(super) fn for_call(call: &Call, ending: Ending, number: Number<'_>, now: Sys
         Some(user) => line.object(name!("user"), ("kind", user.kind), ("value", user.value)),
         None => line.null(name!("user")),
     }
+    line.optional(name!("user_spelling"), spelling(call));
     let named_api_client = unvalidated_api_client.map(UnvalidatedText::as_str);
     line.optional(name!("api_client"), api_client.as_deref().or(named_api_client));
     line.optional(name!("unvalidated"), unvalidated);
@@ -152,6 +153,16 @@ fn user_of(call: &Call) -> Option<User<'_>> {
     }
     let (kind, text) = call.unvalidated()?.user.as_ref()?;
     Some(User { kind, value: text.as_str(), unvalidated: true })
+}
+
+/// Spelling of a user whose canonical form contains ASCII characters that were sent as forms of them,
+/// such as full-width letters. Access rules that list users do not match this user.
+pub(super) const ASCII_FORMS: &str = "ascii_forms";
+
+/// Returns what the canonical form of the user does not show: a spelling by which access rules decide
+/// differently. `None` for all others.
+fn spelling(call: &Call) -> Option<&'static str> {
+    call.subject().is_some_and(|subject| subject.form().is_none()).then_some(ASCII_FORMS)
 }
 
 /// Returns why the call failed. Cancelled calls have no reason in the API, because no caller

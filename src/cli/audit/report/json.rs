@@ -6,8 +6,8 @@ use serde_json::{Value, json, ser::Serializer};
 use super::{Report, SHOWN_TOKENS, Writer, time};
 use crate::{
     base::text::{Notation, PrintableJson, is_unprintable},
-    cli::audit::{faults::Places, tokens::Use},
-    observe::audit::reader::Record,
+    cli::audit::{completeness::RuleChange, faults::Places, tokens::Use},
+    observe::audit::reader::{Record, TokenCounts},
 };
 
 impl Writer<'_> {
@@ -40,11 +40,17 @@ impl Writer<'_> {
         }
         for verdict in &report.verdicts {
             let started = verdict.started.clone().unwrap_or_default();
-            let rule_changes = verdict.rule_changes.iter().map(|change| {
+            let rule_changes = verdict.rule_changes.iter().map(|RuleChange { time: at, change }| {
+                let TokenCounts { added, removed, replaced } = change.tokens;
                 json!({
-                    "time": time(change.time),
+                    "time": time(*at),
                     "old_rules": change.old_rules,
                     "new_rules": change.new_rules,
+                    "old_candidate_rules": change.old_candidate_rules,
+                    "new_candidate_rules": change.new_candidate_rules,
+                    "tokens": {
+                        "added": added.count, "removed": removed.count, "replaced": replaced.count,
+                    },
                 })
             });
             self.object(&json!({
@@ -54,6 +60,7 @@ impl Writer<'_> {
                 "gateway_version": verdict.version,
                 "configuration": started.configuration,
                 "rules": started.rules,
+                "candidate_rules": started.candidate_rules,
                 "rule_changes": rule_changes.collect::<Vec<_>>(),
                 "has_earlier_rule_changes": verdict.has_earlier_rule_changes,
                 "first_time": time(verdict.first_time),

@@ -49,8 +49,16 @@ pub(super) fn row_of(record: &Record) -> String {
             let result = format!("{count} {}", class.as_deref().unwrap_or("-"));
             row([&at, "records_lost", &result, "-", "-", "-", "-"])
         }
-        Event::RulesChanged { new_rules, .. } => {
-            row([&at, "rules_changed", &text(new_rules), "-", "-", "-", "-"])
+        Event::RulesChanged(change) if change.changes_rules() => {
+            row([&at, "rules_changed", &text(&change.new_rules), "-", "-", "-", "-"])
+        }
+        Event::RulesChanged(change) => {
+            let changed =
+                [(change.changes_candidate_rules(), "candidate rules"), (change.changes_tokens(), "tokens")];
+            let changed = changed.iter().filter(|(is_changed, _)| *is_changed).map(|(_, what)| *what);
+            let changed: Vec<&str> = changed.collect();
+            let what = if changed.is_empty() { "other settings".to_owned() } else { changed.join(", ") };
+            row([&at, "rules_changed", &what, "-", "-", "-", "-"])
         }
         other => row([&at, other.name(), "-", "-", "-", "-", "-"]),
     }

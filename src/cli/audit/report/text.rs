@@ -11,12 +11,12 @@ use crate::{
     base::text::Printable,
     cli::{
         audit::{
-            completeness::Verdict,
+            completeness::{RuleChange, Verdict},
             tokens::{Use, UserName},
         },
         output::Style,
     },
-    observe::audit::reader::Record,
+    observe::audit::reader::{Record, TokenCounts},
 };
 
 impl Writer<'_> {
@@ -120,6 +120,36 @@ impl Writer<'_> {
         }
     }
 
+    /// Prints what a reload changed.
+    fn rule_change(&mut self, RuleChange { time: at, change }: &RuleChange) {
+        let at = time(*at);
+        let arrow = |old: &Option<String>, new: &Option<String>| {
+            let text = |rules: &Option<String>| rules.clone().unwrap_or_else(|| "-".to_owned());
+            format!("{} -> {}", text(old), text(new))
+        };
+        let mut lines = Vec::new();
+        if change.changes_rules() {
+            lines.push(format!("  rules changed at {at}: {}", arrow(&change.old_rules, &change.new_rules)));
+        }
+        if change.changes_candidate_rules() {
+            let arrow = arrow(&change.old_candidate_rules, &change.new_candidate_rules);
+            lines.push(format!("  candidate rules changed at {at}: {arrow}"));
+        }
+        if change.changes_tokens() {
+            let TokenCounts { added, removed, replaced } = change.tokens;
+            lines.push(format!(
+                "  tokens changed at {at}: {} added, {} removed, {} replaced",
+                added.count, removed.count, replaced.count
+            ));
+        }
+        if lines.is_empty() {
+            lines.push(format!("  other access settings changed at {at}"));
+        }
+        for line in lines {
+            self.output.line(Printable(line));
+        }
+    }
+
     fn verdict(&mut self, verdict: &Verdict, is_partial: bool) {
         let host = verdict.started.as_ref().and_then(|started| started.host.as_deref());
         let on = host.map(|host| format!(" on {host}")).unwrap_or_default();
@@ -134,18 +164,13 @@ impl Writer<'_> {
         if let Some(rules) = verdict.started.as_ref().and_then(|started| started.rules.as_deref()) {
             self.output.line(Printable(format!("  started with rules {rules}")));
         }
+        if let Some(rules) = verdict.started.as_ref().and_then(|started| started.candidate_rules.as_deref()) {
+            self.output.line(Printable(format!("  started with candidate rules {rules}")));
+        }
         if verdict.has_earlier_rule_changes {
             self.output.line("  rules changed more often; these are the last changes:");
         }
-        for change in &verdict.rule_changes {
-            let rules = |rules: &Option<String>| rules.clone().unwrap_or_else(|| "-".to_owned());
-            self.output.line(Printable(format!(
-                "  rules changed at {}: {} -> {}",
-                time(change.time),
-                rules(&change.old_rules),
-                rules(&change.new_rules)
-            )));
-        }
+        verdict.rule_changes.iter().for_each(|change| self.rule_change(change));
         let mut problem = |text: String| {
             let text = self.output.paint(Style::Bad, text);
             self.output.line(format_args!("  {text}"));

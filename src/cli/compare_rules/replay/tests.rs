@@ -1,8 +1,10 @@
+use std::collections::BTreeSet;
+
 use serde_json::json;
 
 use super::*;
 use crate::{
-    access::{RuleSettings, UnknownPart},
+    access::{ReplayedDecisions, RuleSettings, Rules, Settings, UnknownPart},
     domain::ott::{SubjectKind, Users},
 };
 
@@ -19,7 +21,8 @@ fn record(members: &Value) -> String {
     let mut record = json!({
         "event": "call", "time": "2026-01-01T00:00:00Z", "request_id": "r", "peer": "192.0.2.1",
         "caller": "jwt:a", "caller_proof": "jwt", "claims": null, "method": "IssueOtt",
-        "user": { "kind": "login", "value": "john@x" }, "api_client": "eu2", "unvalidated": null,
+        "user": { "kind": "login", "value": "john@x" }, "user_spelling": null, "api_client": "eu2",
+        "unvalidated": null,
         "code": "OK", "reason": null, "outcome": "done", "attempts": 1, "gateway_version": "0.1.0",
     });
     for (name, value) in members.as_object().unwrap() {
@@ -36,8 +39,8 @@ fn replay(lines: &[String]) -> AuditReplay {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("audit.jsonl");
     std::fs::write(&file, lines.join("\n")).unwrap();
-    let old = rules(vec![rule("*", Users::All)]);
-    let new = rules(vec![
+    let old = Settings::new(vec![rule("*", Users::All)]);
+    let new = Settings::new(vec![
         rule("jwt:a", Users::listed(SubjectKind::Login, &["*@x"])),
         RuleSettings {
             claims: vec![crate::caller::ClaimRequirement {
@@ -47,7 +50,27 @@ fn replay(lines: &[String]) -> AuditReplay {
             ..rule("jwt:b", Users::All)
         },
     ]);
-    AuditReplay::of(&[file], [&old, &new], "command", &mut no_output()).unwrap()
+    replay_of(&[file], &old, &new).unwrap()
+}
+
+fn replay_of(files: &[PathBuf], old: &Settings, new: &Settings) -> Result<AuditReplay, Failure> {
+    let (none, clients) = (BTreeSet::new(), BTreeSet::from(["eu2"]));
+    let [old_rules, new_rules] = [old, new].map(|settings| rules(settings.rules.clone()));
+    let named = |rules| NamedRules {
+        rules,
+        tokens: &none,
+        jwt_issuers: None,
+        api_clients: &clients,
+        default_api_client: Some("eu2"),
+    };
+    let rules = [&named(&old_rules), &named(&new_rules)];
+    AuditReplay::of(files, &old.fingerprint(), rules, "command", &mut no_output())
+}
+
+/// Returns the decisions, all of which were made under the old rules.
+fn only(calls: &Replay) -> &ReplayedDecisions {
+    assert_eq!(calls.by_other_rules.count(), 0);
+    &calls.by_old_rules
 }
 
 #[test]
@@ -64,6 +87,8 @@ fn served_calls_are_replayed_with_what_their_records_contain() {
     .map(|members| record(&members));
     let AuditReplay { calls, skipped, .. } = replay(&lines);
     assert_eq!(skipped, Skipped::default());
+    let (calls, of_unknown_rules) = (only(&calls), calls.not_identified);
+    assert_eq!(of_unknown_rules, 7, "records without numbers");
     let refused: Vec<_> = calls
         .refused
         .rows()
@@ -71,8 +96,37 @@ fn served_calls_are_replayed_with_what_their_records_contain() {
         .map(|(row, count, _)| (&*row.caller, row.denied.as_str(), count))
         .collect();
     assert_eq!(refused, [("jwt:a", "user", 1), ("jwt:c", "caller", 1)]);
-    assert_eq!((calls.unchanged, calls.other_rules, calls.allowed.count()), (3, 0, 0));
+    assert_eq!((calls.unchanged, calls.allowed.count()), (3, 0));
     assert_eq!(calls.undecided, [(UnknownPart::Claims, 1), (UnknownPart::User, 1)].into());
+}
+
+#[test]
+fn user_that_no_list_matches_is_replayed_by_its_spelling() {
+    let without = |members: &Value| {
+        let mut record: Value = serde_json::from_str(&record(members)).unwrap();
+        record.as_object_mut().unwrap().remove("user_spelling");
+        record.to_string()
+    };
+    let forms = record(&json!({ "user_spelling": "ascii_forms" }));
+    let AuditReplay { calls, .. } = replay(&[forms]);
+    let calls = only(&calls);
+    let refused: Vec<_> = calls.refused.rows().into_iter().map(|(row, ..)| row.denied.as_str()).collect();
+    assert_eq!((refused, calls.unchanged), (vec!["user"], 0));
+
+    // Of an older version: only undecided where a list decides, and where the name may be that of
+    // another user.
+    let users = [
+        json!({ "kind": "login", "value": "john@x" }),
+        json!({ "kind": "login", "value": "john@y" }),
+        json!({ "kind": "external_id", "value": "john@x" }),
+    ];
+    let lines: Vec<String> = users.iter().map(|user| without(&json!({ "user": user }))).collect();
+    let AuditReplay { calls, .. } = replay(&lines);
+    let calls = only(&calls);
+    assert_eq!(calls.undecided, [(UnknownPart::Spelling, 1)].into());
+    assert_eq!((calls.refused.count(), calls.unchanged), (2, 0));
+    let anyone = without(&json!({ "caller": "jwt:b", "claims": { "groups": "ops" } }));
+    assert_eq!(only(&replay(&[anyone]).calls).unchanged, 1, "for all users");
 }
 
 #[test]
@@ -118,15 +172,14 @@ fn records_that_do_not_show_a_decision_are_counted_by_the_reason() {
 #[test]
 fn refused_call_that_the_old_rules_allow_was_decided_by_other_rules() {
     let denied = json!({ "code": "PERMISSION_DENIED", "reason": "CALLER_NOT_ALLOWED", "outcome": "not_sent", "attempts": 0 });
-    assert_eq!(replay(&[record(&denied)]).calls.other_rules, 1);
+    let calls = replay(&[record(&denied)]).calls;
+    assert_eq!((calls.by_other_rules.count(), calls.by_old_rules.count()), (1, 0));
 }
 
 #[test]
 fn file_that_cannot_be_read_is_an_error() {
-    let rules = rules(vec![rule("*", Users::All)]);
-    let failure =
-        AuditReplay::of(&["/nowhere/audit.jsonl".into()], [&rules, &rules], "command", &mut no_output())
-            .unwrap_err();
+    let rules = Settings::new(vec![rule("*", Users::All)]);
+    let failure = replay_of(&["/nowhere/audit.jsonl".into()], &rules, &rules).unwrap_err();
     assert!(failure.to_string().contains("cannot read /nowhere/audit.jsonl"), "{failure}");
 }
 
@@ -146,4 +199,65 @@ fn numbered_record_counts_once() {
     assert_eq!(whole.calls, without_copies.calls);
     // Records without numbers cannot be distinguished.
     assert_eq!(replay(&[record(&json!({})), record(&json!({}))]).skipped, Skipped::default());
+}
+
+#[test]
+fn repeated_records_of_all_events_count_once() {
+    let numbered = |event: &str, sequence: u64| {
+        json!({
+            "event": event, "time": "2026-01-01T00:00:00Z", "process": "00000000000000aa",
+            "sequence": sequence, "count": 7, "gateway_version": "0.1.0",
+        })
+        .to_string()
+    };
+    let lines = [numbered("refused_calls", 1), numbered("records_lost", 2), numbered("sink_probe", 3)];
+    let once = replay(&lines).skipped;
+    assert_eq!((once.summarized, once.lost, once.other_records), (7, 7, 1));
+    let twice = replay(&[lines.clone(), lines].concat()).skipped;
+    assert_eq!(twice, Skipped { repeated: 3, ..once });
+}
+
+#[test]
+fn calls_of_other_rules_are_counted_separately() {
+    let old = Settings::new(vec![rule("*", Users::All)]);
+    let other = "00000000000000000000000000000001".to_owned();
+    let line = |sequence: u64, second: u64, members: Value| {
+        let mut line: Value = serde_json::from_str(&record(&members)).unwrap();
+        line["process"] = "00000000000000aa".into();
+        line["sequence"] = sequence.into();
+        line["time"] = format!("2026-01-01T00:00:{second:02}Z").into();
+        line.to_string()
+    };
+    let change = |sequence, second, from: &str, to: &str| {
+        line(sequence, second, json!({ "event": "rules_changed", "old_rules": from, "new_rules": to }))
+    };
+    let denied = json!({ "code": "X", "reason": "CALLER_NOT_ALLOWED", "outcome": "not_sent", "attempts": 0 });
+    let lines = [
+        line(1, 0, json!({ "event": "started", "rules": other })),
+        line(2, 10, denied.clone()),
+        line(3, 11, json!({ "caller": "jwt:c" })),
+        change(4, 20, &other, &old.fingerprint()),
+        // Arrived before the change.
+        line(5, 21, json!({ "caller": "jwt:c", "duration_ms": 1500.0 })),
+        line(6, 22, json!({ "caller": "jwt:c", "duration_ms": 1.0 })),
+        // Decided under the old rules, but not as they do.
+        line(7, 23, denied),
+        change(8, 30, &old.fingerprint(), &other),
+        line(9, 31, json!({ "caller": "jwt:c" })),
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, lines: &[String]| {
+        let file = folder.path().join(name);
+        std::fs::write(&file, lines.join("\n")).unwrap();
+        file
+    };
+    // The rules are found regardless of the order of the files.
+    let files = [file("2", &lines[5..]), file("1", &lines[..5])];
+    let new = Settings::new(vec![rule("jwt:a", Users::All)]);
+    let calls = replay_of(&files, &old, &new).unwrap().calls;
+    assert_eq!(calls.not_identified, 0);
+    let refused = |decisions: &ReplayedDecisions| decisions.refused.count();
+    assert_eq!((calls.by_old_rules.count(), refused(&calls.by_old_rules)), (1, 1));
+    assert_eq!((calls.by_other_rules.count(), refused(&calls.by_other_rules)), (5, 3));
+    assert_eq!(calls.by_other_rules.allowed.count(), 2);
 }

@@ -262,3 +262,23 @@ proptest! {
         prop_assert_eq!(user.canonical(), uuid.hyphenated().to_string());
     }
 }
+
+proptest! {
+    #[test]
+    fn canonical_form_of_a_user_without_form_may_be_that_of_one(
+        name in prop_oneof!["[a-z@.\u{ff41}-\u{ff43}\u{3002}\u{e4}]{1,8}", "\\PC{1,8}"],
+        position in 0..36_usize,
+        kind in proptest::sample::select(KINDS.to_vec()),
+    ) {
+        let mut uuid: Vec<char> = UUID.chars().collect();
+        let wide = u32::from(uuid[position]) - u32::from('!') + 0xff01;
+        uuid[position] = char::from_u32(wide).unwrap();
+        for name in [name, uuid.into_iter().collect()] {
+            let Ok(user) = Subject::new(kind, name) else { continue };
+            let again = subject(kind, user.canonical());
+            prop_assert_eq!(again.canonical(), user.canonical());
+            prop_assert!(again.form().is_some());
+            prop_assert!(user.form() == again.form() || again.has_spellings_without_form());
+        }
+    }
+}

@@ -1,9 +1,14 @@
 //! A recorded call, and how the access rules decided it.
 
-use serde::Deserialize;
+use std::{borrow::Cow, time::Duration};
+
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use crate::domain::{call::Method, ott::SubjectKind, reason::Reason};
+use crate::{
+    domain::{call::Method, ott::SubjectKind, reason::Reason},
+    observe::audit::record::ASCII_FORMS,
+};
 
 /// A call, or the session of a call. Fields that the record does not contain are `None`.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -22,6 +27,8 @@ pub struct CallEntry {
     pub method: Option<String>,
     /// `user`.
     pub user: Option<User>,
+    /// `user_spelling`.
+    pub user_spelling: UserSpelling,
     /// `api_client`.
     pub api_client: Option<String>,
     /// `unvalidated`: the fields that contain only the beginning of a value.
@@ -34,6 +41,8 @@ pub struct CallEntry {
     pub outcome: Option<String>,
     /// `attempts`.
     pub attempts: Option<u64>,
+    /// `duration_ms`: from the arrival of the call to its record.
+    pub duration: Option<Duration>,
     /// `ott_fingerprint`.
     pub ott_fingerprint: Option<String>,
 }
@@ -50,6 +59,29 @@ pub struct User {
     pub unvalidated: bool,
 }
 
+/// What a record contains of the spelling of its user, whose name it contains in canonical form.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UserSpelling {
+    /// Nothing: another version wrote the record.
+    #[default]
+    NotRecorded,
+    /// Lists of users match it like the canonical form.
+    Plain,
+    /// No list of users matches it, because it has characters such as full-width letters.
+    AsciiForms,
+}
+
+impl<'de> Deserialize<'de> for UserSpelling {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(match Option::<Cow<'_, str>>::deserialize(deserializer)?.as_deref() {
+            None => Self::Plain,
+            Some(ASCII_FORMS) => Self::AsciiForms,
+            // The effect on lists is not known.
+            Some(_) => Self::NotRecorded,
+        })
+    }
+}
+
 /// How the access rules in force decided a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RecordedDecision {
@@ -62,41 +94,6 @@ pub enum RecordedDecision {
     /// The record does not contain the decision: the call ended for another reason, perhaps before
     /// the rules were asked.
     NotDecided,
-}
-
-/// The parts of a recorded call that the access rules check.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct RecordedQuestion<'a> {
-    /// The name of the caller.
-    pub caller: &'a str,
-    /// How the caller was proven.
-    pub caller_proof: &'a str,
-    /// The recorded claims of the caller's JWT: only those that the rule in force required. The JWT
-    /// may have contained others, so that another rule cannot be decided without doubt.
-    pub claims: Option<&'a Value>,
-    /// The method.
-    pub method: Method,
-    /// The name of the API client.
-    pub api_client: &'a str,
-    /// The user of an issued token in canonical form. `None` for a login.
-    pub user: Option<(SubjectKind, &'a str)>,
-}
-
-/// Why the rules cannot be asked about a recorded call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NotEnough {
-    /// It has no identified caller.
-    #[error("the caller was not identified")]
-    Caller,
-    /// It has no method that the rules know.
-    #[error("the method is not recorded")]
-    Method,
-    /// It has no API client, or only the beginning of an invalid name.
-    #[error("the API client is not recorded, or was not valid")]
-    ApiClient,
-    /// It has no user, or only the beginning of an invalid name.
-    #[error("the user is not recorded, or was not valid")]
-    User,
 }
 
 impl CallEntry {
@@ -134,27 +131,6 @@ impl CallEntry {
     #[must_use]
     pub fn is_unvalidated(&self, field: &str) -> bool {
         self.unvalidated.as_deref().is_some_and(|fields| fields.split(',').any(|it| it == field))
-    }
-
-    /// Returns what the rules can be asked about the call.
-    ///
-    /// # Errors
-    ///
-    /// The record does not contain enough.
-    pub fn question(&self) -> Result<RecordedQuestion<'_>, NotEnough> {
-        let caller = self.caller.as_deref().ok_or(NotEnough::Caller)?;
-        let caller_proof = self.caller_proof.as_deref().ok_or(NotEnough::Caller)?;
-        let method = self.method().ok_or(NotEnough::Method)?;
-        let is_cut = self.is_unvalidated("api_client");
-        let api_client = self.api_client.as_deref().filter(|_| !is_cut).ok_or(NotEnough::ApiClient)?;
-        let user = match method {
-            Method::LoginWithOtt => None,
-            Method::IssueOtt => {
-                let user = self.user.as_ref().filter(|user| !user.unvalidated).ok_or(NotEnough::User)?;
-                Some((user.subject_kind().ok_or(NotEnough::User)?, user.value.as_str()))
-            }
-        };
-        Ok(RecordedQuestion { caller, caller_proof, claims: self.claims.as_ref(), method, api_client, user })
     }
 }
 

@@ -1,11 +1,14 @@
 //! One line as a typed record.
 
-use std::{fmt, time::SystemTime};
+use std::{
+    fmt,
+    time::{Duration, SystemTime},
+};
 
 use serde::Deserialize;
 use serde_json::{Deserializer, Value};
 
-use super::call::{CallEntry, User};
+use super::call::{CallEntry, User, UserSpelling};
 use crate::observe::audit::numbering::PROCESS_LENGTH;
 
 /// The identity of a process, random for each start.
@@ -73,6 +76,8 @@ pub enum Event {
         configuration: Option<String>,
         /// Fingerprint of the rules.
         rules: Option<String>,
+        /// Fingerprint of the candidate rules.
+        candidate_rules: Option<String>,
     },
     /// `stopped`: the last record of a process.
     Stopped {
@@ -82,14 +87,64 @@ pub enum Event {
         detail: Option<String>,
     },
     /// `rules_changed`.
-    RulesChanged {
-        /// Fingerprint of the rules before.
-        old_rules: Option<String>,
-        /// Fingerprint of the rules after.
-        new_rules: Option<String>,
-    },
+    RulesChanged(Box<ChangeEntry>),
     /// An event of another version.
     Other(String),
+}
+
+/// A change of the rules, the candidate rules, the bearer tokens or other settings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChangeEntry {
+    /// Fingerprint of the rules before.
+    pub old_rules: Option<String>,
+    /// Fingerprint of the rules after.
+    pub new_rules: Option<String>,
+    /// Fingerprint of the candidate rules before.
+    pub old_candidate_rules: Option<String>,
+    /// Fingerprint of the candidate rules after.
+    pub new_candidate_rules: Option<String>,
+    /// The changed bearer tokens.
+    pub tokens: TokenCounts,
+}
+
+/// Numbers of changed bearer tokens. 0 in records of older versions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct TokenCounts {
+    /// Names that did not exist before.
+    pub added: NameCount,
+    /// Names that do not exist any more.
+    pub removed: NameCount,
+    /// Names with another token than before.
+    pub replaced: NameCount,
+}
+
+/// A number of names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct NameCount {
+    /// The number.
+    pub count: u64,
+}
+
+impl ChangeEntry {
+    /// Returns whether the rules in force changed, as far as the record contains it.
+    #[must_use]
+    pub fn changes_rules(&self) -> bool {
+        self.old_rules.is_none() || self.old_rules != self.new_rules
+    }
+
+    /// Returns whether the candidate rules changed.
+    #[must_use]
+    pub fn changes_candidate_rules(&self) -> bool {
+        self.old_candidate_rules != self.new_candidate_rules
+    }
+
+    /// Returns whether bearer tokens changed.
+    #[must_use]
+    pub fn changes_tokens(&self) -> bool {
+        self.tokens != TokenCounts::default()
+    }
 }
 
 /// The members of all records.
@@ -109,12 +164,15 @@ struct Members {
     claims: Option<Value>,
     method: Option<String>,
     user: Option<User>,
+    #[serde(default)]
+    user_spelling: UserSpelling,
     api_client: Option<String>,
     unvalidated: Option<String>,
     code: Option<String>,
     reason: Option<String>,
     outcome: Option<String>,
     attempts: Option<u64>,
+    duration_ms: Option<f64>,
     ott_fingerprint: Option<String>,
     #[serde(default)]
     count: u64,
@@ -130,8 +188,13 @@ struct Members {
     host: Option<String>,
     configuration: Option<String>,
     rules: Option<String>,
+    candidate_rules: Option<String>,
     old_rules: Option<String>,
     new_rules: Option<String>,
+    old_candidate_rules: Option<String>,
+    new_candidate_rules: Option<String>,
+    #[serde(default)]
+    tokens: TokenCounts,
 }
 
 impl ProcessId {
@@ -192,11 +255,16 @@ impl Event {
                 host: members.host,
                 configuration: members.configuration,
                 rules: members.rules,
+                candidate_rules: members.candidate_rules,
             },
             "stopped" => Self::Stopped { cause: cause.clone(), detail: detail.clone() },
-            "rules_changed" => {
-                Self::RulesChanged { old_rules: members.old_rules, new_rules: members.new_rules }
-            }
+            "rules_changed" => Self::RulesChanged(Box::new(ChangeEntry {
+                old_rules: members.old_rules,
+                new_rules: members.new_rules,
+                old_candidate_rules: members.old_candidate_rules,
+                new_candidate_rules: members.new_candidate_rules,
+                tokens: members.tokens,
+            })),
             _ => Self::Other(members.event),
         }
     }
@@ -212,10 +280,14 @@ impl Event {
             Self::SinkProbe => "sink_probe",
             Self::Started { .. } => "started",
             Self::Stopped { .. } => "stopped",
-            Self::RulesChanged { .. } => "rules_changed",
+            Self::RulesChanged(_) => "rules_changed",
             Self::Other(name) => name,
         }
     }
+}
+
+fn milliseconds(number: f64) -> Option<Duration> {
+    Duration::try_from_secs_f64(number / 1000.0).ok()
 }
 
 impl Members {
@@ -228,12 +300,14 @@ impl Members {
             claims: self.claims,
             method: self.method,
             user: self.user,
+            user_spelling: self.user_spelling,
             api_client: self.api_client,
             unvalidated: self.unvalidated,
             code: self.code,
             reason: self.reason,
             outcome: self.outcome,
             attempts: self.attempts,
+            duration: self.duration_ms.and_then(milliseconds),
             ott_fingerprint: self.ott_fingerprint,
         };
         let is_unvalidated = call.is_unvalidated("user");

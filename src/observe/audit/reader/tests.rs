@@ -12,8 +12,8 @@ use crate::{
     },
     observe::{
         audit::{
-            Fingerprints, RefusedCalls, RulesChange, RulesDifferences, RulesSummary, StopCause,
-            numbering::Numbering, places::Lost, probe::ProbeCause, record as writer,
+            Fingerprints, RefusedCalls, RulesChange, StopCause, numbering::Numbering, places::Lost,
+            probe::ProbeCause, record as writer,
         },
         telemetry::metrics::{AuditClass, CountedBy, Logout},
     },
@@ -55,12 +55,8 @@ fn call() -> Call {
 async fn every_record_that_the_gateway_writes_is_read() {
     let (numbering, now) = (Numbering::for_test(), WallClock::following_monotonic().now());
     let next = || numbering.next();
-    let change = RulesChange {
-        old_rules: "00".to_owned(),
-        new_rules: "01".to_owned(),
-        summary: RulesSummary { rules_before: 1, rules_after: 2, differences: RulesDifferences::NONE },
-    };
-    let fingerprints = Fingerprints { configuration: None, rules: Some("00".to_owned()) };
+    let change = RulesChange::for_test("00", "01");
+    let fingerprints = Fingerprints { rules: Some("00".to_owned()), ..Fingerprints::default() };
     let lost = Lost { calls: 7, records: 3 };
     let texts = [
         writer::of_start(&fingerprints, next(), now),
@@ -215,7 +211,7 @@ fn input_without_an_end_is_an_error_and_records_in_it_are_read() {
         };
         let text = filler().chain(filler()).chain(rest);
         let input = io::BufReader::new(text);
-        let mut records = Records { lines: Lines::new(input, limit), pending: VecDeque::new() };
+        let mut records = Records::within(limit, input);
         let mut found = 0;
         let error = loop {
             match records.next_item() {
@@ -229,6 +225,35 @@ fn input_without_an_end_is_an_error_and_records_in_it_are_read() {
         assert_eq!(found, 2, "{kind}");
         assert!(error.to_string().starts_with("no record in 8 MiB, up to line "), "{kind}: {error}");
     }
+}
+
+#[test]
+fn records_that_identify_the_rules_are_read_without_the_others() {
+    let record = |event: &str, members: &str| {
+        format!(r#"{{"event":"{event}","time":"2026-01-01T00:00:00Z"{members},"gateway_version":"0.1.0"}}"#)
+    };
+    let text = [
+        record("started", r#","rules":"1""#),
+        record("call", r#","caller":"jwt:started""#),
+        "another program has \"started\"".to_owned(),
+        // As other programs write it.
+        record("rules_changed", r#","old_rules":"1","new_rules":"2""#)
+            .replace(':', " : ")
+            .replace("00 : 00 : 00", "00:00:00"),
+        // After a torn record.
+        format!(r#"{{"event":"call","ti{}"#, record("rules_changed", r#","old_rules":"2","new_rules":"3""#)),
+        record("stopped", ""),
+    ]
+    .join("\n");
+    let mut records = Records::new(text.as_bytes()).only_of_rules();
+    let mut found = Vec::new();
+    while let Some(item) = records.next_item().expect("memory") {
+        if let Content::Record(record) = item.content {
+            found.push((item.line, record.event.name().to_owned()));
+        }
+    }
+    let expected = [(1, "started"), (4, "rules_changed"), (5, "rules_changed")];
+    assert_eq!(found, expected.map(|(line, event)| (line, event.to_owned())));
 }
 
 #[tokio::test(start_paused = true)]
@@ -254,34 +279,26 @@ async fn recorded_decision_is_never_guessed() {
     sent.attempt_ended(Certainty::NotSent);
     let unreachable = failed(Reason::PlatformUnreachable);
     assert_eq!(entry(&sent, unreachable).decision(), RecordedDecision::Allowed, "the rules came first");
+}
 
+#[tokio::test(start_paused = true)]
+async fn spelling_of_a_user_is_read_from_records_that_contain_it() {
     let now = WallClock::system().now();
-    let whole_text = writer::for_call(&call(), Ending::Succeeded, numbering.next(), now) + "}";
-    let whole = entry(&call(), Ending::Succeeded);
-    let question = whole.question().expect("enough");
-    assert_eq!(
-        (question.caller, question.caller_proof, question.method, question.api_client, question.user),
-        ("token:a", "token", Method::IssueOtt, "eu2", Some((SubjectKind::Login, "anna")))
-    );
-    let without = |change: fn(&mut CallEntry)| {
-        let mut entry = whole.clone();
-        change(&mut entry);
-        entry.question().map(|question| question.user.is_some())
+    let record = |login: &str| {
+        let call = Call::new(clock::now(), Deadline::after(Duration::from_secs(1)));
+        call.set_subject(Subject::new(SubjectKind::Login, login.to_owned()).expect("a name"));
+        writer::for_call(&call, Ending::Succeeded, Numbering::for_test().next(), now) + "}"
     };
-    assert_eq!(without(|entry| entry.caller = None), Err(NotEnough::Caller));
-    assert_eq!(without(|entry| entry.caller_proof = None), Err(NotEnough::Caller));
-    assert_eq!(without(|entry| entry.method = Some("Other".to_owned())), Err(NotEnough::Method));
-    assert_eq!(without(|entry| entry.api_client = None), Err(NotEnough::ApiClient));
-    assert_eq!(without(|entry| entry.user = None), Err(NotEnough::User));
-    let unvalidated = |fields: &str| {
-        let text = whole_text.replacen("\"unvalidated\":null", &format!("\"unvalidated\":\"{fields}\""), 1);
-        let Event::Call(entry) = only(&text).event else { panic!("a call") };
-        entry.question().map(|_| ())
+    let spelling = |text: &str| match only(text).event {
+        Event::Call(entry) => entry.user_spelling,
+        other => panic!("{other:?}"),
     };
-    assert_eq!(unvalidated("api_client"), Err(NotEnough::ApiClient));
-    assert_eq!(unvalidated("user,api_client"), Err(NotEnough::ApiClient));
-    assert_eq!(unvalidated("user"), Err(NotEnough::User));
-    assert_eq!(without(|entry| entry.method = Some("LoginWithOtt".to_owned())), Ok(false));
+    assert_eq!(spelling(&record("Bert")), UserSpelling::Plain);
+    assert_eq!(spelling(&record("\u{ff22}ert")), UserSpelling::AsciiForms);
+    let member = r#""user_spelling":null,"#;
+    assert_eq!(spelling(&record("bert").replacen(member, "", 1)), UserSpelling::NotRecorded);
+    let of_later_version = record("bert").replacen(member, r#""user_spelling":"new","#, 1);
+    assert_eq!(spelling(&of_later_version), UserSpelling::NotRecorded);
 }
 
 proptest! {

@@ -12,7 +12,7 @@ use crate::{
         reason::FailureCode,
     },
     observe::{
-        audit::{Fingerprints, RulesChange, RulesDifferences, RulesSummary, StopCause},
+        audit::{Fingerprints, RulesChange, StopCause},
         telemetry::metrics::CountedBy,
     },
 };
@@ -37,6 +37,7 @@ struct CallRecord<'a> {
     claims: Option<&'a RawValue>,
     method: Option<&'static str>,
     user: Option<User<'a>>,
+    user_spelling: Option<&'static str>,
     api_client: Option<&'a str>,
     unvalidated: Option<&'static str>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -79,6 +80,7 @@ fn reference(call: &Call, ending: Ending, number: Number<'_>, now: SystemTime) -
         claims: claims.as_deref(),
         method: call.method().map(Method::name),
         user: user.map(|user| User { unvalidated: false, ..user }),
+        user_spelling: spelling(call),
         api_client: api_client.as_deref().or(named_api_client.map(UnvalidatedText::as_str)),
         unvalidated,
         login_url: call.login_url().unwrap_or(false),
@@ -103,7 +105,7 @@ proptest! {
         caller in any::<Option<(String, String)>>(),
         claims in proptest::option::of("[a-z]{1,9}"),
         api_client in any::<Option<String>>(),
-        subject in proptest::option::of("[a-z@.]{1,30}"),
+        subject in proptest::option::of("[a-z@.\u{ff41}]{1,30}"),
         unvalidated in any::<Option<(String, Option<String>)>>(),
         fingerprint in any::<Option<String>>(),
         ending in prop_oneof![
@@ -206,6 +208,7 @@ async fn record_contains_all_properties_of_a_call() {
             "claims": { "admin": true, "groups": "ott-issuers" },
             "method": "IssueOtt",
             "user": { "kind": "external_id", "value": "x-17" },
+            "user_spelling": null,
             "api_client": "eu2",
             "unvalidated": null,
             "code": "OK",
@@ -226,9 +229,32 @@ async fn record_of_an_empty_call_has_the_same_fields() {
     let ending = Ending::Failed(FailureCode::Unauthenticated, Reason::CallerUnauthenticated);
     let record = parsed(&for_call(&call(), ending, NUMBER, WallClock::system().now()));
     let fields: Vec<&String> = record.as_object().expect("an object").keys().collect();
-    assert_eq!(fields.len(), 22, "{fields:?}");
+    assert_eq!(fields.len(), 23, "{fields:?}");
     assert_eq!([&record["caller"], &record["claims"]], [&Value::Null; 2]);
     assert_eq!(record["outcome"], "not_sent");
+}
+
+#[tokio::test(start_paused = true)]
+async fn user_that_no_list_matches_is_marked() {
+    let uuid = "3f2504e0-4f89-11d3-9a0c-0305e82c3301";
+    let other_digit = format!("\u{ff13}{}", &uuid[1..]);
+    for (kind, name, canonical, spelling) in [
+        (SubjectKind::Login, "Anna@x", "anna@x", Value::Null),
+        (SubjectKind::Login, "\u{ff21}nna@x", "anna@x", "ascii_forms".into()),
+        (SubjectKind::Login, "anna@x\u{3002}y", "anna@x.y", "ascii_forms".into()),
+        (SubjectKind::UserId, &*uuid.to_uppercase(), uuid, Value::Null),
+        (SubjectKind::UserId, &*other_digit, uuid, "ascii_forms".into()),
+        (SubjectKind::ExternalId, "\u{ff21}nna", "\u{ff21}nna", Value::Null),
+    ] {
+        let call = call();
+        call.set_subject(Subject::new(kind, name.to_owned()).expect("a name"));
+        let record = parsed(&for_call(&call, Ending::Succeeded, NUMBER, WallClock::system().now()));
+        assert_eq!(
+            (&record["user"]["value"], &record["user_spelling"]),
+            (&canonical.into(), &spelling),
+            "{name}"
+        );
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -325,11 +351,7 @@ async fn documentation_lists_exactly_the_fields_of_each_line() {
     let now = WallClock::system().now();
     let with_every_field = call();
     with_every_field.set_login_url(true);
-    let change = RulesChange {
-        old_rules: String::new(),
-        new_rules: String::new(),
-        summary: RulesSummary { rules_before: 1, rules_after: 2, differences: RulesDifferences::NONE },
-    };
+    let change = RulesChange::for_test("", "");
     let lines = [
         ("## The record of a call", for_call(&with_every_field, Ending::Succeeded, NUMBER, now)),
         (

@@ -28,11 +28,7 @@ async fn numbers_of_one_process_are_dense_and_the_last_record_has_the_last() {
         let refused = Call::new(clock::now(), Deadline::after(Duration::from_secs(1)));
         audit.record(&refused, Ending::Cancelled).await.expect("it is handed over");
     }
-    audit.rules_changed(&RulesChange {
-        old_rules: "00".to_owned(),
-        new_rules: "01".to_owned(),
-        summary: RulesSummary { rules_before: 1, rules_after: 1, differences: RulesDifferences::NONE },
-    });
+    audit.rules_changed(&RulesChange::for_test("00", "01"));
     off_worker.stop(&StopCause::Signal("SIGTERM"), PATIENCE).await.expect("it is written");
 
     let lines = all_lines(&path);
