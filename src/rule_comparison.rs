@@ -2,25 +2,34 @@
 //!
 //! A call is a caller with its claims, a method, an API client and a user. A rule is a box of calls:
 //! a product of one set for each part. What is left of one rule when others are subtracted is again
-//! a list of boxes, in the words of the rules. A box is only kept if a possible call is in it, which
-//! an automaton over the globs decides; that call is the box's example. No calls are sampled.
+//! a list of boxes, in the words of the rules (`region`). A box is only kept if a possible call is in
+//! it, which an automaton over the globs decides (`search`); that call is the box's example. No calls
+//! are sampled. `catalog` finds the few rules that concern a box.
 //!
 //! * **Callers** are the names that `check-config --explain` accepts: of any kind of proof, and for
 //!   tokens, those that the file configures. A token, a JWT issuer with a name or an API client that only
 //!   one file has is only allowed by that file. Changes of `[callers.jwt]` and of certificates are not compared.
-//! * **Claims** can be in any combination, because a claim can have several values.
+//! * **Claims** can be in any combination, because a claim can have several values. A box can
+//!   therefore contain only tokens that no issuer signs.
 //! * **Users** are compared in canonical form. Each name of an account counts as a user of its own,
-//!   as in quotas.
+//!   as in quotas. The names are exactly those that have this form: `combining` excludes sequences of
+//!   combining marks that no folded login contains. Whether the platform has such a user is unknown.
 //! * **Logins** are compared by the accounts whose session the caller may receive, although the
 //!   request does not contain the user.
 //!
-//! Nothing is read or printed here. The result depends on nothing but the arguments, and the work is
-//! bounded: [`compare`] and [`compare_quickly`] fail for globs that combine in too many ways.
+//! Nothing is read or printed here. The result depends on nothing but the arguments, and work and
+//! memory are bounded, in steps and not in time: [`compare`] and [`compare_quickly`] fail for rules
+//! that combine in too many ways. The number of boxes can be exponential in the number of rules that
+//! overlap a rule in several parts without containing it.
 //!
 //! An automaton per set of rules (one of all globs) is deliberately not built: each glob with a
 //! leading `*` multiplies its states. `search` builds the few states that a question needs.
 
-use std::collections::{BTreeSet, HashSet};
+use std::{
+    cell::RefCell,
+    collections::{BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
 
 use crate::{
     access::{RuleSettings, Settings},
@@ -33,7 +42,11 @@ use crate::{
 
 mod atoms;
 mod bits;
+mod catalog;
 mod claim_set;
+mod combining;
+mod covered;
+mod ends_index;
 mod glob;
 mod name_set;
 mod names;
@@ -42,12 +55,16 @@ mod region;
 mod report;
 mod search;
 
+use atoms::Atoms;
 use bits::Bits;
-use region::{Scope, World};
+use catalog::{Catalog, ScopeId};
+use claim_set::ClaimsId;
+pub use covered::{CoveredRule, covered_rules};
+use region::{Others, Rest, Scope, Wanted, World};
 pub use report::{Calls, Change, Comparison, Example, Names, Opening, QuotaChange, Respelling, RuleName};
-use search::Exhausted;
+use search::{Budget, Exhausted};
 
-/// Maximum work of one comparison, in steps of about ten nanoseconds.
+/// Maximum work of one comparison, in steps of at most ten nanoseconds in a release build: two seconds.
 const MAX_STEPS: u64 = 200_000_000;
 /// Maximum work of the search for rules that never decide, which every start does, and of the
 /// comparison at a reload.
@@ -124,22 +141,28 @@ struct CompiledRule<'a> {
     scope: Scope,
 }
 
+/// The rules of one file, each with its number in a catalog of scopes.
+type Numbered<'a, 'b> = [(&'a CompiledRule<'b>, ScopeId)];
+
 /// The names of both files.
 #[derive(Debug)]
 struct Tables<'a> {
     world: World,
     api_clients: Vec<&'a str>,
     defaults: [Option<&'a str>; 2],
+    /// Texts of what rules require, by their number.
+    described_claims: RefCell<HashMap<ClaimsId, Arc<[String]>>>,
 }
 
 /// Compares the rules of two configurations.
 ///
 /// # Errors
 ///
-/// The comparison would take more than a few seconds, or a rule limits the use of tokens.
+/// The comparison would take more than about two seconds, its report would be too large, or a rule limits
+/// the use of tokens.
 pub fn compare(old: Side<'_>, new: Side<'_>) -> Result<Comparison, NotComparable> {
     check_token_limits(old, new)?;
-    Ok(compare_within(MAX_STEPS, old, new)?)
+    Ok(compare_within(Budget::new(MAX_STEPS), old, new)?)
 }
 
 /// Like [`compare`], with the limit for work that delays a reload.
@@ -149,7 +172,7 @@ pub fn compare(old: Side<'_>, new: Side<'_>) -> Result<Comparison, NotComparable
 /// The comparison would take more than about 50 milliseconds, or a rule limits the use of tokens.
 pub fn compare_quickly(old: Side<'_>, new: Side<'_>) -> Result<Comparison, NotComparable> {
     check_token_limits(old, new)?;
-    Ok(compare_within(MAX_QUICK_STEPS, old, new)?)
+    Ok(compare_within(Budget::new(MAX_QUICK_STEPS), old, new)?)
 }
 
 /// Refuses rules that limit the use of tokens. Without these limits, the result would be wrong.
@@ -165,11 +188,16 @@ fn check_token_limits(old: Side<'_>, new: Side<'_>) -> Result<(), NotComparable>
     Ok(())
 }
 
-fn compare_within(steps: u64, old: Side<'_>, new: Side<'_>) -> Result<Comparison, TooComplex> {
-    let mut tables = Tables::new(&[old, new], steps);
+fn compare_within(budget: Budget, old: Side<'_>, new: Side<'_>) -> Result<Comparison, TooComplex> {
+    let mut tables = Tables::new(&[old, new], budget);
     let (old_rules, new_rules) = (tables.compile(old), tables.compile(new));
-    let opened = tables.allowed_only_by(&new_rules, &old_rules, File::New)?;
-    let closed = tables.allowed_only_by(&old_rules, &new_rules, File::Old)?;
+    let (catalog, ids) = tables.catalog(old_rules.iter().chain(&new_rules).map(|rule| rule.scope.clone()));
+    let (old_ids, new_ids) = ids.split_at(old_rules.len());
+    let numbered =
+        |rules, ids: &[ScopeId]| -> Vec<_> { std::iter::zip(rules, ids.iter().copied()).collect() };
+    let (old_numbered, new_numbered) = (numbered(&old_rules, old_ids), numbered(&new_rules, new_ids));
+    let opened = tables.allowed_only_by(&new_numbered, &old_numbered, &catalog, File::New)?;
+    let closed = tables.allowed_only_by(&old_numbered, &new_numbered, &catalog, File::Old)?;
     let quotas = tables.changed_quotas(&old_rules, &new_rules)?;
     let respelled = [(File::Old, old), (File::New, new)];
     let respelled = respelled.into_iter().flat_map(|(file, side)| respelled_in(file, side.access)).collect();
@@ -182,34 +210,23 @@ fn compare_within(steps: u64, old: Side<'_>, new: Side<'_>) -> Result<Comparison
     })
 }
 
-/// A rule that never decides a call, because earlier rules allow all of its calls.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CoveredRule {
-    /// The number of the rule, from 1.
-    pub rule: usize,
-    /// The numbers of the earlier rules that together allow its calls.
-    pub by: Vec<usize>,
-}
-
-/// Finds the rules that never decide a call. `None` if this would take too long.
-#[must_use]
-pub fn covered_rules(side: Side<'_>) -> Option<Vec<CoveredRule>> {
-    let mut tables = Tables::new(&[side], MAX_QUICK_STEPS);
-    let rules = tables.compile(side);
-    tables.covered(&rules).ok()
-}
-
 impl<'a> Tables<'a> {
-    fn new(sides: &[Side<'a>], steps: u64) -> Self {
+    fn new(sides: &[Side<'a>], budget: Budget) -> Self {
         let tokens: BTreeSet<&str> = sides.iter().flat_map(|side| side.tokens).copied().collect();
         let tokens = tokens.into_iter().map(|name| format!("{TOKEN_PREFIX}{name}"));
         let clients: BTreeSet<&str> = sides.iter().flat_map(|side| side.api_clients).copied().collect();
         let default_of = |side: &Side<'a>| side.default_api_client;
         Self {
-            world: World::new(std::iter::once(ANONYMOUS.to_owned()).chain(tokens).collect(), steps),
+            world: World::new(std::iter::once(ANONYMOUS.to_owned()).chain(tokens).collect(), budget),
             api_clients: clients.into_iter().collect(),
             defaults: [sides.first().and_then(default_of), sides.last().and_then(default_of)],
+            described_claims: RefCell::default(),
         }
+    }
+
+    fn catalog(&self, scopes: impl Iterator<Item = Scope>) -> (Catalog, Vec<ScopeId>) {
+        let atoms: [&Atoms; 2] = [&self.world.callers.atoms, &self.world.users.atoms];
+        Catalog::new(scopes, atoms)
     }
 
     fn compile(&mut self, side: Side<'a>) -> Vec<CompiledRule<'a>> {
@@ -267,89 +284,68 @@ impl<'a> Tables<'a> {
             callers: callers.into(),
             api_clients,
             users: users.into(),
-            claims: rule.claims.as_slice().into(),
+            claims: self.world.claims.add(&rule.claims),
         }
     }
 
     /// Returns the calls that the rules of one file allow and those of the other do not, by the rule
     /// that allows them.
     fn allowed_only_by(
-        &mut self,
-        rules: &[CompiledRule<'_>],
-        others: &[CompiledRule<'_>],
+        &self,
+        rules: &Numbered<'_, '_>,
+        others: &Numbered<'_, '_>,
+        catalog: &Catalog,
         file: File,
     ) -> Result<Vec<Opening>, TooComplex> {
-        let mut openings = Vec::new();
-        for method in METHODS {
-            let others: Vec<&Scope> = scopes_for(others, method).collect();
-            let known: HashSet<&Scope> = others.iter().copied().collect();
-            let mut earlier: Vec<&Scope> = Vec::new();
-            for rule in rules.iter().filter(|rule| rule.is_for(method)) {
-                if !known.contains(&rule.scope) {
-                    let covers: Vec<&Scope> = others.iter().chain(&earlier).copied().collect();
-                    let regions = self.world.rest(&rule.scope, &covers, &mut Vec::new());
-                    let found = regions.and_then(|regions| self.openings(regions, method, rule));
-                    openings.extend(found.map_err(|Exhausted| rule.too_complex(file))?);
+        let mut openings: Vec<Opening> = Vec::new();
+        // The rules that decide before the next one, by method.
+        let mut before = METHODS.map(|method| {
+            let others = others.iter().filter(|(rule, _)| rule.is_for(method));
+            others.map(|(_, id)| *id).collect::<Bits>()
+        });
+        for (rule, id) in rules {
+            let found = self.openings_of(rule, *id, &before, catalog);
+            openings.extend(found.map_err(|Exhausted| rule.too_complex(file))?);
+            for (method, before) in METHODS.into_iter().zip(&mut before) {
+                if rule.is_for(method) {
+                    before.insert(*id);
                 }
-                earlier.push(&rule.scope);
             }
         }
-        openings.sort_by_key(|opening| opening.rule.number);
         Ok(openings)
     }
 
-    fn covered(&mut self, rules: &[CompiledRule<'_>]) -> Result<Vec<CoveredRule>, Exhausted> {
-        let mut covered = Vec::new();
-        for (position, rule) in rules.iter().enumerate() {
-            let mut by = BTreeSet::new();
-            let mut is_covered = true;
-            for method in METHODS.into_iter().filter(|method| rule.is_for(*method)) {
-                let earlier = rules.iter().take(position).filter(|earlier| earlier.is_for_all_tokens(method));
-                let earlier: Vec<&CompiledRule<'_>> = earlier.collect();
-                let scopes: Vec<&Scope> = earlier.iter().map(|rule| &rule.scope).collect();
-                let mut used = Vec::new();
-                if !self.world.rest(&rule.scope, &scopes, &mut used)?.is_empty() {
-                    is_covered = false;
-                    break;
+    /// Returns the calls that one rule allows and those before it do not.
+    fn openings_of(
+        &self,
+        rule: &CompiledRule<'_>,
+        id: ScopeId,
+        before: &[Bits; 2],
+        catalog: &Catalog,
+    ) -> Result<Vec<Opening>, Exhausted> {
+        let mut openings: Vec<Opening> = Vec::new();
+        let methods: Vec<usize> = (0..METHODS.len()).filter(|at| rule.is_for(METHODS[*at])).collect();
+        for (position, &at) in methods.iter().enumerate() {
+            let (method, scopes) = (METHODS[at], &before[at]);
+            if scopes.contains(id) {
+                continue;
+            }
+            if methods[..position].iter().any(|&first| before[first] == *scopes) {
+                // Most rules are for all methods.
+                for opening in openings.clone() {
+                    let calls = Calls { method, ..opening.calls };
+                    openings.push(Opening { calls, ..opening });
                 }
-                let used = self.needed(&rule.scope, &earlier, used)?;
-                by.extend(used.into_iter().map(|at| earlier[at].number));
+                continue;
             }
-            if is_covered && !by.is_empty() {
-                covered.push(CoveredRule { rule: rule.number, by: by.into_iter().collect() });
-            }
+            let Rest { regions, .. } = self.world.rest(id, Others { catalog, scopes }, Wanted::All)?;
+            openings.extend(self.openings(regions, method, rule)?);
         }
-        Ok(covered)
-    }
-
-    /// Leaves out rules without which the others still cover a rule, as far as they are few.
-    fn needed(
-        &mut self,
-        rule: &Scope,
-        earlier: &[&CompiledRule<'_>],
-        mut used: Vec<usize>,
-    ) -> Result<Vec<usize>, Exhausted> {
-        const MAX_TRIED: usize = 16;
-        if used.len() > MAX_TRIED {
-            return Ok(used);
-        }
-        for at in (0..used.len()).rev() {
-            let mut fewer = used.clone();
-            fewer.remove(at);
-            let scopes: Vec<&Scope> = fewer.iter().map(|&position| &earlier[position].scope).collect();
-            if self.world.rest(rule, &scopes, &mut Vec::new())?.is_empty() {
-                used = fewer;
-            }
-        }
-        Ok(used)
+        Ok(openings)
     }
 }
 
 const METHODS: [Method; 2] = [Method::IssueOtt, Method::LoginWithOtt];
-
-fn scopes_for<'a>(rules: &'a [CompiledRule<'_>], method: Method) -> impl Iterator<Item = &'a Scope> {
-    rules.iter().filter(move |rule| rule.is_for(method)).map(|rule| &rule.scope)
-}
 
 impl CompiledRule<'_> {
     fn is_for(&self, method: Method) -> bool {

@@ -128,7 +128,10 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> Result<ExitCode
                 text::print_replay(replay, &rules, output);
             }
         }
-        Format::Json => output.document(&json::document(&compared, replay.as_ref(), &rules)?),
+        Format::Json => {
+            // A closed pipe cannot be reported.
+            let _ = output.document_with(|out| json::write(&compared, replay.as_ref(), &rules, out));
+        }
     }
     Ok(if compared.opened.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(OPENED) })
 }

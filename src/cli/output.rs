@@ -82,6 +82,20 @@ impl Output {
         let _ = self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush());
     }
 
+    /// Prints the whole result with a function, for one that is too large for a text in memory.
+    ///
+    /// # Errors
+    ///
+    /// Those of the function and of the output.
+    pub(super) fn document_with(
+        &mut self,
+        write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let mut out = io::BufWriter::new(&mut self.out);
+        write(&mut out)?;
+        out.flush()
+    }
+
     /// Prints lines that are not part of the result.
     pub(super) fn note(&mut self, lines: impl Display) {
         print(&mut self.err, self.err_colour, lines, "\n");

@@ -1,6 +1,6 @@
 //! The entries of rules that name callers or users, each stored once, and how two of them relate.
 
-use std::collections::HashMap;
+use std::{cell::RefCell, collections::HashMap, sync::Arc};
 
 use super::{
     bits::Bits,
@@ -27,12 +27,14 @@ pub(super) const ALL_USERS: &str = "all";
 #[derive(Debug)]
 pub(super) struct Atom {
     /// The entry in canonical form, for people.
-    pub(super) text: Box<str>,
+    pub(super) text: Arc<str>,
     /// The names of each space that belong to the set.
     pub(super) globs: Vec<(Space, Glob)>,
     /// The names that are listed one by one: `anonymous` and tokens of callers, or
     /// [`FOLDED_USERS`].
     pub(super) listed: Bits,
+    /// The text as a glob.
+    glob: Glob,
     is_literal: bool,
 }
 
@@ -50,7 +52,7 @@ pub(super) struct Relation {
 pub(super) struct Atoms {
     entries: Vec<Atom>,
     known: HashMap<(Box<str>, Bits), AtomId>,
-    relations: HashMap<(AtomId, AtomId), Relation>,
+    relations: RefCell<HashMap<(AtomId, AtomId), Relation>>,
 }
 
 impl Atoms {
@@ -128,36 +130,21 @@ impl Atoms {
         let id = *self.known.entry((text.into(), listed.clone())).or_insert(next);
         if id == next {
             let is_literal = text != ALL_USERS && !text.contains(['*', '?']);
-            self.entries.push(Atom { text: text.into(), globs, listed, is_literal });
+            self.entries.push(Atom { text: text.into(), globs, listed, glob: Glob::new(text), is_literal });
         }
         id
     }
 
-    /// Returns whether two unions of atoms may have a common name.
-    pub(super) fn may_meet(
-        &mut self,
-        atoms: &[AtomId],
-        others: &[AtomId],
-        budget: &Budget,
-    ) -> Result<bool, Exhausted> {
-        for &one in atoms {
-            for &other in others {
-                if !self.relation(one, other, budget)?.is_disjoint {
-                    return Ok(true);
-                }
-            }
-        }
-        Ok(false)
-    }
-
     /// Returns how two atoms relate.
     pub(super) fn relation(
-        &mut self,
+        &self,
         one: AtomId,
         other: AtomId,
         budget: &Budget,
     ) -> Result<Relation, Exhausted> {
-        budget.spend(1)?;
+        // Some megabytes.
+        const MAX_REMEMBERED: usize = 500_000;
+        budget.spend(2)?;
         if one == other {
             return Ok(Relation { is_disjoint: false, is_within: true });
         }
@@ -168,18 +155,23 @@ impl Atoms {
         if are_different || ours.is_obviously_disjoint(theirs) {
             return Ok(Relation { is_disjoint: true, is_within: false });
         }
-        if let Some(relation) = self.relations.get(&(one, other)) {
+        budget.spend(3)?;
+        if let Some(relation) = self.relations.borrow().get(&(one, other)) {
             return Ok(*relation);
         }
-        budget.spend(ours.text.len() + theirs.text.len())?;
+        budget.spend(ours.relation_steps(theirs))?;
         let relation = ours.relation(theirs);
-        self.relations.insert((one, other), relation);
+        let mut relations = self.relations.borrow_mut();
+        if relations.len() >= MAX_REMEMBERED {
+            relations.clear();
+        }
+        relations.insert((one, other), relation);
         Ok(relation)
     }
 }
 
 impl Atom {
-    fn glob_in(&self, space: Space) -> Option<&Glob> {
+    pub(super) fn glob_in(&self, space: Space) -> Option<&Glob> {
         self.globs.iter().find(|(other, _)| *other == space).map(|(_, glob)| glob)
     }
 
@@ -189,6 +181,14 @@ impl Atom {
         };
         !self.globs.iter().any(|(space, glob)| is_common(*space, glob))
             && !self.listed.intersects(&other.listed)
+    }
+
+    /// Returns the work of computing the relation, in steps.
+    fn relation_steps(&self, other: &Self) -> usize {
+        let steps = |(space, glob): &(Space, Glob)| {
+            other.glob_in(*space).map_or(0, |theirs| glob.relation_steps(theirs))
+        };
+        10 + self.globs.iter().map(steps).sum::<usize>()
     }
 
     fn relation(&self, other: &Self) -> Relation {
@@ -204,6 +204,17 @@ impl Atom {
             }
         }
         Relation { is_disjoint, is_within }
+    }
+
+    /// Returns whether the text matches a name that is listed one by one, regardless of whether the
+    /// name is in the set.
+    pub(super) fn matches_listed(&self, name: &str) -> bool {
+        match &*self.text {
+            text if name == ANONYMOUS => text == ANONYMOUS,
+            // Only one set of users has a member that is listed.
+            text if self.globs.iter().any(|(space, _)| matches!(space, Space::User(_))) => text == ALL_USERS,
+            _ => self.glob.matches(name),
+        }
     }
 
     /// Returns whether a name of a space is in the set.

@@ -49,8 +49,42 @@ impl Bits {
         self.without(other).is_empty()
     }
 
+    pub(super) fn remove(&mut self, position: usize) {
+        if let Some(word) = self.0.get_mut(position / WORD_BITS) {
+            *word &= !(1 << (position % WORD_BITS));
+        }
+    }
+
+    /// Removes the positions that are not in another set.
+    pub(super) fn keep(&mut self, other: &Self) {
+        self.0.truncate(other.0.len());
+        for (word, other) in self.0.iter_mut().zip(&other.0) {
+            *word &= other;
+        }
+    }
+
+    /// Removes the positions of another set.
+    pub(super) fn subtract(&mut self, other: &Self) {
+        for (word, other) in self.0.iter_mut().zip(&other.0) {
+            *word &= !other;
+        }
+    }
+
+    pub(super) fn first(&self) -> Option<usize> {
+        self.iter().next()
+    }
+
+    /// Returns the positions in ascending order.
     pub(super) fn iter(&self) -> impl Iterator<Item = usize> {
-        (0..self.0.len() * WORD_BITS).filter(|position| self.contains(*position))
+        self.0.iter().enumerate().flat_map(|(at, &word)| {
+            let mut left = word;
+            std::iter::from_fn(move || {
+                let bit = left.trailing_zeros();
+                // Zero for the last bit.
+                left &= left.wrapping_sub(1);
+                (bit < u64::BITS).then_some(at * WORD_BITS + bit as usize)
+            })
+        })
     }
 }
 

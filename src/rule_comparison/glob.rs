@@ -10,15 +10,25 @@ use crate::access::{GlobToken, glob_tokens};
 
 /// A glob. Globs that differ only in the order of adjacent wildcards are equal.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Glob(Box<[GlobToken]>);
+pub(super) struct Glob {
+    tokens: Box<[GlobToken]>,
+    /// The literal characters of the glob, each as one of 64 bits.
+    literals: u64,
+}
 
 impl Glob {
     pub(super) fn new(text: &str) -> Self {
-        Self(glob_tokens(text).into())
+        let tokens: Box<[GlobToken]> = glob_tokens(text).into();
+        let bit = |token: &GlobToken| match token {
+            GlobToken::Char(char) => 1 << (u32::from(*char) % u64::BITS),
+            GlobToken::AnyRun | GlobToken::AnyChar => 0,
+        };
+        let literals = tokens.iter().fold(0, |literals, token| literals | bit(token));
+        Self { tokens, literals }
     }
 
     pub(super) fn tokens(&self) -> &[GlobToken] {
-        &self.0
+        &self.tokens
     }
 
     /// Returns globs that together match the texts of this glob that begin with a prefix.
@@ -31,7 +41,7 @@ impl Glob {
             // The nodes of a single glob are its tokens, in their order. A run stays reached.
             let at = node as usize;
             let at = if tree.0[at].is_run { at - 1 } else { at };
-            let rest = self.0[at..].iter().map(|token| match token {
+            let rest = self.tokens[at..].iter().map(|token| match token {
                 GlobToken::AnyRun => '*',
                 GlobToken::AnyChar => '?',
                 GlobToken::Char(char) => *char,
@@ -50,7 +60,7 @@ impl Glob {
         let (mut token, mut rest) = (0, text.chars());
         let mut retry: Option<(usize, std::str::Chars<'_>)> = None;
         loop {
-            match self.0.get(token) {
+            match self.tokens.get(token) {
                 Some(GlobToken::AnyRun) => {
                     token += 1;
                     retry = Some((token, rest.clone()));
@@ -77,11 +87,47 @@ impl Glob {
         }
     }
 
+    /// Returns the literal text at the beginning, and the reversed one at the end.
+    pub(super) fn literal_ends(&self) -> (String, String) {
+        fn literal<'a, I: Iterator<Item = &'a GlobToken>>(tokens: I) -> String {
+            let chars = tokens.map_while(|token| match token {
+                GlobToken::Char(char) => Some(*char),
+                GlobToken::AnyRun | GlobToken::AnyChar => None,
+            });
+            chars.collect()
+        }
+        (literal(self.tokens.iter()), literal(self.tokens.iter().rev()))
+    }
+
+    /// Returns whether some text obviously matches both globs: one behind the other, or one inside a
+    /// run of the other.
+    fn obviously_meets(&self, other: &Self) -> bool {
+        let is_run = |token: Option<&GlobToken>| token == Some(&GlobToken::AnyRun);
+        let ends = |glob: &Self| (is_run(glob.tokens.first()), is_run(glob.tokens.last()));
+        let has_run = |glob: &Self| glob.tokens.contains(&GlobToken::AnyRun);
+        let (ours, theirs) = (ends(self), ends(other));
+        (ours.0 && theirs.1)
+            || (ours.1 && theirs.0)
+            || (ours == (true, true) && has_run(other))
+            || (theirs == (true, true) && has_run(self))
+    }
+
+    /// Returns the work of [`Self::is_disjoint`] and [`Self::is_within`], in steps.
+    pub(super) fn relation_steps(&self, other: &Self) -> usize {
+        let pairs = self.tokens.len() * other.tokens.len();
+        let is_within = if other.literals & !self.literals == 0 { pairs / 4 } else { 0 };
+        let is_disjoint = if self.obviously_meets(other) { 1 } else { pairs / 4 };
+        self.tokens.len() + is_within + is_disjoint
+    }
+
     /// Returns whether no text matches both globs.
     pub(super) fn is_disjoint(&self, other: &Self) -> bool {
-        let (ours, theirs) = (&self.0, &other.0);
+        let (ours, theirs) = (&self.tokens, &other.tokens);
         if self.is_obviously_disjoint(other) {
             return true;
+        }
+        if self.obviously_meets(other) {
+            return false;
         }
         // Whether the suffixes at two positions have a common text, from the last position on.
         let mut below = vec![false; theirs.len() + 1];
@@ -104,26 +150,29 @@ impl Glob {
 
     /// Returns whether the literals at the beginning or at the end of two globs differ.
     pub(super) fn is_obviously_disjoint(&self, other: &Self) -> bool {
-        let (ours, theirs) = (&self.0, &other.0);
+        let (ours, theirs) = (&self.tokens, &other.tokens);
         ends_differ(ours.iter(), theirs.iter()) || ends_differ(ours.iter().rev(), theirs.iter().rev())
     }
 
     /// Returns whether every text that matches this glob matches the other one.
     pub(super) fn is_within(&self, other: &Self) -> bool {
+        if other.literals & !self.literals != 0 {
+            return false;
+        }
         // Matches the tokens as if they were a text; a run can only be a part of a run.
-        let mut reached = vec![false; other.0.len() + 1];
+        let mut reached = vec![false; other.tokens.len() + 1];
         reached[0] = true;
         let skip_empty_runs = |reached: &mut Vec<bool>| {
-            for at in 0..other.0.len() {
-                if reached[at] && other.0[at] == GlobToken::AnyRun {
+            for at in 0..other.tokens.len() {
+                if reached[at] && other.tokens[at] == GlobToken::AnyRun {
                     reached[at + 1] = true;
                 }
             }
         };
         skip_empty_runs(&mut reached);
-        for token in &self.0 {
-            let mut next = vec![false; other.0.len() + 1];
-            for (at, pattern) in other.0.iter().enumerate().filter(|(at, _)| reached[*at]) {
+        for token in &self.tokens {
+            let mut next = vec![false; other.tokens.len() + 1];
+            for (at, pattern) in other.tokens.iter().enumerate().filter(|(at, _)| reached[*at]) {
                 match pattern {
                     GlobToken::AnyRun => next[at] = true,
                     GlobToken::AnyChar if *token != GlobToken::AnyRun => next[at + 1] = true,
@@ -134,7 +183,7 @@ impl Glob {
             skip_empty_runs(&mut next);
             reached = next;
         }
-        reached[other.0.len()]
+        reached[other.tokens.len()]
     }
 }
 

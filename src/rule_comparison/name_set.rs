@@ -7,13 +7,15 @@
 use std::{collections::HashSet, rc::Rc};
 
 use super::{
-    atoms::{ALL_USERS, AtomId, Atoms, folded_user, user_text},
+    atoms::{AtomId, Atoms, folded_user, user_text},
     bits::Bits,
     glob::Glob,
     names::Space,
     search::{Budget, Exhausted, Search},
 };
-use crate::caller::ANONYMOUS;
+
+/// Work of matching a name against a glob, in steps.
+const STEPS_PER_GLOB: usize = 5;
 
 /// A set of names.
 #[derive(Clone, Debug)]
@@ -57,14 +59,8 @@ impl Dimension {
     /// Returns whether the globs of a set, with these exceptions, match a name that is listed one by
     /// one, regardless of whether it is a member.
     pub(super) fn is_matched(&self, set: &NameSet, except: &[AtomId], at: usize) -> bool {
-        let matches = |atoms: &[AtomId]| {
-            atoms.iter().any(|&atom| match &*self.atoms.get(atom).text {
-                text if self.listed[at] == ANONYMOUS => text == ANONYMOUS,
-                // Only this set of users has a member that is listed.
-                text if self.spaces == Space::USERS => text == ALL_USERS,
-                text => Glob::new(text).matches(&self.listed[at]),
-            })
-        };
+        let name = &self.listed[at];
+        let matches = |atoms: &[AtomId]| atoms.iter().any(|&atom| self.atoms.get(atom).matches_listed(name));
         matches(&set.base) && set.also.iter().all(|atoms| matches(atoms)) && !matches(except)
     }
 
@@ -99,23 +95,9 @@ impl Dimension {
         listed
     }
 
-    /// Returns whether a set and a union of atoms may have a common name.
-    pub(super) fn may_meet(
-        &mut self,
-        set: &NameSet,
-        atoms: &[AtomId],
-        budget: &Budget,
-    ) -> Result<bool, Exhausted> {
-        if self.atoms.may_meet(&set.base, atoms, budget)? {
-            return Ok(true);
-        }
-        // A token can be listed apart from the atoms that match it.
-        Ok(set.listed.intersects(&self.listed_in(atoms)))
-    }
-
     /// Returns the names of a set that are also in any of the atoms, or `None` if there are none.
     pub(super) fn common(
-        &mut self,
+        &self,
         set: &NameSet,
         atoms: &[AtomId],
         budget: &Budget,
@@ -148,58 +130,101 @@ impl Dimension {
         }
         dedup(&mut base);
         let listed = set.listed.and(&self.listed_in(atoms));
-        let except = self.of_use(&base, &set.except, budget)?;
-        let witness = set.witness.clone();
+        let (except, witness) = (set.except.clone(), set.witness.clone());
         self.inhabited(NameSet { base, also, except, listed, witness }, budget)
     }
 
     /// Returns the names of a set that are in none of the atoms, or `None` if there are none.
     pub(super) fn rest(
-        &mut self,
+        &self,
         set: &NameSet,
         atoms: &[AtomId],
         budget: &Budget,
     ) -> Result<Option<NameSet>, Exhausted> {
-        let mut base = Vec::new();
-        'base: for &one in &set.base {
-            for &other in atoms {
-                if self.atoms.relation(one, other, budget)?.is_within {
-                    continue 'base;
-                }
-            }
-            base.push(one);
-        }
         let mut except = set.except.clone();
         except.extend(atoms);
         dedup(&mut except);
-        let except = self.of_use(&base, &except, budget)?;
         let listed = set.listed.without(&self.listed_in(atoms));
-        let (also, witness) = (set.also.clone(), set.witness.clone());
+        let (base, also, witness) = (set.base.clone(), set.also.clone(), set.witness.clone());
         self.inhabited(NameSet { base, also, except, listed, witness }, budget)
     }
 
-    /// Returns the exceptions that exclude anything of `base`, without those within others.
-    fn of_use(
-        &mut self,
-        base: &[AtomId],
-        except: &[AtomId],
-        budget: &Budget,
-    ) -> Result<Vec<AtomId>, Exhausted> {
-        let mut kept = Vec::new();
-        for &one in except {
-            for &other in base {
-                if !self.atoms.relation(one, other, budget)?.is_disjoint {
-                    kept.push(one);
-                    break;
+    /// Leaves out the entries of a set without which it is the same.
+    fn simplify(&self, set: &mut NameSet, budget: &Budget) -> Result<(), Exhausted> {
+        /// Exceptions within others are only looked for in short lists, because all pairs are compared.
+        const MAX_COMPARED: usize = 64;
+        let NameSet { base, also, except, .. } = set;
+        try_retain(base, |_, atom| Ok(!self.is_within_any(atom, except, budget)?))?;
+        try_retain(except, |_, atom| {
+            for list in std::iter::once(&**base).chain(also.iter().map(|list| &**list)) {
+                if !self.meets_any(atom, list, budget)? {
+                    return Ok(false);
                 }
             }
+            Ok(true)
+        })?;
+        if except.len() <= MAX_COMPARED {
+            let all = except.clone();
+            try_retain(except, |at, atom| {
+                for (position, &other) in all.iter().enumerate().filter(|(position, _)| *position != at) {
+                    let is_within = self.atoms.relation(atom, other, budget)?.is_within;
+                    // Of equal ones, the first stays.
+                    if is_within && (position < at || !self.atoms.relation(other, atom, budget)?.is_within) {
+                        return Ok(false);
+                    }
+                }
+                Ok(true)
+            })?;
         }
-        Ok(kept)
+        let mut at = 0;
+        while at < also.len() {
+            let mut is_implied = self.is_part(base, &also[at], budget)?;
+            for (position, other) in also.iter().enumerate().filter(|(position, _)| *position != at) {
+                is_implied = is_implied
+                    || (self.is_part(other, &also[at], budget)?
+                        && (position < at || !self.is_part(&also[at], other, budget)?));
+            }
+            if is_implied {
+                also.remove(at);
+            } else {
+                at += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns whether each atom of a list is obviously within one of another list.
+    fn is_part(&self, list: &[AtomId], of: &[AtomId], budget: &Budget) -> Result<bool, Exhausted> {
+        for &atom in list {
+            if !self.is_within_any(atom, of, budget)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn is_within_any(&self, atom: AtomId, others: &[AtomId], budget: &Budget) -> Result<bool, Exhausted> {
+        for &other in others {
+            if self.atoms.relation(atom, other, budget)?.is_within {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn meets_any(&self, atom: AtomId, others: &[AtomId], budget: &Budget) -> Result<bool, Exhausted> {
+        for &other in others {
+            if !self.atoms.relation(atom, other, budget)?.is_disjoint {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Returns the set with a member, or `None` if it is empty.
     fn inhabited(&self, mut set: NameSet, budget: &Budget) -> Result<Option<NameSet>, Exhausted> {
-        budget.spend(1 + set.except.len())?;
+        self.simplify(&mut set, budget)?;
+        budget.spend(set.match_steps())?;
         let known = set.witness.take().filter(|witness| self.contains(&set, witness));
         let witness = match known {
             Some(witness) => Some(witness),
@@ -214,6 +239,20 @@ impl Dimension {
             Some(witness) => Ok(Some(witness.clone())),
             None => self.find(set, budget),
         }
+    }
+
+    /// Returns whether a name is in any of the atoms.
+    pub(super) fn is_in_any(
+        &self,
+        atoms: &[AtomId],
+        witness: &Witness,
+        budget: &Budget,
+    ) -> Result<bool, Exhausted> {
+        budget.spend(STEPS_PER_GLOB * atoms.len())?;
+        Ok(atoms.iter().map(|&atom| self.atoms.get(atom)).any(|atom| match witness {
+            Witness::Listed(position) => atom.listed.contains(*position),
+            Witness::Name(space, name) => atom.contains(*space, name),
+        }))
     }
 
     fn find(&self, set: &NameSet, budget: &Budget) -> Result<Option<Witness>, Exhausted> {
@@ -234,7 +273,7 @@ impl Dimension {
                     continue;
                 }
                 for name in atom.candidates(space) {
-                    budget.spend(1 + set.except.len())?;
+                    budget.spend(set.match_steps())?;
                     let witness = Witness::Name(space, name);
                     if self.contains(set, &witness) {
                         return Ok(Some(witness));
@@ -273,6 +312,30 @@ impl Dimension {
             }
         }
     }
+}
+
+impl NameSet {
+    /// Returns the work of matching a name against all entries, in steps.
+    fn match_steps(&self) -> usize {
+        const STEPS_PER_NAME: usize = 20;
+        let also: usize = self.also.iter().map(|list| list.len()).sum();
+        STEPS_PER_NAME + STEPS_PER_GLOB * (self.base.len() + also + self.except.len())
+    }
+}
+
+/// Keeps the atoms for which a function of their position returns `true`.
+fn try_retain(
+    atoms: &mut Vec<AtomId>,
+    mut keep: impl FnMut(usize, AtomId) -> Result<bool, Exhausted>,
+) -> Result<(), Exhausted> {
+    let mut kept = Vec::with_capacity(atoms.len());
+    for (position, &atom) in atoms.iter().enumerate() {
+        if keep(position, atom)? {
+            kept.push(atom);
+        }
+    }
+    *atoms = kept;
+    Ok(())
 }
 
 fn dedup(atoms: &mut Vec<AtomId>) {

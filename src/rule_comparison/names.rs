@@ -1,8 +1,9 @@
 //! The names that callers and users can have, as grammars that read one character at a time.
 //!
 //! A region of calls is only reported if a possible call is in it. The grammars therefore accept
-//! the same names as [`is_caller_name`] and [`Subject::new`], in canonical form. Named tokens and
-//! `anonymous` are few, and are not spaces of names but listed one by one.
+//! the same names as [`is_caller_name`] and [`Subject::new`], in canonical form; for logins together
+//! with `combining`, which excludes sequences of characters that no canonical login contains. Named
+//! tokens and `anonymous` are few, and are not spaces of names but listed one by one.
 //!
 //! Maximum lengths of the parts of a name are only counted if `counting` is set, because counters
 //! multiply the states of a search.
@@ -44,6 +45,8 @@ const LETTERS_AND_DOT: &str = "xyzabcdefghijklmnopqrstuvw0123456789-_.";
 const SEGMENT: &str = "xyzabcdefghijklmnopqrstuvw0123456789-_ABCDEFGHIJKLMNOPQRSTUVWXYZ";
 const GRAPHIC: &str = "xyzabcdefghijklmnopqrstuvw0123456789-_./:@ABCDEFGHIJKLMNOPQRSTUVWXYZ\
                        !\"#$%&'()*+,;<=>?[\\]^`{|}~";
+const LETTERS_AND_DIGITS: &str = "xyzabcdefghijklmnopqrstuvw0123456789-";
+const OTHER_GRAPHIC: &str = "_./@ABCDEFGHIJKLMNOPQRSTUVWXYZ!\"#$%&'()*+,;<=>?[\\]^`{|}~";
 const TEXT: &str =
     "xyzabcdefghijklmnopqrstuvw0123456789-_+/!#$%&'()*,:;<=>?[]^`{|}~\"\\\u{e4}\u{f6}\u{fc}\u{e9}";
 const ID: &str = "xyzghjklmopqstvwXYZGHJKLMOPQSTVW_+./@!#$%&'*,;<=>?^`|~\"\\\u{e4}\u{f6}\u{fc}\u{e9}";
@@ -131,7 +134,7 @@ impl Space {
         match self {
             Self::Spiffe => step_spiffe(at, char, counting),
             Self::Dns => step_dns(at, char, counting),
-            Self::Jwt => char.is_ascii_graphic().then_some(Position { phase: 1, ..at }),
+            Self::Jwt => step_jwt(at, char, counting),
             Self::User(UserForm::Login) => step_login(at, char),
             Self::User(UserForm::ExternalId) => step_id(at, char, SubjectKind::ExternalId),
             Self::User(UserForm::Uuid) => step_uuid(at, char),
@@ -147,7 +150,8 @@ impl Space {
     pub(super) const fn is_end(self, at: Position) -> bool {
         match self {
             Self::Spiffe => at.inner == 1 && at.phase == 5,
-            Self::Dns | Self::Jwt => at.inner == 1 && at.phase == 1,
+            Self::Dns => at.inner == 1 && at.phase == 1,
+            Self::Jwt => at.inner == 1 && at.phase >= 1,
             Self::User(UserForm::Login) => matches!(at.phase, 1 | 3 | 4),
             Self::User(UserForm::ExternalId) => at.phase == 1,
             Self::User(UserForm::Uuid) => at.count == UUID_BYTES,
@@ -186,7 +190,7 @@ impl Space {
             Self::Spiffe if at.phase <= 1 => &[LETTERS_AND_DOT, "/"],
             Self::Spiffe => &[SEGMENT, ".", "/"],
             Self::Dns => &[LETTERS, "."],
-            Self::Jwt => &[GRAPHIC],
+            Self::Jwt => &[LETTERS_AND_DIGITS, ":", OTHER_GRAPHIC],
             Self::User(UserForm::Login) => &[TEXT, "@", ".", " "],
             Self::User(UserForm::ExternalId) => &[GRAPHIC, " "],
             Self::User(UserForm::Uuid) if matches!(at.count, 8 | 13 | 18 | 23) => HYPHEN,
@@ -195,6 +199,11 @@ impl Space {
                 &[ID, DIGITS, "uU", "rR", "nN", "iI", "dD", ":", "-", "{}()[]", " "]
             }
         }
+    }
+
+    /// Returns whether names are folded, so that not all sequences of their characters exist.
+    pub(super) fn is_folded(self) -> bool {
+        self == Self::User(UserForm::Login)
     }
 
     /// Returns whether names can contain characters outside ASCII.
@@ -259,6 +268,28 @@ fn step_dns(at: Position, char: char, counting: bool) -> Option<Position> {
         }
         _ => None,
     }
+}
+
+/// Phases after the prefix: 0 at the start, 1 in a name that can be that of an issuer, 2 in another
+/// subject, 3 in a subject after the name of an issuer.
+fn step_jwt(at: Position, char: char, counting: bool) -> Option<Position> {
+    const MAX_ISSUER_BYTES: u16 = 63;
+    const MAX_SUBJECT_BYTES: u16 = 255;
+    if !char.is_ascii_graphic() {
+        return None;
+    }
+    if !counting {
+        return Some(Position { phase: 2, ..at });
+    }
+    let is_issuer = matches!(char, 'a'..='z' | '0'..='9' | '-') && at.count < MAX_ISSUER_BYTES;
+    let phase = match at.phase {
+        // The name of an issuer is not empty.
+        1 if char == ':' => return Some(Position { phase: 3, count: 0, ..at }),
+        0 | 1 if is_issuer => 1,
+        3 => 3,
+        _ => 2,
+    };
+    (at.count < MAX_SUBJECT_BYTES).then_some(Position { phase, count: at.count + 1, ..at })
 }
 
 /// Phases: 0 at the start; then after a space (2, 5), after a dot (3, 6), or after any other
@@ -345,12 +376,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::rule_comparison::combining::Combining;
 
     /// Returns whether the grammar accepts a name.
     fn accepts(space: Space, name: &str) -> bool {
         let step = |at: Option<Position>, char| space.step(at?, char, true);
         let end = name.chars().fold(Some(Position::default()), step);
-        end.is_some_and(|at| space.is_end(at)) && name.len() <= space.max_bytes()
+        let combining = |end: Option<Combining>, char| end?.step(char);
+        let is_possible =
+            !space.is_folded() || name.chars().fold(Some(Combining::default()), combining).is_some();
+        is_possible && end.is_some_and(|at| space.is_end(at)) && name.len() <= space.max_bytes()
     }
 
     #[test]
@@ -391,9 +426,26 @@ mod tests {
             }
         }
 
+        /// Marks above and below, before and after each other, Jamo, and characters that compose with
+        /// marks or contain them.
         #[test]
-        fn long_parts_are_counted(label in 1..70_usize, domain in 1..300_usize) {
+        fn logins_with_combining_marks_are_accepted_if_they_are_canonical(
+            login in "[xeq<\u{e9}\u{1eb9}\u{1ebf}\u{ea}\u{301}\u{302}\u{308}\u{323}\u{327}\u{338}\u{345}\u{3b1}\u{1100}\u{1161}\u{11a8}\u{ac00}\u{9c7}\u{9be}\u{4e00} ]{0,6}",
+        ) {
+            let space = Space::User(UserForm::Login);
+            prop_assert_eq!(accepts(space, &login), space.contains(&login), "{:?}", login);
+        }
+
+        #[test]
+        fn long_parts_are_counted(
+            label in 1..70_usize,
+            domain in 1..300_usize,
+            issuer in 0..66_usize,
+            subject in 0..260_usize,
+        ) {
             for (space, name) in [
+                (Space::Jwt, format!("jwt:{}:{}", "a".repeat(issuer), "b".repeat(subject))),
+                (Space::Jwt, format!("jwt:{}:{}", "A".repeat(issuer), "b".repeat(subject))),
                 (Space::Dns, format!("dns:{}.x", "a".repeat(label))),
                 (Space::Spiffe, format!("spiffe://{}/x", "a".repeat(domain))),
             ] {

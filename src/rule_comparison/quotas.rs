@@ -4,12 +4,13 @@
 //! client and method does, because its user is not known yet; and the maximum number of calls in
 //! flight comes from the first rule for caller and method.
 
-use std::rc::Rc;
+use std::{collections::HashSet, rc::Rc};
 
 use super::{
-    CompiledRule, File, METHODS, Tables, TooComplex,
+    CompiledRule, File, METHODS, Numbered, Tables, TooComplex,
     bits::Bits,
-    region::Scope,
+    catalog::{Catalog, ScopeId},
+    region::{Others, Scope, Wanted},
     report::{Change, QuotaChange},
     search::Exhausted,
 };
@@ -26,7 +27,7 @@ enum Group {
 }
 
 /// Returns the value of a key as it is written.
-type Value<'a> = &'a dyn Fn(&RuleSettings) -> String;
+type Value = fn(&RuleSettings) -> String;
 
 /// Returns the changed keys of `[access]`.
 pub(super) fn changed_settings(old: &Settings, new: &Settings) -> Vec<Change> {
@@ -50,12 +51,34 @@ impl Tables<'_> {
         let mut changes = Vec::new();
         for group in [Group::Calls, Group::InFlight] {
             for method in METHODS {
-                let old = self.scopes(old, group, method);
-                let new = self.scopes(new, group, method);
-                for (position, (rule, scope)) in new.iter().enumerate() {
-                    let earlier: Vec<&Scope> = new[..position].iter().map(|(_, scope)| scope).collect();
-                    let found = self.changes_by((rule, scope), &earlier, &old, group, method);
+                let (old, new) = (for_method(old, method), for_method(new, method));
+                let values: HashSet<Vec<String>> =
+                    old.iter().chain(&new).map(|rule| values(rule.settings, group, method)).collect();
+                if values.len() < 2 {
+                    continue;
+                }
+                let scopes = self.scopes(old.iter().chain(&new).copied(), group, method);
+                let (catalog, ids) = self.catalog(scopes.into_iter());
+                let deciding = |rules: &[&CompiledRule<'_>], ids: &[ScopeId]| {
+                    // A second rule with the same scope decides nothing.
+                    let mut seen = Bits::default();
+                    let mut all = Vec::new();
+                    for (position, &id) in ids.iter().enumerate().take(rules.len()) {
+                        if !seen.contains(id) {
+                            all.push((position, id));
+                        }
+                        seen.insert(id);
+                    }
+                    all
+                };
+                let (old_ids, new_ids) = ids.split_at(old.len());
+                let old: Vec<_> = deciding(&old, old_ids).into_iter().map(|(at, id)| (old[at], id)).collect();
+                let mut earlier = Bits::default();
+                for (position, id) in deciding(&new, new_ids) {
+                    let rule = new[position];
+                    let found = self.changes_by((rule, id), &earlier, &old, &catalog, group, method);
                     changes.extend(found.map_err(|Exhausted| rule.too_complex(File::New))?);
+                    earlier.insert(id);
                 }
             }
         }
@@ -64,34 +87,33 @@ impl Tables<'_> {
 
     /// Returns the changes of the calls that one rule of the new file decides.
     fn changes_by(
-        &mut self,
-        (rule, scope): (&CompiledRule<'_>, &Scope),
-        earlier: &[&Scope],
-        old: &[(&CompiledRule<'_>, Scope)],
+        &self,
+        (rule, id): (&CompiledRule<'_>, ScopeId),
+        earlier: &Bits,
+        old: &Numbered<'_, '_>,
+        catalog: &Catalog,
         group: Group,
         method: Method,
     ) -> Result<Vec<QuotaChange>, Exhausted> {
         let mut found = Vec::new();
-        let is_changed =
-            |other: &CompiledRule<'_>| !differences(other.settings, rule.settings, group, method).is_empty();
-        if !old.iter().any(|(other, _)| is_changed(other)) {
-            return Ok(found);
-        }
+        let own = values(rule.settings, group, method);
         let has_user = group == Group::Calls && method == Method::IssueOtt;
-        // The calls that this rule decides, and that no rule of the old file considered so far does.
-        let mut undecided = self.world.rest(scope, earlier, &mut Vec::new())?;
-        for (other, other_scope) in old {
-            if undecided.is_empty() {
-                break;
-            }
-            if !self.world.may_meet(scope, other_scope)? {
+        let Some(whole) = self.world.whole(catalog.get(id))? else { return Ok(found) };
+        let meeting = self.world.meeting(&whole, catalog)?;
+        // The rules that decide before both rules.
+        let mut before = earlier.clone();
+        for (other, other_id) in old {
+            self.world.budget.spend(1)?;
+            // Of its calls, this rule decides none.
+            if before.contains(*other_id) {
                 continue;
             }
-            if is_changed(other) {
-                let mut regions = Vec::new();
-                for region in &undecided {
-                    regions.extend(self.world.common(region, other_scope)?);
-                }
+            if meeting.contains(*other_id) && values(other.settings, group, method) != own {
+                let others = Others { catalog, scopes: &before };
+                let regions = match self.world.common(&whole, catalog.get(*other_id))? {
+                    Some(region) => self.world.without(region, others, Wanted::All)?.regions,
+                    None => Vec::new(),
+                };
                 for region in self.describable(regions)? {
                     found.push(QuotaChange {
                         calls: self.calls(&region, method)?,
@@ -102,18 +124,21 @@ impl Tables<'_> {
                     });
                 }
             }
-            undecided = self.world.without(undecided, &[other_scope], &mut Vec::new())?;
+            before.insert(*other_id);
+            if *other_id == id {
+                break;
+            }
         }
         Ok(found)
     }
 
-    /// Returns the rules for a method with the calls whose quotas they set.
-    fn scopes<'a, 'b>(
+    /// Returns the calls whose quotas the rules set.
+    fn scopes<'a>(
         &mut self,
-        rules: &'a [CompiledRule<'b>],
+        rules: impl Iterator<Item = &'a CompiledRule<'a>>,
         group: Group,
         method: Method,
-    ) -> Vec<(&'a CompiledRule<'b>, Scope)> {
+    ) -> Vec<Scope> {
         let all_users: Rc<[_]> = [self.world.users.atoms.add_all_users()].into();
         let all_api_clients: Bits = (0..self.api_clients.len()).collect();
         let scope = |rule: &CompiledRule<'_>| match (group, method) {
@@ -127,27 +152,37 @@ impl Tables<'_> {
                 ..rule.scope.clone()
             },
         };
-        rules.iter().filter(|rule| rule.is_for(method)).map(|rule| (rule, scope(rule))).collect()
+        rules.map(scope).collect()
     }
+}
+
+fn for_method<'a, 'b>(rules: &'a [CompiledRule<'b>], method: Method) -> Vec<&'a CompiledRule<'b>> {
+    rules.iter().filter(|rule| rule.is_for(method)).collect()
+}
+
+/// Returns the quotas of a group, as they are written.
+fn values(rule: &RuleSettings, group: Group, method: Method) -> Vec<String> {
+    keys(group, method).map(|(_, value)| value(rule)).collect()
 }
 
 /// Returns the quotas that differ between two rules.
 fn differences(old: &RuleSettings, new: &RuleSettings, group: Group, method: Method) -> Vec<Change> {
-    let in_flight = |rule: &RuleSettings| {
-        rule.max_in_flight.map_or_else(|| "default".to_owned(), |calls| calls.to_string())
-    };
-    let all: [(&'static str, bool, Value<'_>); 5] = [
-        ("rate", group == Group::Calls, &|rule| rule.rate.to_string()),
-        ("burst", group == Group::Calls, &|rule| rule.burst.to_string()),
-        ("user_rate", group == Group::Calls && method == Method::IssueOtt, &|rule| {
-            rule.user_rate.to_string()
-        }),
-        ("user_burst", group == Group::Calls && method == Method::IssueOtt, &|rule| {
+    let values = keys(group, method).map(|(key, value)| Change { key, old: value(old), new: value(new) });
+    values.filter(|change| change.old != change.new).collect()
+}
+
+/// Returns the keys of a group.
+fn keys(group: Group, method: Method) -> impl Iterator<Item = (&'static str, Value)> {
+    let all: [(&'static str, bool, Value); 5] = [
+        ("rate", group == Group::Calls, |rule| rule.rate.to_string()),
+        ("burst", group == Group::Calls, |rule| rule.burst.to_string()),
+        ("user_rate", group == Group::Calls && method == Method::IssueOtt, |rule| rule.user_rate.to_string()),
+        ("user_burst", group == Group::Calls && method == Method::IssueOtt, |rule| {
             rule.user_burst.to_string()
         }),
-        ("max_in_flight", group == Group::InFlight, &in_flight),
+        ("max_in_flight", group == Group::InFlight, |rule| {
+            rule.max_in_flight.map_or_else(|| "default".to_owned(), |calls| calls.to_string())
+        }),
     ];
-    let applying = all.iter().filter(|(_, applies, _)| *applies);
-    let values = applying.map(|(key, _, value)| Change { key, old: value(old), new: value(new) });
-    values.filter(|change| change.old != change.new).collect()
+    all.into_iter().filter(|(_, applies, _)| *applies).map(|(key, _, value)| (key, value))
 }

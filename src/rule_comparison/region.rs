@@ -1,11 +1,17 @@
 //! Regions of calls, as boxes: callers × API clients × users × claims of the callers.
+//!
+//! The rules that apply to a box are subtracted from it one after the other. A rule that covers the
+//! box in all parts leaves nothing, and rules that cover it in all parts but one leave one box.
+//! Only a rule that covers it in fewer parts splits it. Each box is then compared only with the rules
+//! that may apply to it, so that rules which have nothing to do with each other cost nothing.
 
 use std::rc::Rc;
 
 use super::{
     atoms::{AtomId, Atoms},
     bits::Bits,
-    claim_set::{ClaimSet, Requirements},
+    catalog::{Catalog, Reach, ScopeId},
+    claim_set::{ClaimSet, ClaimTable, ClaimsId},
     name_set::{Dimension, NameSet},
     names::Space,
     search::{Budget, Exhausted},
@@ -22,7 +28,7 @@ pub(super) struct Scope {
     pub(super) api_clients: Bits,
     /// Sorted.
     pub(super) users: Rc<[AtomId]>,
-    pub(super) claims: Requirements,
+    pub(super) claims: ClaimsId,
 }
 
 /// Calls of one method.
@@ -39,78 +45,134 @@ pub(super) struct Region {
 pub(super) struct World {
     pub(super) callers: Dimension,
     pub(super) users: Dimension,
+    pub(super) claims: ClaimTable,
     pub(super) budget: Budget,
+}
+
+/// The rules to subtract.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Others<'a> {
+    pub(super) catalog: &'a Catalog,
+    pub(super) scopes: &'a Bits,
+}
+
+/// What is left of a rule.
+#[derive(Debug, Default)]
+pub(super) struct Rest {
+    /// Boxes without a common call.
+    pub(super) regions: Vec<Region>,
+    /// The rules that were subtracted.
+    pub(super) used: Bits,
+}
+
+/// How much of the rest to find.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// All of it.
+    All,
+    /// At most one box, to decide whether there is any.
+    Any,
+}
+
+/// The parts of calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    Callers,
+    ApiClients,
+    Users,
+    Claims,
+}
+
+const PARTS: [Part; 4] = [Part::Callers, Part::ApiClients, Part::Users, Part::Claims];
+
+/// A box, with the rules that concern each of its parts.
+#[derive(Clone, Debug)]
+struct Piece {
+    region: Region,
+    /// In the order of [`PARTS`].
+    reach: [Rc<Reach>; 4],
+    /// The rules that may apply to it, and are not subtracted yet.
+    open: Bits,
 }
 
 impl World {
     /// Creates a world with these names of `anonymous` and tokens.
-    pub(super) fn new(listed_callers: Vec<String>, steps: u64) -> Self {
+    pub(super) fn new(listed_callers: Vec<String>, budget: Budget) -> Self {
         Self {
             callers: Dimension { atoms: Atoms::default(), spaces: &Space::CALLERS, listed: listed_callers },
             users: Dimension::users(),
-            budget: Budget::new(steps),
+            claims: ClaimTable::new(),
+            budget,
         }
     }
 
-    /// Returns the calls of a rule that no other rule applies to. `used` receives the positions of
-    /// the others that apply to some of them.
-    pub(super) fn rest(
-        &mut self,
-        rule: &Scope,
-        others: &[&Scope],
-        used: &mut Vec<usize>,
-    ) -> Result<Vec<Region>, Exhausted> {
-        let whole = self.whole(rule)?;
-        let mut positions = Vec::new();
-        let mut meeting = Vec::new();
-        for (position, other) in others.iter().enumerate() {
-            if self.may_meet(rule, other)? {
-                positions.push(position);
-                meeting.push(*other);
-            }
-        }
-        let mut used_meeting = Vec::new();
-        let left = self.without(whole.into_iter().collect(), &meeting, &mut used_meeting)?;
-        used.extend(used_meeting.into_iter().map(|at| positions[at]));
-        Ok(left)
+    /// Returns the calls of a rule that no other rule applies to.
+    pub(super) fn rest(&self, rule: ScopeId, others: Others<'_>, wanted: Wanted) -> Result<Rest, Exhausted> {
+        let Some(whole) = self.whole(others.catalog.get(rule))? else { return Ok(Rest::default()) };
+        self.without(whole, others, wanted)
     }
 
-    /// Returns the calls of regions that no rule applies to.
+    /// Returns the calls of a region that no rule applies to.
     pub(super) fn without(
-        &mut self,
-        mut regions: Vec<Region>,
-        rules: &[&Scope],
-        used: &mut Vec<usize>,
-    ) -> Result<Vec<Region>, Exhausted> {
-        for (position, rule) in rules.iter().enumerate() {
-            if regions.is_empty() {
-                break;
-            }
-            let mut left = Vec::with_capacity(regions.len());
-            let mut is_used = false;
-            for region in regions {
-                is_used |= self.subtract(region, rule, &mut left)?;
-            }
-            if is_used {
-                used.push(position);
-            }
-            if left.len() > MAX_REGIONS {
-                return Err(Exhausted);
-            }
-            regions = left;
+        &self,
+        region: Region,
+        others: Others<'_>,
+        wanted: Wanted,
+    ) -> Result<Rest, Exhausted> {
+        let mut rest = Rest::default();
+        let first = self.piece(region, others)?;
+        if wanted == Wanted::Any && self.has_obvious_call(&first, others.catalog)? {
+            rest.regions.push(first.region);
+            return Ok(rest);
         }
-        Ok(regions)
+        let mut pieces = vec![first];
+        while let Some(piece) = pieces.pop() {
+            let before = pieces.len();
+            if let Some(region) = self.subtract(piece, others.catalog, &mut pieces, &mut rest.used)? {
+                if rest.regions.len() == MAX_REGIONS {
+                    return Err(Exhausted);
+                }
+                rest.regions.push(region);
+                if wanted == Wanted::Any {
+                    return Ok(rest);
+                }
+            }
+            // The first piece is the next one.
+            pieces[before..].reverse();
+        }
+        Ok(rest)
     }
 
-    /// Returns whether two rules may apply to a common call.
-    pub(super) fn may_meet(&mut self, one: &Scope, other: &Scope) -> Result<bool, Exhausted> {
-        Ok(one.api_clients.intersects(&other.api_clients)
-            && self.callers.atoms.may_meet(&one.callers, &other.callers, &self.budget)?
-            && self.users.atoms.may_meet(&one.users, &other.users, &self.budget)?)
+    /// Returns whether one call of a rule, chosen without the other rules in mind, is obviously in
+    /// none of them. This is so for most rules, and needs no boxes.
+    fn has_obvious_call(&self, piece: &Piece, catalog: &Catalog) -> Result<bool, Exhausted> {
+        let Self { callers, users, claims, budget } = self;
+        let Region { callers: of_callers, api_clients, users: of_users, claims: of_claims } = &piece.region;
+        let Some(met) = claims.met_by_example(of_claims, budget)? else { return Ok(false) };
+        let Some(api_client) = api_clients.first() else { return Ok(false) };
+        let Some(caller) = callers.member(of_callers, budget)? else { return Ok(false) };
+        let Some(user) = users.member(of_users, budget)? else { return Ok(false) };
+        let mut others = catalog.with_claims(&met);
+        others.keep(&piece.open);
+        for other in others.iter().map(|id| catalog.get(id)) {
+            if other.api_clients.contains(api_client)
+                && users.is_in_any(&other.users, &user, budget)?
+                && callers.is_in_any(&other.callers, &caller, budget)?
+            {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Returns which scopes concern a region.
+    pub(super) fn meeting(&self, region: &Region, catalog: &Catalog) -> Result<Bits, Exhausted> {
+        let scopes = catalog.all();
+        Ok(self.piece(region.clone(), Others { catalog, scopes: &scopes })?.open)
     }
 
     /// Returns all calls of a rule, or `None` if there are none.
-    pub(super) fn whole(&mut self, rule: &Scope) -> Result<Option<Region>, Exhausted> {
+    pub(super) fn whole(&self, rule: &Scope) -> Result<Option<Region>, Exhausted> {
         let callers = self.callers.union(&rule.callers);
         let users = self.users.union(&rule.users);
         let claims = ClaimSet::default();
@@ -118,48 +180,195 @@ impl World {
     }
 
     /// Returns the calls of a region that a rule applies to, or `None` if there are none.
-    pub(super) fn common(&mut self, region: &Region, rule: &Scope) -> Result<Option<Region>, Exhausted> {
-        let Self { callers, users, budget, .. } = self;
-        let api_clients = region.api_clients.and(&rule.api_clients);
-        if api_clients.is_empty()
-            || !callers.may_meet(&region.callers, &rule.callers, budget)?
-            || !users.may_meet(&region.users, &rule.users, budget)?
-        {
-            return Ok(None);
-        }
-        let Some(callers) = callers.common(&region.callers, &rule.callers, budget)? else { return Ok(None) };
-        let Some(users) = users.common(&region.users, &rule.users, budget)? else { return Ok(None) };
-        let mut claims = region.claims.clone();
-        claims.meet(&rule.claims);
-        let is_possible = claims.find(budget)?.is_some();
-        Ok(is_possible.then_some(Region { callers, api_clients, users, claims }))
-    }
-
-    /// Adds the calls of a region that a rule does not apply to. Returns whether it applies to any.
-    fn subtract(&mut self, region: Region, rule: &Scope, left: &mut Vec<Region>) -> Result<bool, Exhausted> {
-        let Some(common) = self.common(&region, rule)? else {
-            left.push(region);
-            return Ok(false);
-        };
-        let Self { callers, users, budget, .. } = self;
-        if let Some(others) = callers.rest(&region.callers, &rule.callers, budget)? {
-            left.push(Region { callers: others, ..region.clone() });
-        }
-        let api_clients = region.api_clients.without(&rule.api_clients);
-        if !api_clients.is_empty() {
-            left.push(Region { callers: common.callers.clone(), api_clients, ..region.clone() });
-        }
-        if let Some(others) = users.rest(&region.users, &rule.users, budget)? {
-            let (callers, api_clients) = (common.callers.clone(), common.api_clients.clone());
-            left.push(Region { callers, api_clients, users: others, claims: region.claims.clone() });
-        }
-        if !rule.claims.is_empty() {
-            let mut claims = region.claims;
-            claims.unmet.push(Rc::clone(&rule.claims));
-            if claims.find(budget)?.is_some() {
-                left.push(Region { claims, ..common });
+    pub(super) fn common(&self, region: &Region, rule: &Scope) -> Result<Option<Region>, Exhausted> {
+        let mut common = region.clone();
+        for part in [Part::ApiClients, Part::Claims, Part::Callers, Part::Users] {
+            match self.common_part(&common, rule, part)? {
+                Some(region) => common = region,
+                None => return Ok(None),
             }
         }
+        Ok(Some(common))
+    }
+
+    /// Returns a region with the members of one part that are also in that of a rule, or `None` if
+    /// there are none.
+    fn common_part(&self, region: &Region, rule: &Scope, part: Part) -> Result<Option<Region>, Exhausted> {
+        let Self { callers, users, claims: table, budget } = self;
+        Ok(match part {
+            Part::Callers => {
+                let callers = callers.common(&region.callers, &rule.callers, budget)?;
+                callers.map(|callers| Region { callers, ..region.clone() })
+            }
+            Part::ApiClients => {
+                let api_clients = region.api_clients.and(&rule.api_clients);
+                (!api_clients.is_empty()).then(|| Region { api_clients, ..region.clone() })
+            }
+            Part::Users => {
+                let users = users.common(&region.users, &rule.users, budget)?;
+                users.map(|users| Region { users, ..region.clone() })
+            }
+            Part::Claims => {
+                let claims = region.claims.common(rule.claims, table, budget)?;
+                claims.map(|claims| Region { claims, ..region.clone() })
+            }
+        })
+    }
+
+    /// Returns a region with the members of one part that are not in those of some rules, or `None` if
+    /// there are none.
+    fn rest_of_part(
+        &self,
+        region: &Region,
+        rules: &Bits,
+        catalog: &Catalog,
+        part: Part,
+    ) -> Result<Option<Region>, Exhausted> {
+        let Self { callers, users, claims: table, budget } = self;
+        let scopes = || rules.iter().map(|id| catalog.get(id));
+        Ok(match part {
+            Part::Callers => {
+                let atoms: Vec<AtomId> = scopes().flat_map(|scope| scope.callers.iter().copied()).collect();
+                let callers = callers.rest(&region.callers, &atoms, budget)?;
+                callers.map(|callers| Region { callers, ..region.clone() })
+            }
+            Part::ApiClients => {
+                let mut api_clients = region.api_clients.clone();
+                scopes().for_each(|scope| api_clients.subtract(&scope.api_clients));
+                (!api_clients.is_empty()).then(|| Region { api_clients, ..region.clone() })
+            }
+            Part::Users => {
+                let atoms: Vec<AtomId> = scopes().flat_map(|scope| scope.users.iter().copied()).collect();
+                let users = users.rest(&region.users, &atoms, budget)?;
+                users.map(|users| Region { users, ..region.clone() })
+            }
+            Part::Claims => {
+                let ids: Bits = scopes().map(|scope| scope.claims).collect();
+                let claims = region.claims.rest(&ids, table, budget)?;
+                claims.map(|claims| Region { claims, ..region.clone() })
+            }
+        })
+    }
+
+    fn reach(&self, region: &Region, catalog: &Catalog, part: Part) -> Result<Rc<Reach>, Exhausted> {
+        let Self { callers, users, claims, budget } = self;
+        match part {
+            Part::Callers => catalog.reach_of_callers(&region.callers, &callers.atoms, budget),
+            Part::ApiClients => Ok(catalog.reach_of_api_clients(&region.api_clients)),
+            Part::Users => catalog.reach_of_users(&region.users, &users.atoms, budget),
+            Part::Claims => catalog.reach_of_claims(&region.claims, claims, budget),
+        }
+    }
+
+    fn piece(&self, region: Region, others: Others<'_>) -> Result<Piece, Exhausted> {
+        let reach = |part| self.reach(&region, others.catalog, part);
+        let reach =
+            [reach(Part::Callers)?, reach(Part::ApiClients)?, reach(Part::Users)?, reach(Part::Claims)?];
+        let mut open = others.scopes.clone();
+        for reach in &reach {
+            open.keep(&reach.meets);
+        }
+        Ok(Piece { region, reach, open })
+    }
+
+    /// Returns the piece with another part.
+    fn with_part(
+        &self,
+        piece: &Piece,
+        region: Region,
+        part: Part,
+        catalog: &Catalog,
+    ) -> Result<Piece, Exhausted> {
+        let reach = self.reach(&region, catalog, part)?;
+        let mut open = piece.open.clone();
+        open.keep(&reach.meets);
+        let mut all = piece.reach.clone();
+        all[part as usize] = reach;
+        Ok(Piece { region, reach: all, open })
+    }
+
+    /// Subtracts rules from a piece: returns what is left, or adds the pieces that it is split into.
+    fn subtract(
+        &self,
+        mut piece: Piece,
+        catalog: &Catalog,
+        pieces: &mut Vec<Piece>,
+        used: &mut Bits,
+    ) -> Result<Option<Region>, Exhausted> {
+        'changed: loop {
+            if piece.open.is_empty() {
+                return Ok(Some(piece.region));
+            }
+            self.budget.spend(20 + catalog.len() / 4)?;
+            let covering = |except: Option<Part>| {
+                let mut scopes = piece.open.clone();
+                for part in PARTS.into_iter().filter(|part| Some(*part) != except) {
+                    scopes.keep(&piece.reach[part as usize].covers);
+                }
+                scopes
+            };
+            if let Some(scope) = covering(None).first() {
+                used.insert(scope);
+                return Ok(None);
+            }
+            for part in PARTS {
+                let scopes = covering(Some(part));
+                if scopes.is_empty() {
+                    continue;
+                }
+                used.add(&scopes);
+                let Some(region) = self.rest_of_part(&piece.region, &scopes, catalog, part)? else {
+                    return Ok(None);
+                };
+                piece.open.subtract(&scopes);
+                piece = self.with_part(&piece, region, part, catalog)?;
+                continue 'changed;
+            }
+            let scope = piece.fewest_pieces();
+            piece.open.remove(scope);
+            if self.split(&piece, scope, catalog, pieces)? {
+                used.insert(scope);
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Splits a piece into those parts to which a rule does not apply. Returns `false` if it applies
+    /// to none of its calls.
+    fn split(
+        &self,
+        piece: &Piece,
+        scope: ScopeId,
+        catalog: &Catalog,
+        pieces: &mut Vec<Piece>,
+    ) -> Result<bool, Exhausted> {
+        let rule = catalog.get(scope);
+        let only: Bits = std::iter::once(scope).collect();
+        let mut found = Vec::new();
+        let mut rest = piece.clone();
+        for part in PARTS.into_iter().filter(|part| !piece.reach[*part as usize].covers.contains(scope)) {
+            let Some(common) = self.common_part(&rest.region, rule, part)? else { return Ok(false) };
+            if let Some(others) = self.rest_of_part(&rest.region, &only, catalog, part)? {
+                found.push(self.with_part(&rest, others, part, catalog)?);
+            }
+            rest = self.with_part(&rest, common, part, catalog)?;
+        }
+        pieces.append(&mut found);
         Ok(true)
+    }
+}
+
+impl Piece {
+    /// Returns the rule that covers a piece in most parts. There is one.
+    fn fewest_pieces(&self) -> ScopeId {
+        let covered = |scope: ScopeId| self.reach.iter().filter(|reach| reach.covers.contains(scope)).count();
+        let mut found = (0, 0);
+        for (at, scope) in self.open.iter().enumerate() {
+            let covered = covered(scope);
+            if at == 0 || covered > found.0 {
+                found = (covered, scope);
+            }
+        }
+        found.1
     }
 }

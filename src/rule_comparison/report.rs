@@ -5,12 +5,15 @@ use std::{fmt, sync::Arc};
 use super::{
     CompiledRule, File, Tables,
     atoms::{ALL_USERS, AtomId, FOLDED_USERS},
-    claim_set::Requirements,
+    bits::Bits,
     name_set::{Dimension, NameSet, Witness},
     region::Region,
     search::{Budget, Exhausted},
 };
 use crate::{caller::Claims, domain::call::Method};
+
+/// Size of a description without its lists, in entries.
+const BOX_ENTRIES: usize = 40;
 
 /// The differences between two configurations.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,7 +64,7 @@ pub struct Calls {
     /// Required claims of the caller's JWT: `PATH = VALUE`, or several accepted values.
     pub claims: Vec<String>,
     /// Combinations of claims that the callers do not have.
-    pub without_claims: Vec<Vec<String>>,
+    pub without_claims: Arc<[Arc<[String]>]>,
     /// The method.
     pub method: Method,
     /// The users; for a login, those whose session the caller may receive.
@@ -74,11 +77,11 @@ pub struct Calls {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Names {
     /// The globs, at least one.
-    pub any_of: Vec<String>,
+    pub any_of: Arc<[Arc<str>]>,
     /// Further lists of globs, of each of which one must match.
-    pub and: Vec<Vec<String>>,
+    pub and: Vec<Arc<[Arc<str>]>>,
     /// Globs whose names are not in the set.
-    pub except: Vec<String>,
+    pub except: Arc<[Arc<str>]>,
 }
 
 /// A call, as `check-config --explain` reads it.
@@ -126,6 +129,20 @@ pub struct Respelling {
     pub written: String,
     /// The canonical form.
     pub compared: String,
+}
+
+impl Calls {
+    /// Returns whether other calls are the same except for the method.
+    #[must_use]
+    pub fn differ_only_in_method(&self, other: &Self) -> bool {
+        let Self { callers, claims, without_claims, method, users, api_clients } = other;
+        self.method != *method
+            && self.callers == *callers
+            && self.users == *users
+            && self.claims == *claims
+            && self.api_clients == *api_clients
+            && self.without_claims == *without_claims
+    }
 }
 
 impl fmt::Display for Names {
@@ -186,15 +203,26 @@ impl Tables<'_> {
         let world = &self.world;
         let is_all = (0..self.api_clients.len()).all(|at| region.api_clients.contains(at));
         let names = || region.api_clients.iter().map(|at| self.api_clients[at].to_owned()).collect();
-        let claims = |rules: &[Requirements]| rules.iter().map(describe_claims).collect::<Vec<_>>();
         Ok(Calls {
             callers: describe(&world.callers, &region.callers, &world.budget)?,
-            claims: claims(&region.claims.met).concat(),
-            without_claims: claims(&region.claims.unmet),
+            claims: world.claims.describe_met(&region.claims.met),
+            without_claims: self.without_claims(&region.claims.unmet)?,
             method,
             users: describe(&world.users, &region.users, &world.budget)?,
             api_clients: if is_all { None } else { Some(names()) },
         })
+    }
+
+    /// Describes the requirements that are not met. Equal texts are shared, because each of many
+    /// boxes can exclude all other rules.
+    fn without_claims(&self, unmet: &Bits) -> Result<Arc<[Arc<[String]>]>, Exhausted> {
+        let mut described = self.described_claims.borrow_mut();
+        let mut all = Vec::new();
+        for id in unmet.iter() {
+            self.world.budget.spend_entries(1)?;
+            all.push(Arc::clone(described.entry(id).or_insert_with(|| self.world.claims.describe(id))));
+        }
+        Ok(all.into())
     }
 
     /// Returns a call of a region, with a user unless the decision does not depend on it.
@@ -205,7 +233,7 @@ impl Tables<'_> {
             Ok(dimension.text(&member))
         };
         let caller = member(&world.callers, &region.callers)?;
-        let claims = region.claims.find(&world.budget)?.unwrap_or_default();
+        let claims = world.claims.find(&region.claims, &world.budget)?.unwrap_or_default();
         let user = if has_user { Some(member(&world.users, &region.users)?) } else { None };
         let clients = || region.api_clients.iter().map(|at| self.api_clients[at]);
         // A default of only one of the files must be named as well.
@@ -214,15 +242,6 @@ impl Tables<'_> {
         let api_client = if default.is_some() { None } else { clients().next().map(str::to_owned) };
         Ok(Example { caller, claims, user, api_client })
     }
-}
-
-/// Returns the requirements of a rule as texts.
-fn describe_claims(rule: &Requirements) -> Vec<String> {
-    let describe = |required: &crate::caller::ClaimRequirement| {
-        let values: Vec<String> = required.values.iter().map(ToString::to_string).collect();
-        format!("{} = {}", required.path, values.join(" or "))
-    };
-    rule.iter().map(describe).collect()
 }
 
 fn has_names(dimension: &Dimension, set: &NameSet, budget: &Budget) -> Result<bool, Exhausted> {
@@ -236,6 +255,7 @@ fn has_names(dimension: &Dimension, set: &NameSet, budget: &Budget) -> Result<bo
 /// only one file has can be in it although the globs of an exception match it.
 fn describable(callers: &Dimension, region: Region, budget: &Budget) -> Result<Vec<Region>, Exhausted> {
     let set = &region.callers;
+    budget.spend(2 * callers.listed.len() * (set.base.len() + set.except.len()))?;
     let is_described = |at: usize| {
         let excluding: Vec<AtomId> =
             set.except.iter().copied().filter(|&atom| !callers.atoms.get(atom).globs.is_empty()).collect();
@@ -250,16 +270,21 @@ fn describable(callers: &Dimension, region: Region, budget: &Budget) -> Result<V
 
 /// Describes a set that is not empty.
 fn describe(dimension: &Dimension, set: &NameSet, budget: &Budget) -> Result<Names, Exhausted> {
-    let texts = |atoms: &[AtomId]| -> Vec<String> {
-        atoms.iter().map(|&atom| dimension.atoms.get(atom).text.to_string()).collect()
+    let entries = set.base.len() + set.except.len() + set.also.iter().map(|list| list.len()).sum::<usize>();
+    budget.spend_entries(BOX_ENTRIES / 2 + entries)?;
+    budget.spend(2 * dimension.listed.len() * entries)?;
+    let texts = |atoms: &[AtomId]| -> Vec<Arc<str>> {
+        atoms.iter().map(|&atom| Arc::clone(&dimension.atoms.get(atom).text)).collect()
     };
+    let none = || Arc::from([]);
     if !has_names(dimension, set, budget)? {
-        let any_of = if set.listed.contains(FOLDED_USERS) && texts(&set.base) == [ALL_USERS] {
-            vec!["users whose names contain forms of ASCII characters, which no pattern matches".to_owned()]
+        let all_users = set.base.iter().all(|&atom| &*dimension.atoms.get(atom).text == ALL_USERS);
+        let any_of = if set.listed.contains(FOLDED_USERS) && all_users && !set.base.is_empty() {
+            vec![Arc::from("users whose names contain forms of ASCII characters, which no pattern matches")]
         } else {
-            set.listed.iter().map(|at| dimension.listed[at].clone()).collect()
+            set.listed.iter().map(|at| Arc::from(&*dimension.listed[at])).collect()
         };
-        return Ok(Names { any_of, and: Vec::new(), except: Vec::new() });
+        return Ok(Names { any_of: any_of.into(), and: Vec::new(), except: none() });
     }
     let excluding: Vec<AtomId> =
         set.except.iter().copied().filter(|&atom| !dimension.atoms.get(atom).globs.is_empty()).collect();
@@ -267,8 +292,9 @@ fn describe(dimension: &Dimension, set: &NameSet, budget: &Budget) -> Result<Nam
     // The globs of the set also match tokens that are not in it.
     for (at, name) in dimension.listed.iter().enumerate() {
         if !set.listed.contains(at) && dimension.is_matched(set, &excluding, at) {
-            except.push(name.clone());
+            except.push(Arc::from(&**name));
         }
     }
-    Ok(Names { any_of, and: set.also.iter().map(|atoms| texts(atoms)).collect(), except })
+    let and = set.also.iter().map(|atoms| texts(atoms).into()).collect();
+    Ok(Names { any_of: any_of.into(), and, except: except.into() })
 }

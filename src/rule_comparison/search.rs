@@ -6,7 +6,8 @@
 //! that the nodes distinguish, and one other character for each group of the grammar.
 //!
 //! A search is abandoned when it exceeds its [`Budget`]: the number of states can be exponential in
-//! the number of globs with several runs.
+//! the number of globs with several runs. Otherwise the result is exact: names that exist are found,
+//! and a found name exists.
 
 use std::{
     cell::Cell,
@@ -15,18 +16,31 @@ use std::{
 };
 
 use super::{
+    combining::{Combining, Marks},
     glob::{Glob, GlobTree},
     names::{Position, Space},
 };
 
 /// Maximum number of nodes in the states of one search; 4 bytes each.
 const MAX_NODES: usize = 8_000_000;
+/// Work of adding a token of a glob to a tree, in steps.
+const STEPS_PER_TOKEN: usize = 5;
+/// Work of following one node with one character, in steps.
+const STEPS_PER_NODE: usize = 2;
 /// Maximum number of sets of globs in one search.
 pub(super) const MAX_SETS: usize = 64;
 
-/// The work that a comparison may still do, in nodes and pairs of globs.
+/// Maximum number of entries in the descriptions of one comparison; 16 bytes each.
+const MAX_ENTRIES: u64 = 4_000_000;
+
+/// What a comparison may still use.
 #[derive(Debug)]
-pub(super) struct Budget(Cell<u64>);
+pub(super) struct Budget {
+    /// Steps of work, of about ten nanoseconds each.
+    steps: Cell<u64>,
+    /// Entries of the report.
+    entries: Cell<u64>,
+}
 
 /// The globs are too complex to compare.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,14 +48,29 @@ pub(super) struct Exhausted;
 
 impl Budget {
     pub(super) const fn new(steps: u64) -> Self {
-        Self(Cell::new(steps))
+        Self::with_entries(steps, MAX_ENTRIES)
+    }
+
+    pub(super) const fn with_entries(steps: u64, entries: u64) -> Self {
+        Self { steps: Cell::new(steps), entries: Cell::new(entries) }
     }
 
     pub(super) fn spend(&self, steps: usize) -> Result<(), Exhausted> {
-        let left = self.0.get().checked_sub(steps as u64).ok_or(Exhausted)?;
-        self.0.set(left);
-        Ok(())
+        take(&self.steps, steps)
     }
+
+    /// Takes entries of the report, and the work of adding them.
+    pub(super) fn spend_entries(&self, entries: usize) -> Result<(), Exhausted> {
+        const STEPS_PER_ENTRY: usize = 5;
+        self.spend(STEPS_PER_ENTRY * entries)?;
+        take(&self.entries, entries)
+    }
+}
+
+fn take(from: &Cell<u64>, number: usize) -> Result<(), Exhausted> {
+    let left = from.get().checked_sub(number as u64).ok_or(Exhausted)?;
+    from.set(left);
+    Ok(())
 }
 
 /// The names to find: those of a space that match a glob of each of the wanted sets, and no
@@ -57,14 +86,16 @@ pub(super) struct Search<'a> {
 /// A state, and the character that led to it from an earlier one.
 struct State {
     at: Position,
+    end: Combining,
     wanted: Box<[u32]>,
     excluded: Box<[u32]>,
+    bytes: usize,
     from: usize,
     char: char,
 }
 
 /// The excluded nodes of known states, by the rest of the state.
-type Known = HashMap<(Position, Box<[u32]>), Vec<usize>>;
+type Known = HashMap<(Position, Combining, Box<[u32]>), Vec<usize>>;
 
 impl Search<'_> {
     /// Returns a shortest name, or `None` if there is none.
@@ -72,12 +103,12 @@ impl Search<'_> {
         match self.run(budget, false)? {
             Outcome::Found(name) => Ok(Some(name)),
             Outcome::None => Ok(None),
-            Outcome::Invalid(name) => match self.run(budget, true)? {
+            // Lengths of parts of the name are only counted if it matters.
+            Outcome::Invalid => match self.run(budget, true)? {
                 Outcome::Found(name) => Ok(Some(name)),
                 Outcome::None => Ok(None),
-                // Combining characters can make a name differ from its canonical form, which the
-                // grammar does not follow. It is reported, because another name may exist.
-                Outcome::Invalid(_) => Ok(self.space.is_text().then_some(name)),
+                // The grammar is exact, so this does not happen. An example must exist regardless.
+                Outcome::Invalid => Err(Exhausted),
             },
         }
     }
@@ -86,17 +117,10 @@ impl Search<'_> {
         if self.wanted.is_empty() || self.wanted.len() > MAX_SETS {
             return Err(Exhausted);
         }
-        let (mut wanted, mut excluded) = (GlobTree::new(), GlobTree::new());
-        for (set, globs) in (0..).zip(self.wanted) {
-            for glob in globs {
-                wanted.insert(glob, set);
-            }
-        }
-        for glob in self.excluded {
-            excluded.insert(glob, 0);
-        }
+        let (wanted, excluded) = self.trees();
         let globs = self.wanted.iter().flatten().chain(self.excluded);
-        budget.spend(globs.map(|glob| glob.tokens().len()).sum())?;
+        budget.spend(globs.clone().map(|glob| STEPS_PER_TOKEN * glob.tokens().len()).sum())?;
+        let marks = Marks::of(globs.copied().filter(|_| self.space.is_folded()));
         let all = u64::MAX >> (MAX_SETS - self.wanted.len());
 
         let mut states: Vec<State> = Vec::new();
@@ -104,20 +128,20 @@ impl Search<'_> {
         // Shorter names first; of the same length, in the order of discovery.
         let mut open = BinaryHeap::new();
         let mut nodes = 0;
-        let mut add = |states: &mut Vec<State>, open: &mut BinaryHeap<_>, state: State, bytes: usize| {
+        let mut add = |states: &mut Vec<State>, open: &mut BinaryHeap<_>, state: State| {
             let is_dead = wanted.below(&state.wanted) != all || excluded.matches_any_rest(&state.excluded);
-            if is_dead || bytes > self.space.max_bytes() {
+            if is_dead || state.bytes > self.space.max_bytes() {
                 return Ok(());
             }
-            let alike = known.entry((state.at, state.wanted.clone())).or_default();
+            let alike = known.entry((state.at, state.end, state.wanted.clone())).or_default();
             // A state with fewer excluded nodes leads to all names of this one, and no longer ones.
             let mut compared = 0;
             let is_known = alike.iter().any(|&other| {
                 let other: &State = &states[other];
-                compared += other.excluded.len();
-                is_subset(&other.excluded, &state.excluded)
+                compared += 1 + other.excluded.len();
+                other.bytes <= state.bytes && is_subset(&other.excluded, &state.excluded)
             });
-            budget.spend(compared + 1)?;
+            budget.spend(compared + 10)?;
             if is_known {
                 return Ok(());
             }
@@ -126,19 +150,21 @@ impl Search<'_> {
                 return Err(Exhausted);
             }
             alike.push(states.len());
-            open.push(Reverse((bytes, states.len())));
+            open.push(Reverse((state.bytes, states.len())));
             states.push(state);
             Ok(())
         };
         let start = State {
             at: Position::default(),
+            end: Combining::default(),
+            bytes: 0,
             wanted: wanted.start().into(),
             excluded: excluded.start().into(),
             from: usize::MAX,
             char: '\0',
         };
-        add(&mut states, &mut open, start, 0)?;
-        let mut invalid = None;
+        add(&mut states, &mut open, start)?;
+        let mut has_invalid = false;
         let mut chars = Vec::new();
         while let Some(Reverse((bytes, index))) = open.pop() {
             let state = &states[index];
@@ -151,59 +177,89 @@ impl Search<'_> {
                     return Ok(Outcome::Found(name));
                 }
                 if !counting {
-                    return Ok(Outcome::Invalid(name));
+                    return Ok(Outcome::Invalid);
                 }
-                invalid.get_or_insert(name);
+                has_invalid = true;
             }
             let state = &states[index];
-            chars.clear();
-            wanted.chars(&state.wanted, &mut chars);
-            excluded.chars(&state.excluded, &mut chars);
-            chars.sort_unstable();
-            chars.dedup();
-            budget.spend((state.wanted.len() + state.excluded.len() + 4) * (chars.len() + 4))?;
+            Self::add_chars(state, &wanted, &excluded, &mut chars);
+            budget.spend(
+                STEPS_PER_NODE * (state.wanted.len() + state.excluded.len() + 4) * (chars.len() + 4),
+            )?;
             let named = chars.len();
-            self.add_others(state.at, &mut chars, named);
+            self.add_others(state.at, &marks, &mut chars, named);
             // Other characters first: of two shortest names, the more general one.
             for position in (named..chars.len()).chain(0..named) {
                 let char = chars[position];
                 let state = &states[index];
                 let Some(at) = self.space.step(state.at, char, counting) else { continue };
+                // Without marks, every sequence is possible.
+                let end = if marks.is_empty() { Some(state.end) } else { state.end.step(char) };
+                let Some(end) = end.map(|end| marks.relevant(end)) else { continue };
                 let reached = wanted.step(&state.wanted, char);
                 if reached.is_empty() {
                     continue;
                 }
                 let next = State {
                     at,
+                    end,
+                    bytes: bytes + char.len_utf8(),
                     wanted: reached.into(),
                     excluded: excluded.step(&state.excluded, char).into(),
                     from: index,
                     char,
                 };
-                add(&mut states, &mut open, next, bytes + char.len_utf8())?;
+                add(&mut states, &mut open, next)?;
             }
         }
-        Ok(invalid.map_or(Outcome::None, Outcome::Invalid))
+        Ok(if has_invalid { Outcome::Invalid } else { Outcome::None })
     }
 
-    /// Adds one character of each group of the grammar that is not among the first `named` ones.
-    fn add_others(&self, at: Position, chars: &mut Vec<char>, named: usize) {
-        for (number, group) in self.space.groups(at).iter().enumerate() {
-            let is_other = |char: &char| chars[..named].binary_search(char).is_err();
-            let mut other = group.chars().find(is_other);
-            if other.is_none() && number == 0 && self.space.is_text() {
-                // Letters without case and decomposition.
-                other = ('\u{4e00}'..='\u{9fa5}').find(is_other);
+    /// Returns the trees of the wanted and of the excluded globs.
+    fn trees(&self) -> (GlobTree, GlobTree) {
+        let (mut wanted, mut excluded) = (GlobTree::new(), GlobTree::new());
+        for (set, globs) in (0..).zip(self.wanted) {
+            for glob in globs {
+                wanted.insert(glob, set);
             }
+        }
+        for glob in self.excluded {
+            excluded.insert(glob, 0);
+        }
+        (wanted, excluded)
+    }
+
+    /// Replaces the characters with those that globs distinguish at a state.
+    fn add_chars(state: &State, wanted: &GlobTree, excluded: &GlobTree, chars: &mut Vec<char>) {
+        chars.clear();
+        wanted.chars(&state.wanted, chars);
+        excluded.chars(&state.excluded, chars);
+        chars.sort_unstable();
+        chars.dedup();
+    }
+
+    /// Adds one character of each group of the grammar that is not among the first `named` ones, and
+    /// if there are marks, one that combines with none of them.
+    fn add_others(&self, at: Position, marks: &Marks, chars: &mut Vec<char>, named: usize) {
+        for (number, group) in self.space.groups(at).iter().enumerate() {
+            // Letters without case and decomposition.
+            let letters = (number == 0 && self.space.is_text()).then_some('\u{4e00}'..='\u{9fa5}');
+            let others = group.chars().chain(letters.into_iter().flatten());
+            let mut others = others.filter(|char| chars[..named].binary_search(char).is_err());
+            let other = others.next();
+            let neutral = other
+                .filter(|char| marks.combine_with(*char))
+                .and_then(|_| others.find(|char| !marks.combine_with(*char)));
             chars.extend(other);
+            chars.extend(neutral);
         }
     }
 }
 
 enum Outcome {
     Found(String),
-    /// A text that the grammar accepts, and that is not a name.
-    Invalid(String),
+    /// The grammar accepts a text that is not a name.
+    Invalid,
     None,
 }
 

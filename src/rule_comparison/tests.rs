@@ -11,6 +11,7 @@ use crate::{
 };
 
 mod brute_force;
+mod large;
 mod readable;
 mod warnings;
 

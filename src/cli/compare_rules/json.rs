@@ -1,40 +1,79 @@
 //! The report of `compare-rules` as JSON.
 
-use serde::Serialize;
+use std::io;
+
+use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
-use super::{super::failure::Failure, replay::AuditReplay};
+use super::replay::AuditReplay;
 use crate::{
     access::{ReplayedDecisions, Rules, UnknownPart},
     base::text::PrintableJson,
     caller::{ClaimValue, Claims},
-    rule_comparison::{Calls, Change, Comparison, Example, File, RuleName},
+    rule_comparison::{Calls, Change, Comparison, Example, File, Opening, QuotaChange, Respelling, RuleName},
 };
 
-/// Returns the report as one line.
-pub(super) fn document(
+/// The report. Its parts are converted one after the other, because there can be many of them.
+#[derive(Serialize)]
+struct Report<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    audit: Option<Value>,
+    #[serde(serialize_with = "write_openings")]
+    closed: &'a [Opening],
+    #[serde(serialize_with = "write_openings")]
+    opened: &'a [Opening],
+    #[serde(serialize_with = "write_quotas")]
+    quotas: &'a [QuotaChange],
+    #[serde(serialize_with = "write_respelled")]
+    respelled: &'a [Respelling],
+    settings: Value,
+}
+
+/// Writes the report as one line.
+///
+/// # Errors
+///
+/// Those of the writer.
+pub(super) fn write(
     compared: &Comparison,
     replay: Option<&AuditReplay>,
     rules: &[Rules; 2],
-) -> Result<String, Failure> {
-    let openings = |openings: &[crate::rule_comparison::Opening]| -> Vec<Value> {
-        let describe = |opening: &crate::rule_comparison::Opening| {
-            let mut value = calls(&opening.calls);
-            add_rule(&mut value, "rule", &opening.rule);
-            value.insert("example".to_owned(), example(&opening.example));
-            Value::Object(value)
-        };
-        openings.iter().map(describe).collect()
+    out: &mut dyn io::Write,
+) -> io::Result<()> {
+    let report = Report {
+        audit: replay.map(|replay| replayed(replay, rules)),
+        closed: &compared.closed,
+        opened: &compared.opened,
+        quotas: &compared.quotas,
+        respelled: &compared.respelled,
+        settings: changes(&compared.settings),
     };
-    let quotas = compared.quotas.iter().map(|change| {
+    report.serialize(&mut serde_json::Serializer::with_formatter(&mut *out, PrintableJson))?;
+    out.write_all(b"\n")
+}
+
+fn write_openings<S: Serializer>(openings: &&[Opening], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(openings.iter().map(|opening| {
+        let mut value = calls(&opening.calls);
+        add_rule(&mut value, "rule", &opening.rule);
+        value.insert("example".to_owned(), example(&opening.example));
+        value
+    }))
+}
+
+fn write_quotas<S: Serializer>(quotas: &&[QuotaChange], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(quotas.iter().map(|change| {
         let mut value = calls(&change.calls);
         add_rule(&mut value, "old_rule", &change.old_rule);
         add_rule(&mut value, "rule", &change.new_rule);
         value.insert("changes".to_owned(), changes(&change.changes));
         value.insert("example".to_owned(), example(&change.example));
-        Value::Object(value)
-    });
-    let respelled = compared.respelled.iter().map(|pattern| {
+        value
+    }))
+}
+
+fn write_respelled<S: Serializer>(respelled: &&[Respelling], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(respelled.iter().map(|pattern| {
         let file = match pattern.file {
             File::Old => "old",
             File::New => "new",
@@ -45,22 +84,7 @@ pub(super) fn document(
             "written": pattern.written,
             "compared_as": pattern.compared,
         })
-    });
-    let mut report = json!({
-        "opened": openings(&compared.opened),
-        "closed": openings(&compared.closed),
-        "quotas": quotas.collect::<Vec<_>>(),
-        "settings": changes(&compared.settings),
-        "respelled": respelled.collect::<Vec<_>>(),
-    });
-    if let Some(replay) = replay {
-        report["audit"] = replayed(replay, rules);
-    }
-    let mut line = Vec::new();
-    let mut serializer = serde_json::Serializer::with_formatter(&mut line, PrintableJson);
-    let written = report.serialize(&mut serializer).map(|()| line.push(b'\n'));
-    let text = written.ok().and_then(|()| String::from_utf8(line).ok());
-    text.ok_or_else(|| Failure::Failed("cannot write the report as JSON".to_owned()))
+    }))
 }
 
 /// Returns the result of replaying audit files.
@@ -144,7 +168,8 @@ fn calls(calls: &Calls) -> Map<String, Value> {
         add("claims", json!(calls.claims));
     }
     if !calls.without_claims.is_empty() {
-        add("without_claims", json!(calls.without_claims));
+        let all = calls.without_claims.iter().map(|claims| json!(**claims));
+        add("without_claims", all.collect());
     }
     value
 }

@@ -1,6 +1,6 @@
 //! The report of `compare-rules` for people.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     super::{
@@ -16,7 +16,7 @@ use crate::{
     rule_comparison::{Calls, Change, Comparison, Example, File, Names, Opening},
 };
 
-/// Maximum number of globs that are printed of one list.
+/// Maximum number of globs, or of combinations of claims, that are printed of one list.
 const MAX_GLOBS: usize = 8;
 
 /// Maximum number of callers that are printed of one list.
@@ -191,11 +191,9 @@ fn heading(text: &str, number: usize, output: &mut Output) {
 fn print_openings(text: &str, openings: &[Opening], output: &mut Output) {
     let mut merged: Vec<Vec<&Opening>> = Vec::new();
     for opening in openings {
-        let differs_in_method = |other: &Opening| {
-            let calls = Calls { method: opening.calls.method, ..other.calls.clone() };
-            calls == opening.calls && other.rule == opening.rule
-        };
-        match merged.iter_mut().find(|others| differs_in_method(others[0])) {
+        // The openings of one rule follow each other.
+        let mut of_rule = merged.iter_mut().rev().take_while(|others| others[0].rule == opening.rule);
+        match of_rule.find(|others| others[0].calls.differ_only_in_method(&opening.calls)) {
             Some(others) => others.push(opening),
             None => merged.push(vec![opening]),
         }
@@ -219,8 +217,12 @@ fn print_calls(of_methods: &[(&Calls, &Example)], output: &mut Output) {
     for claim in &calls.claims {
         row("claim", claim, output);
     }
-    for claims in &calls.without_claims {
+    for claims in calls.without_claims.iter().take(MAX_GLOBS) {
         row("not with", claims.join(" and "), output);
+    }
+    if calls.without_claims.len() > MAX_GLOBS {
+        let more = calls.without_claims.len() - MAX_GLOBS;
+        row("not with", format_args!("{more} more combinations; --format json lists all"), output);
     }
     let methods: Vec<&str> = of_methods.iter().map(|(calls, _)| calls.method.name()).collect();
     row(if methods.len() == 1 { "method" } else { "methods" }, methods.join(", "), output);
@@ -246,12 +248,12 @@ fn row(name: &str, value: impl std::fmt::Display, output: &mut Output) {
 
 /// Returns a set of names with at most [`MAX_GLOBS`] of each list.
 fn shortened(names: &Names) -> String {
-    let list = |globs: &[String]| -> Vec<String> {
-        let mut list: Vec<String> = globs.iter().take(MAX_GLOBS).cloned().collect();
+    let list = |globs: &[Arc<str>]| -> Arc<[Arc<str>]> {
+        let mut list: Vec<Arc<str>> = globs.iter().take(MAX_GLOBS).cloned().collect();
         if globs.len() > MAX_GLOBS {
-            list.push(format!("{} more", globs.len() - MAX_GLOBS));
+            list.push(format!("{} more", globs.len() - MAX_GLOBS).into());
         }
-        list
+        list.into()
     };
     let and = names.and.iter().map(|globs| list(globs)).collect();
     Names { any_of: list(&names.any_of), and, except: list(&names.except) }.to_string()

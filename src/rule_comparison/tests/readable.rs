@@ -109,13 +109,65 @@ fn rule_without_its_claims_is_opened_to_callers_without_them() {
     let opened = compared(&both, &one);
     assert_eq!(opened[0].calls.callers.to_string(), "jwt:*");
     assert_eq!(opened[0].calls.claims, ["groups = \"admins\""]);
-    assert_eq!(opened[0].calls.without_claims, [["groups = \"admins\" or \"ops\"", "ns = \"a\""]]);
+    let [without] = &*opened[0].calls.without_claims else { panic!("{opened:?}") };
+    assert_eq!(**without, ["groups = \"admins\" or \"ops\"", "ns = \"a\""]);
     assert_eq!(opened[0].example.claims.iter().count(), 1);
     assert_eq!(compared(&[], &one), []);
     // Callers that are proven otherwise never have claims.
     let callers: Vec<String> =
         compared(&one, &[]).iter().map(|opening| opening.calls.callers.to_string()).collect();
     assert!(callers.contains(&"* except jwt:*".to_owned()), "{callers:?}");
+}
+
+#[test]
+fn logins_that_have_another_canonical_form_are_not_opened() {
+    let opened = |old: &[&str], new: &[&str]| -> Vec<String> {
+        let rows = opened(vec![rule(&["dns:a"], old)], vec![rule(&["dns:a"], new)]);
+        rows.into_iter().map(|[_, _, _, user]| user).collect()
+    };
+    // An `a` with an acute is one character.
+    assert_eq!(opened(&["login:a?*\u{301}"], &["login:a*\u{301}"]), [""; 0]);
+    assert_eq!(opened(&["login:b"], &["login:b", "login:e\u{323}\u{301}"]), ["login:\u{1eb9}\u{301}"]);
+    // Only the mark itself is no longer than a mark.
+    assert_eq!(opened(&["login:*?\u{301}"], &["login:*\u{301}"]), ["login:\u{301}"]);
+    assert_eq!(opened(&["login:b"], &["login:?\u{301}"]), ["login:x\u{301}"]);
+    // Jamo compose with each other.
+    assert_eq!(opened(&["login:b"], &["login:\u{1100}*\u{1161}"]), ["login:\u{1100}x\u{1161}"]);
+    // Marks are in canonical order: below before above.
+    assert_eq!(opened(&["login:b"], &["login:x\u{301}*\u{323}"]), ["login:x\u{301}x\u{323}"]);
+    let all_marked = ["login:x\u{301}\u{323}", "login:?\u{301}", "login:\u{301}*"];
+    assert_eq!(opened(&all_marked, &["login:?\u{301}"]), [""; 0]);
+    for user in opened(&["login:?"], &["login:?*\u{301}", "login:*\u{1161}*", "login:*\u{9be}"]) {
+        let written = subject(&user);
+        assert_eq!(written.canonical(), written.as_sent());
+    }
+}
+
+#[test]
+fn lists_are_not_repeated() {
+    let new = vec![rule(&["jwt:*a*"], &["login:*a*"])];
+    let old =
+        ["jwt:*b*", "jwt:*c*", "jwt:*b*d*"].map(|callers| rule(&[callers], &["login:*b*", "login:*c*"]));
+    let compared = compare(Config::new(old.to_vec()).side(), Config::new(new).side()).expect("few rules");
+    for opening in compared.opened.iter().chain(&compared.closed) {
+        for names in [&opening.calls.callers, &opening.calls.users] {
+            let mut lists: Vec<_> = names.and.iter().chain([&names.any_of]).collect();
+            lists.sort();
+            lists.dedup();
+            assert_eq!(lists.len(), names.and.len() + 1, "{names}");
+            let except: HashSet<_> = names.except.iter().collect();
+            assert_eq!(except.len(), names.except.len(), "{names}");
+        }
+    }
+    let claims = |groups: &[&str]| RuleSettings {
+        claims: vec![requirement("g", groups), requirement("n", &["a"])],
+        ..rule(&["jwt:*"], &["all"])
+    };
+    let mut old = Config::new(vec![claims(&["a", "b"])]);
+    let new = Config::new(vec![claims(&["a"])]);
+    old.access.rules[0].burst = number(7);
+    let compared = compare(old.side(), new.side()).expect("few rules");
+    assert_eq!(compared.quotas[0].calls.claims, ["g = \"a\"", "n = \"a\""]);
 }
 
 #[test]
@@ -175,8 +227,9 @@ fn globs_that_explode_are_an_error_that_names_them() {
         rule.burst = number(7);
     }
     let (old, new) = (Config::new(old), Config::new(new));
-    let error =
-        compare_within(2_000_000, old.side(), new.side()).expect_err("too many combinations").to_string();
+    let error = compare_within(Budget::new(2_000_000), old.side(), new.side())
+        .expect_err("too many combinations")
+        .to_string();
     for part in ["rule ", "of the new file", "login:*", "use fewer `*`"] {
         assert!(error.contains(part), "{error}");
     }

@@ -57,3 +57,14 @@ fn rules_that_limit_tokens_cover_no_others() {
     assert_eq!(covered(vec![by_issuer(), only(issue, all())]), [(2, vec![1])]);
     assert_eq!(covered(vec![all(), without_urls(), by_issuer()]), [(2, vec![1]), (3, vec![1])]);
 }
+
+/// Each rule overlaps all others, because a token can have several namespaces.
+#[test]
+fn many_rules_with_different_claims_are_checked() {
+    let namespace = |n: usize| RuleSettings {
+        claims: vec![requirement("kubernetes.io/namespace", &[&format!("ns{n}")])],
+        ..rule(&["jwt:*"], &["all"])
+    };
+    assert_eq!(covered((0..1_000).map(namespace).collect()), []);
+    assert_eq!(covered((0..300).map(|n| namespace(n % 299)).collect()), [(300, vec![1])]);
+}
