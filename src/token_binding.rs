@@ -191,7 +191,7 @@ impl TokenBinding {
         let aad = Aad::from(text.as_bytes());
         let nonce = key.cipher().seal_in_place_append_tag(aad, &mut *sealed);
         let nonce = nonce.map_err(|_| SealError::Library)?;
-        text.reserve_exact((NONCE_BYTES + sealed.len() + 2) / 3 * 4);
+        text.reserve_exact((NONCE_BYTES + sealed.len()).div_ceil(3) * 4);
         URL_SAFE_NO_PAD.encode_string(nonce.as_ref(), &mut text);
         URL_SAFE_NO_PAD.encode_string(&*sealed, &mut text);
         SealedToken::try_new(std::mem::take(&mut *text)).map_err(|_| SealError::TooLong)
