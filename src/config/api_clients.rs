@@ -38,7 +38,8 @@ pub struct ApiClient {
 /// The values of `bind_tokens`.
 const MODES: &[(&str, Mode)] = &[("on", Mode::On), ("off", Mode::Off), ("accept_raw", Mode::AcceptRaw)];
 
-const SOURCES: [&str; 3] = ["client_secret_file", "client_secret_env", "client_secret_credential"];
+/// Keys of the secret, of which one is set.
+pub(super) const SOURCES: [&str; 3] = ["client_secret_file", "client_secret_env", "client_secret_credential"];
 
 impl ApiClients {
     /// `has_token_keys`: whether there is a table `[token_binding]`.

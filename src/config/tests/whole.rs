@@ -81,6 +81,13 @@ fn sandbox_allows_all_callers_and_logs_little() {
     assert!(config.api_clients.by_name["sandbox"].platform.limits.breaker.is_none());
     assert_eq!(config.access.rules[0].rate, Rate::Unlimited);
     assert!(!format!("{config:?}").contains(CANARY));
+    let mut sealing = config.clone();
+    sealing.seal_with_random_key().unwrap();
+    assert_eq!(sealing.api_clients.by_name["sandbox"].bind_tokens, Mode::On);
+    assert!(sealing.token_keys.is_some() && sealing.token_keys == sealing.clone().token_keys);
+    let mut other = config.clone();
+    other.seal_with_random_key().unwrap();
+    assert_ne!(sealing.token_keys, other.token_keys, "each sandbox has its own key");
     let trace = BTreeMap::from([("RUST_LOG".to_owned(), "trace".to_owned())]);
     let config =
         Config::sandbox(&platform, listen, ClientSecret::parse(CANARY.as_bytes()).unwrap(), &trace).unwrap();
