@@ -30,11 +30,15 @@ struct Running {
 
 impl Running {
     fn start(keys: &str) -> Self {
+        Self::start_with_mode(keys, 0o600)
+    }
+
+    fn start_with_mode(keys: &str, mode: u32) -> Self {
         let log = CapturedLog::start();
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("token.keys");
         fs::write(&path, keys).expect("a file");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("a mode");
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("a mode");
         let metrics = Metrics::new();
         let wall = WallClock::following_monotonic();
         let (token_binding, mut follower) = KeyFile::open(path, &metrics, wall).expect("valid keys");
@@ -213,6 +217,20 @@ async fn file_that_becomes_readable_by_all_is_logged_once() {
         sleep(Duration::from_mins(1)).await;
         assert_eq!(logged(), expected);
     }
+}
+
+/// The configuration warned of it at start.
+#[tokio::test(start_paused = true)]
+async fn file_that_is_readable_by_all_at_start_is_not_logged_again() {
+    let running = Running::start_with_mode(OLD, 0o644);
+    sleep(Duration::from_mins(1)).await;
+    assert!(!running.log.text().contains("WARN"), "{}", running.log.text());
+    running.put(&format!("{OLD}{NEW}"));
+    let path = running.folder.path().join("token.keys");
+    sleep(Duration::from_mins(1)).await;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o644)).expect("a mode");
+    sleep(Duration::from_mins(1)).await;
+    assert_eq!(running.log.text().matches("token key file is readable by every user").count(), 1);
 }
 
 #[test]
