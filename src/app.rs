@@ -21,6 +21,7 @@ mod signals;
 mod start_error;
 #[cfg(test)]
 mod tests;
+mod token_keys;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -40,6 +41,7 @@ use self::{
     policy::policy,
     ports::Ports,
     reload::Reload,
+    token_keys::TokenKeys,
 };
 pub use crate::caller::is_caller_name;
 #[cfg(feature = "sandbox")]
@@ -49,7 +51,7 @@ use crate::{
     admin::Admin,
     base::{
         clock::{self, WallClock},
-        files::Trigger,
+        files::{Follower, Trigger},
         memory::ResponseMemory,
     },
     caller::JwksRefresh,
@@ -65,7 +67,7 @@ use crate::{
     server::{self, Handlers, Http1Server, Server},
     service::{ApiClients, KnownTokens, OttService, Reflection, RefusedRequests},
     supervision::Supervisor,
-    token_binding::{self, TokenBinding},
+    token_binding::{KeyFile, Mode, TokenBinding},
 };
 
 /// Minimum time for writing the last audit records and exporting the last spans.
@@ -83,7 +85,8 @@ pub struct App {
     audit: Audit,
     metrics: Metrics,
     tracer: Tracer,
-    reload: Trigger,
+    /// Triggers to read the rules and the keys of sealed tokens at once.
+    reload: Vec<Trigger>,
     stop: CancellationToken,
     supervisor: Supervisor,
     /// Heartbeat of the thread that the gateway was started on.
@@ -104,7 +107,7 @@ impl CallCutOff {
 /// The shared parts of one API client, without the connections of each worker.
 struct Upstream {
     api_client: Arc<ApiClientState>,
-    bind_tokens: token_binding::Mode,
+    bind_tokens: Mode,
     http: HttpSettings,
 }
 
@@ -195,6 +198,8 @@ impl App {
         for (name, client) in &config.api_clients.by_name {
             clients.push(StartedClient::new(name, client, &mut outgoing, &responses, &metrics, &health)?);
         }
+        let token_keys = TokenKeys::read(config.token_keys.as_ref(), &metrics)?;
+        let reload_token_keys = token_keys.reload();
         duties::start_audit_health(&supervisor, &audit, &health);
 
         let watches = Watches::new(bound.watches_per_address, metrics.watches());
@@ -219,7 +224,7 @@ impl App {
             access: access.clone(),
             audit: audit.clone(),
             known_tokens: KnownTokens::default(),
-            token_binding: TokenBinding::without_keys(),
+            token_binding: token_keys.token_binding,
             metrics: metrics.clone(),
             reflection: config.server.reflection,
             faults,
@@ -234,8 +239,9 @@ impl App {
             None => None,
         };
         // After the threads, because nothing here can fail.
-        start_upkeep(&supervisor, &metrics, key_refreshes, outgoing, credentials);
-        let (follower, reload) = Reload::new(config, access, audit.clone(), metrics.clone());
+        start_upkeep(&supervisor, &metrics, key_refreshes, token_keys.follower, outgoing, credentials);
+        let (follower, reload_rules) = Reload::new(config, access, audit.clone(), metrics.clone());
+        let reload = [reload_rules].into_iter().chain(reload_token_keys).collect();
         supervisor.start(Duty::AccessRules, None, follower, |follower| follower.run().boxed());
 
         report_serving(&server, admin.as_ref(), health_server.as_ref());
@@ -294,10 +300,10 @@ impl App {
         self.audit.closed().await;
     }
 
-    /// Reopens the audit log and reloads the rules at once (SIGHUP).
+    /// Reopens the audit log, and reloads the rules and the keys of sealed tokens at once (SIGHUP).
     pub fn refresh(&self) {
         self.audit.reopen();
-        self.reload.fire();
+        self.reload.iter().for_each(Trigger::fire);
     }
 
     /// Stops the gateway in steps (ARCHITECTURE.md, "The drain"), within 30 s regardless of its
@@ -431,11 +437,15 @@ fn start_upkeep(
     supervisor: &Supervisor,
     metrics: &Metrics,
     key_refreshes: Vec<JwksRefresh>,
+    token_keys: Option<Follower<KeyFile>>,
     outgoing: Outgoing,
     credentials: Vec<KeptCredential>,
 ) {
     for key_refresh in key_refreshes {
         duties::start_key_refresh(supervisor, key_refresh);
+    }
+    if let Some(follower) = token_keys {
+        duties::start_token_keys(supervisor, follower);
     }
     duties::start_name_lookups(supervisor, outgoing.resolver);
     for follower in authorities::followers(outgoing.tls, metrics) {

@@ -32,6 +32,7 @@ mod sandbox;
 mod section;
 mod server;
 mod telemetry;
+mod token_binding;
 mod tree;
 mod value;
 mod variables;
@@ -50,6 +51,7 @@ use self::{
     access_tests::{read_access_and_tests, with_failures},
     finding::Findings,
     section::Section,
+    token_binding::read_token_binding,
     tree::{Table, Value, keys_at},
 };
 pub use self::{
@@ -70,6 +72,7 @@ pub use self::{
 };
 use crate::{
     access::Settings as AccessSettings, caller::JwksSource, observe::audit::Settings as AuditSettings,
+    token_binding::KeySource,
 };
 
 /// The checked configuration.
@@ -89,6 +92,8 @@ pub struct Config {
     pub access: AccessSettings,
     /// `[audit]`.
     pub audit: AuditSettings,
+    /// `[token_binding]`. `None`: there are no keys, so that no token can be sealed or opened.
+    pub token_keys: Option<KeySource>,
     /// `[telemetry]`.
     pub telemetry: Telemetry,
     /// Names of the environment variables that override the file.
@@ -164,6 +169,7 @@ impl Config {
             ("api_clients", shown(&self.api_clients) != shown(&running.api_clients)),
             ("callers.jwt", self.callers.jwt != running.callers.jwt),
             ("callers.forwarded", self.callers.forwarded != running.callers.forwarded),
+            ("token_binding", self.token_keys != running.token_keys),
             ("audit", self.audit != running.audit),
             ("telemetry", self.telemetry != running.telemetry),
         ]
@@ -183,7 +189,10 @@ impl Config {
         let mut root = Section::root(tree, Place::File(file.map(Arc::from)), findings);
         let server = Server::read(root.table("server"));
         let admin = Admin::read(root.table("admin"), &server);
-        let api_clients = ApiClients::read(&root.table("api_clients"), environment);
+        let token_binding = root.optional_table("token_binding");
+        let has_token_keys = token_binding.is_some();
+        let token_keys = token_binding.and_then(read_token_binding);
+        let api_clients = ApiClients::read(&root.table("api_clients"), has_token_keys, environment);
         let callers = Callers::read(root.table("callers"), &server);
         let known = KnownNames {
             api_clients: Some(keys_at(tree, &["api_clients"])),
@@ -213,6 +222,7 @@ impl Config {
             callers,
             access,
             audit,
+            token_keys,
             telemetry,
             variables: Vec::new(),
             environment: in_effect,

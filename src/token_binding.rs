@@ -46,6 +46,7 @@
 //! ```
 
 mod contents;
+mod key_file;
 mod keys;
 
 use std::{
@@ -58,7 +59,10 @@ use aws_lc_rs::aead::{Aad, Nonce};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use zeroize::Zeroizing;
 
-pub use self::keys::{InvalidKeys, Keys, MAX_KEYS, MAX_KEYS_BYTES};
+pub use self::{
+    key_file::{KeyFile, KeySource, StoredKeys, UnusableKeys},
+    keys::{InvalidKeys, Keys, MAX_KEYS, MAX_KEYS_BYTES, NoRandomness},
+};
 use crate::{
     base::clock::WallClock,
     domain::ott::{OneTimeToken, SealedToken, Subject},
@@ -152,8 +156,8 @@ pub struct OpenedToken {
 impl TokenBinding {
     /// Creates one with these keys.
     #[must_use]
-    pub fn new(keys: Keys, wall: WallClock) -> Self {
-        Self(Arc::new(Inner { keys: ArcSwapOption::from_pointee(keys), wall }))
+    pub fn new(keys: impl Into<Arc<Keys>>, wall: WallClock) -> Self {
+        Self(Arc::new(Inner { keys: ArcSwapOption::new(Some(keys.into())), wall }))
     }
 
     /// Creates one without keys, which refuses all sealed tokens.
@@ -164,8 +168,8 @@ impl TokenBinding {
 
     /// Replaces the keys. Tokens that were sealed with a key that is no longer among them can no
     /// longer be opened.
-    pub fn replace_keys(&self, keys: Keys) {
-        self.0.keys.store(Some(Arc::new(keys)));
+    pub fn replace_keys(&self, keys: impl Into<Arc<Keys>>) {
+        self.0.keys.store(Some(keys.into()));
     }
 
     /// Returns the current wall-clock time, for [`Binding::issued_at`].
@@ -187,7 +191,7 @@ impl TokenBinding {
         let aad = Aad::from(text.as_bytes());
         let nonce = key.cipher().seal_in_place_append_tag(aad, &mut *sealed);
         let nonce = nonce.map_err(|_| SealError::Library)?;
-        text.reserve_exact((NONCE_BYTES + sealed.len() + 2) / 3 * 4);
+        text.reserve_exact((NONCE_BYTES + sealed.len()).div_ceil(3) * 4);
         URL_SAFE_NO_PAD.encode_string(nonce.as_ref(), &mut text);
         URL_SAFE_NO_PAD.encode_string(&*sealed, &mut text);
         SealedToken::try_new(std::mem::take(&mut *text)).map_err(|_| SealError::TooLong)

@@ -6,7 +6,7 @@ use super::{
     hmac_key,
     outgoing::{Outgoing, token_endpoint},
     policy::policy,
-    ports,
+    ports, token_keys,
 };
 use crate::{config::Config, observe::telemetry::metrics::Metrics, server};
 
@@ -26,6 +26,7 @@ pub fn check(config: &Config) -> Result<(), StartError> {
     }
     config.audit.check()?;
     hmac_key::read(&config.audit)?;
+    token_keys::check(config.token_keys.as_ref())?;
     policy(&config.access, &config.callers.tokens)?;
     let metrics = Metrics::new();
     let mut outgoing = Outgoing::new(&metrics);

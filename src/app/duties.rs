@@ -18,6 +18,7 @@ use crate::{
         },
     },
     supervision::{Exit, Supervisor},
+    token_binding::KeyFile,
 };
 
 /// Watches the heartbeats of all threads.
@@ -46,6 +47,11 @@ pub(super) fn start_name_lookups(supervisor: &Supervisor, resolver: Resolver) {
 pub(super) fn start_authorities(supervisor: &Supervisor, follower: Follower<FollowedAuthorities>) {
     let source = follower.name().to_owned();
     supervisor.start(Duty::Authorities, Some(&source), follower, |follower| follower.run().boxed());
+}
+
+/// Follows the keys of sealed tokens.
+pub(super) fn start_token_keys(supervisor: &Supervisor, follower: Follower<KeyFile>) {
+    supervisor.start(Duty::TokenKeys, None, follower, |follower| follower.run().boxed());
 }
 
 /// Publishes the state of an API client's credential to health.

@@ -10,6 +10,7 @@ use crate::{
     observe::{audit::AuditError, telemetry::tracing::TracingError},
     server::{BindError, ServeError},
     service::ReflectionError,
+    token_binding::UnusableKeys,
 };
 
 /// A listener of the gateway.
@@ -47,6 +48,9 @@ pub enum StartError {
     /// The key of the fingerprints in the audit log cannot be read.
     #[error("cannot read the key of the audit fingerprints from {}", .0.display())]
     HmacKey(PathBuf, #[source] io::Error),
+    /// The keys of sealed tokens cannot be read.
+    #[error("cannot read the keys of sealed tokens from {}", .0.display())]
+    TokenKeys(PathBuf, #[source] UnusableKeys),
     /// The access rules are not valid.
     #[error(transparent)]
     Rules(#[from] InvalidRules),

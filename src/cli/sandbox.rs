@@ -58,6 +58,9 @@ pub(super) struct Arguments {
     /// Read the accounts from a JSON file; the walk uses the first [default: a built-in set]
     #[arg(long, value_name = "FILE")]
     pub(super) accounts: Option<PathBuf>,
+    /// Seal one-time tokens with a random key, as with `bind_tokens = "on"` in a configuration file
+    #[arg(long, conflicts_with = "config")]
+    pub(super) bind_tokens: bool,
     /// List the accounts and exit
     #[arg(long)]
     pub(super) list_accounts: bool,
@@ -80,6 +83,7 @@ const EXAMPLES: &str = "\
 Examples:
   ott-gateway sandbox
   ott-gateway sandbox --once
+  ott-gateway sandbox --bind-tokens
   ott-gateway sandbox --listen 127.0.0.1:0 --platform-listen 127.0.0.1:0 --ready-file ready.json
   ott-gateway sandbox --listen 0.0.0.0:50051 --platform-listen 0.0.0.0:8080 \\
     --public-url http://localhost:8080
@@ -207,7 +211,11 @@ fn configuration(
     let mut config = match &arguments.config {
         None => {
             let listen = arguments.listen.unwrap_or(DEFAULT_LISTEN);
-            Config::sandbox(&url, listen, secret, &Process)?
+            let mut config = Config::sandbox(&url, listen, secret, &Process)?;
+            if arguments.bind_tokens {
+                config.seal_with_random_key().map_err(|error| Failure::Failed(error.to_string()))?;
+            }
+            config
         }
         Some(file) => {
             let platform =

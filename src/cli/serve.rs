@@ -34,8 +34,8 @@ pub(super) const LOG_FLUSH_LIMIT: Duration = Duration::from_secs(1);
 ///
 /// SIGTERM, SIGINT and SIGQUIT stop the gateway within 30 seconds, or later with a longer
 /// `drain_timeout`; a second signal stops it within 3 seconds. SIGHUP and SIGUSR1 reload the access
-/// rules and reopen the audit file. Changed rules, secrets and certificates are also reloaded
-/// within 10 seconds without a signal.
+/// rules and the keys of sealed tokens, and reopen the audit file. Changed rules, secrets, keys and
+/// certificates are also reloaded within 10 seconds without a signal.
 ///
 /// The log is text on a terminal and JSON elsewhere, unless `log_format` is set.
 #[derive(Debug, Args)]

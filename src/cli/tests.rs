@@ -42,6 +42,8 @@ struct Seen {
     timeouts: Vec<String>,
     authorizations: Vec<String>,
     spent: usize,
+    /// Whether tokens are sealed, so that a response with a login URL has no other token.
+    seals: bool,
 }
 
 impl Canned {
@@ -63,9 +65,11 @@ impl OttService for Canned {
             "" => String::new(),
             target => format!("http://127.0.0.1:1/api/2/idp/external-login#ott={OTT}&targetURI={target}"),
         };
+        let has_ott = login_url.is_empty() || !self.seen().seals;
+        let ott = if has_ott { OTT.to_owned() } else { String::new() };
         self.seen().issued.push(request.into_inner());
         let expire_time = Some(prost_types::Timestamp { seconds: 1_900_000_000, nanos: 0 });
-        Ok(Response::new(IssueOttResponse { ott: OTT.to_owned(), expire_time, login_url }))
+        Ok(Response::new(IssueOttResponse { ott, expire_time, login_url }))
     }
 
     async fn login_with_ott(
@@ -452,6 +456,30 @@ async fn walk_prints_each_step_and_no_secret() {
     let failure = walk(channel, &addresses, "x'; rm", &mut output).await.unwrap_err();
     assert!(matches!(failure, Failure::Status(_)), "{failure:?}");
     assert!(printed.text().contains("\u{1b}[1mIssueOtt\u{1b}[0m"));
+}
+
+#[cfg(feature = "sandbox")]
+#[tokio::test]
+async fn walk_spends_a_sealed_token_of_a_call_without_target_uri() {
+    let gateway = Canned::default();
+    gateway.seen().seals = true;
+    let address = gateway.listen().await;
+    let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}")).unwrap();
+    let addresses = Addresses { gateway: address.to_string(), platform: "http://127.0.0.1:8080".to_owned() };
+    let printed = Printed::default();
+    let mut output = Output::into(printed.clone(), Printed::default(), false);
+    walk(endpoint.connect().await.unwrap(), &addresses, "john@example", &mut output).await.unwrap();
+    let targets: Vec<String> =
+        gateway.seen().issued.iter().map(|request| request.target_uri.clone()).collect();
+    assert_eq!(targets, ["/mc/", ""]);
+    assert_eq!(gateway.seen().spent, 2);
+    let story = printed.text();
+    for part in ["1  IssueOtt", "(empty: tokens are sealed", "2  IssueOtt", "3  LoginWithOtt", "OTT_REJECTED"]
+    {
+        assert!(story.contains(part), "{part} is missing:\n{story}");
+    }
+    assert_eq!(story.matches("logs a browser in").count(), 1, "{story}");
+    assert!(!story.contains(OTT), "{story}");
 }
 
 #[test]

@@ -92,9 +92,12 @@ pub async fn walk(
     login: &str,
     output: &mut Output,
 ) -> Result<(), Failure> {
-    let mut story = Story { output, client: OttServiceClient::new(channel), login };
+    let mut story = Story { output, client: OttServiceClient::new(channel), login, steps: 0 };
     opening(addresses, Contacts::Nothing, story.output);
-    let issued = story.issue().await?;
+    let mut issued = story.issue("a one-time token for a user", TARGET).await?;
+    if issued.ott.is_empty() {
+        issued = story.issue("a sealed token, without target_uri", "").await?;
+    }
     let ott = story.log_in(issued.ott).await?;
     story.log_in_again(ott).await?;
     story.lines_to_paste(addresses);
@@ -105,31 +108,40 @@ struct Story<'a> {
     output: &'a mut Output,
     client: OttServiceClient<Channel>,
     login: &'a str,
+    /// Number of calls so far.
+    steps: u8,
 }
 
 impl Story<'_> {
-    async fn issue(&mut self) -> Result<IssueOttResponse, Failure> {
-        self.step(1, "IssueOtt", "a one-time token for a user");
+    async fn issue(&mut self, what: &str, target_uri: &str) -> Result<IssueOttResponse, Failure> {
+        self.step("IssueOtt", what);
         self.sent("login", self.login);
-        self.sent("target_uri", TARGET);
+        if !target_uri.is_empty() {
+            self.sent("target_uri", target_uri);
+        }
         let message = IssueOttRequest {
             subject: Some(Subject::Login(self.login.to_owned())),
-            target_uri: TARGET.to_owned(),
+            target_uri: target_uri.to_owned(),
             ..IssueOttRequest::default()
         };
         let started = clock::now();
         let answer = self.client.issue_ott(request(message)).await?.into_inner();
         self.done(started);
-        self.came("ott", format_args!("{}  ({} characters)", shortened(&answer.ott), answer.ott.len()));
+        if answer.ott.is_empty() {
+            self.came("ott", "(empty: tokens are sealed, so only the URL carries this one)");
+        } else {
+            self.came("ott", format_args!("{}  ({} characters)", shortened(&answer.ott), answer.ott.len()));
+        }
         let lasts = answer.expire_time.map_or(0, |at| at.seconds.saturating_sub(unix_seconds_now()));
         self.came("expire_time", format_args!("in {lasts} s, or when it is spent"));
-        let url = answer.login_url.split_once("#ott=").map_or("", |(before, _)| before);
-        self.came("login_url", format_args!("{url}#ott=…  (logs a browser in)"));
+        if let Some((url, _)) = answer.login_url.split_once("#ott=") {
+            self.came("login_url", format_args!("{url}#ott=…  (logs a browser in)"));
+        }
         Ok(answer)
     }
 
     async fn log_in(&mut self, ott: String) -> Result<String, Failure> {
-        self.step(2, "LoginWithOtt", "spend it");
+        self.step("LoginWithOtt", "spend it");
         self.sent("ott", shortened(&ott));
         let started = clock::now();
         let message = LoginWithOttRequest { ott: ott.clone(), ..LoginWithOttRequest::default() };
@@ -143,7 +155,7 @@ impl Story<'_> {
     }
 
     async fn log_in_again(&mut self, ott: String) -> Result<(), Failure> {
-        self.step(3, "LoginWithOtt", "the same token again");
+        self.step("LoginWithOtt", "the same token again");
         self.sent("ott", shortened(&ott));
         let started = clock::now();
         let message = LoginWithOttRequest { ott, ..LoginWithOttRequest::default() };
@@ -222,7 +234,9 @@ impl Story<'_> {
         self.output.line(format_args!("\n{title}\n{lines}"));
     }
 
-    fn step(&mut self, number: u8, method: &str, what: &str) {
+    fn step(&mut self, method: &str, what: &str) {
+        self.steps += 1;
+        let number = self.steps;
         let method = self.output.paint(Style::Heading, method);
         self.output.line(format_args!("\n  {number}  {method}  {what}"));
     }

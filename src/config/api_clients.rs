@@ -7,7 +7,8 @@ use crate::{
     base::secret::client_secret::ClientSecret,
     credential::{self, ClientId, SecretSource},
     http_client::ConnectionSettings,
-    platform, token_binding,
+    platform,
+    token_binding::Mode,
 };
 
 /// All API clients by name, and the default for calls that do not name one.
@@ -31,13 +32,22 @@ pub struct ApiClient {
     /// Authorities, proxy and connection pool.
     pub connections: ConnectionSettings,
     /// `bind_tokens`: whether tokens are sealed; `"off"`.
-    pub bind_tokens: token_binding::Mode,
+    pub bind_tokens: Mode,
 }
 
-const SOURCES: [&str; 3] = ["client_secret_file", "client_secret_env", "client_secret_credential"];
+/// The values of `bind_tokens`.
+const MODES: &[(&str, Mode)] = &[("on", Mode::On), ("off", Mode::Off), ("accept_raw", Mode::AcceptRaw)];
+
+/// Keys of the secret, of which one is set.
+pub(super) const SOURCES: [&str; 3] = ["client_secret_file", "client_secret_env", "client_secret_credential"];
 
 impl ApiClients {
-    pub(super) fn read(section: &Section<'_>, environment: &dyn Environment) -> Option<Self> {
+    /// `has_token_keys`: whether there is a table `[token_binding]`.
+    pub(super) fn read(
+        section: &Section<'_>,
+        has_token_keys: bool,
+        environment: &dyn Environment,
+    ) -> Option<Self> {
         let mut by_name = BTreeMap::new();
         let mut default: Option<Arc<str>> = None;
         let tables = section.tables();
@@ -60,7 +70,7 @@ impl ApiClients {
                     default = Some(Arc::clone(&name));
                 }
             }
-            if let Some(client) = ApiClient::read(table, environment) {
+            if let Some(client) = ApiClient::read(table, has_token_keys, environment) {
                 by_name.insert(name, client);
             }
         }
@@ -76,7 +86,7 @@ pub(super) fn is_name(name: &str) -> bool {
 }
 
 impl ApiClient {
-    fn read(mut section: Section<'_>, environment: &dyn Environment) -> Option<Self> {
+    fn read(mut section: Section<'_>, has_token_keys: bool, environment: &dyn Environment) -> Option<Self> {
         let data_center = section.required(
             "data_center_url",
             "the data center's URL, such as \"https://eu2-cloud.acronis.com\"",
@@ -100,6 +110,11 @@ impl ApiClient {
         let max_idle_connections = section.optional("max_idle_connections", value::count(1..=65_536));
         let min_login_time = section
             .optional("min_login_time", value::duration(Duration::from_millis(20)..=Duration::from_secs(5)));
+        let bind_tokens = section.optional("bind_tokens", value::one_of(MODES)).unwrap_or_default();
+        if bind_tokens.seals() && !has_token_keys {
+            let rule = "needs [token_binding] with a keys_file: there is no key to seal tokens with";
+            section.error("bind_tokens", Problem::rule(rule));
+        }
         section.finish();
         let mut platform = platform::Settings::new(data_center?);
         platform.target_origins = target_origins;
@@ -112,7 +127,7 @@ impl ApiClient {
             connections.max_idle_connections = number.get() as usize;
         }
         let credential = credential::Settings { client_id: client_id?, secret: client_secret? };
-        Some(Self { platform, credential, connections, bind_tokens: token_binding::Mode::Off })
+        Some(Self { platform, credential, connections, bind_tokens })
     }
 }
 

@@ -13,6 +13,7 @@ use url::Url;
 use super::{
     Config, Document, Environment, Place,
     access_tests::{TestedRules, with_failures},
+    api_clients::SOURCES,
     environment, file,
     finding::{Errors, Findings},
     tree::{Node, Table, Value},
@@ -114,15 +115,22 @@ impl Platform<'_> {
             return;
         };
         for client in clients.values_mut() {
-            let place = client.place.clone();
+            let table = client.place.clone();
             // Other types are reported when the table is read.
             let Value::Table(client) = &mut client.value else { continue };
+            // The order of keys matters, so each replacement is at the place of a replaced key.
+            let place = |replaced: &[&str]| {
+                let node = replaced.iter().find_map(|key| client.get(*key));
+                node.map_or_else(|| table.clone(), |node| node.place.clone())
+            };
+            let replacements = [
+                ("data_center_url", self.url.as_str(), place(&["data_center_url"])),
+                ("client_id", self.client_id, place(&["client_id"])),
+                (SECRET_KEY, SECRET, place(&SOURCES)),
+            ];
             client.retain(|key, _| !REPLACED.contains(&key.as_str()));
-            for (key, value) in
-                [("data_center_url", self.url.as_str()), ("client_id", self.client_id), (SECRET_KEY, SECRET)]
-            {
-                let node = Node { value: Value::Text(value.to_owned()), place: place.clone() };
-                client.insert(key.to_owned(), node);
+            for (key, value, place) in replacements {
+                client.insert(key.to_owned(), Node { value: Value::Text(value.to_owned()), place });
             }
         }
     }
@@ -143,7 +151,11 @@ mod tests {
     use std::{collections::BTreeMap, fs, time::Duration};
 
     use super::*;
-    use crate::{credential::ClientId, observe::telemetry::logging::Format};
+    use crate::{
+        credential::ClientId,
+        observe::telemetry::logging::Format,
+        token_binding::{KeySource, Mode},
+    };
 
     fn load(text: &str) -> Result<Config, Errors> {
         let folder = tempfile::tempdir().unwrap();
@@ -222,6 +234,24 @@ mod tests {
         let config = load(&with_own).unwrap();
         assert_eq!(config.telemetry.log_level, "debug");
         assert_eq!(config.server.grpc.drain.lame_duck, Duration::from_secs(1));
+    }
+
+    #[test]
+    fn keys_of_sealed_tokens_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let keys = folder.path().join("token.keys");
+        fs::write(&keys, "2026-11 AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n").unwrap();
+        let table = format!("[token_binding]\nkeys_file = \"{}\"\n", keys.display());
+        // In this order, `serve` accepts the file because of the replaced key after bind_tokens.
+        let (clients, rules) = FILE.split_at(FILE.find("[[access.rules]]").unwrap());
+        let clients = clients.replacen("client_secret_file", "bind_tokens = \"on\"\nclient_secret_file", 1);
+        let config = load(&format!("{rules}{table}{clients}")).unwrap();
+        assert_eq!(config.token_keys, Some(KeySource::File(keys.clone())));
+        let modes: Vec<Mode> = config.api_clients.by_name.values().map(|client| client.bind_tokens).collect();
+        assert_eq!(modes, [Mode::On, Mode::Off]);
+        fs::remove_file(&keys).unwrap();
+        let errors = load(&format!("{rules}{table}{clients}")).unwrap_err();
+        assert!(errors.to_string().contains("token_binding.keys_file"), "{errors}");
     }
 
     #[test]

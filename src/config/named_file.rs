@@ -20,6 +20,7 @@ use crate::{
         },
     },
     caller::check_jwks,
+    token_binding::{StoredKeys, UnusableKeys},
 };
 
 /// Reads a file of CA certificates in PEM. Warns about those that peers or the gateway refuse.
@@ -94,6 +95,20 @@ pub(super) fn client_secret(section: &Section<'_>, key: &'static str, path: Path
             None
         }
     }
+}
+
+/// Reads the keys of sealed tokens. Warns if other users can read the file.
+pub(super) fn token_keys(section: &mut Section<'_>, key: &'static str) -> Option<PathBuf> {
+    let path = section.path(key)?;
+    match StoredKeys::read(&path) {
+        Ok(stored) => {
+            warn_of_exposure(section, key, stored.exposure, Contains::Secret);
+            return Some(path);
+        }
+        Err(UnusableKeys::Unreadable(error)) => section.error(key, Problem::of_file(&path, error)),
+        Err(UnusableKeys::Invalid(why)) => section.error(key, Problem::rule(why.to_string())),
+    }
+    None
 }
 
 /// Warns about probable mistakes in a client secret.

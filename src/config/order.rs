@@ -26,7 +26,11 @@ struct Restricting {
     is_refused: bool,
 }
 
-const RESTRICTING: [Restricting; 4] = [
+/// Required keys of `[api_clients.NAME]`.
+const REQUIRED_OF_API_CLIENT: &[&str] =
+    &["data_center_url", "client_id", "client_secret_file", "client_secret_env", "client_secret_credential"];
+
+const RESTRICTING: [Restricting; 5] = [
     Restricting {
         table: &["server", "tls"],
         keys: &["client_ca_file"],
@@ -45,14 +49,15 @@ const RESTRICTING: [Restricting; 4] = [
     Restricting {
         table: &["api_clients", "*"],
         keys: &["ca_file"],
-        needed: &[
-            "data_center_url",
-            "client_id",
-            "client_secret_file",
-            "client_secret_env",
-            "client_secret_credential",
-        ],
+        needed: REQUIRED_OF_API_CLIENT,
         otherwise: "would trust the system's authorities",
+        is_refused: true,
+    },
+    Restricting {
+        table: &["api_clients", "*"],
+        keys: &["bind_tokens"],
+        needed: REQUIRED_OF_API_CLIENT,
+        otherwise: "would issue and accept tokens that are not sealed",
         is_refused: true,
     },
     Restricting {

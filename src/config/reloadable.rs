@@ -19,7 +19,8 @@ use super::{
 use crate::{access, caller::TokenHashes};
 
 /// Sections that are not reloadable.
-pub(super) const OTHER_SECTIONS: [&str; 5] = ["server", "admin", "api_clients", "audit", "telemetry"];
+pub(super) const OTHER_SECTIONS: [&str; 6] =
+    ["server", "admin", "api_clients", "token_binding", "audit", "telemetry"];
 /// Tables of `[callers]` that are not reloadable.
 pub(super) const OTHER_CALLERS: [&str; 2] = ["jwt", "forwarded"];
 

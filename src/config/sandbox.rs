@@ -21,7 +21,7 @@ use crate::{
     },
     platform::{self, data_center::DataCenter},
     server::{self, DrainTimes, Transport},
-    token_binding::Mode,
+    token_binding::{KeySource, Keys, Mode, NoRandomness},
 };
 
 /// Name and client id of its API client.
@@ -72,6 +72,7 @@ impl Config {
                     ..RuleSettings::new(vec![ANONYMOUS.to_owned()], Users::All)
                 }]),
                 audit: AuditSettings::new(Sink::Off),
+                token_keys: None,
                 telemetry: Telemetry { log_format: Some(Format::Text), log_level, ..Telemetry::default() },
                 variables: Vec::new(),
                 environment: Vec::new(),
@@ -81,6 +82,19 @@ impl Config {
             }
         });
         findings.conclude(config).map(|(config, warnings)| Self { warnings, ..config })
+    }
+
+    /// Seals the tokens of every API client with a random key.
+    ///
+    /// # Errors
+    ///
+    /// The operating system returned no random bytes.
+    pub fn seal_with_random_key(&mut self) -> Result<(), NoRandomness> {
+        self.token_keys = Some(KeySource::Fixed(Arc::new(Keys::random(NAME)?)));
+        for client in self.api_clients.by_name.values_mut() {
+            client.bind_tokens = Mode::On;
+        }
+        Ok(())
     }
 }
 

@@ -6,6 +6,7 @@ mod environment;
 mod files;
 mod findings;
 mod strictness;
+mod token_binding;
 mod token_uses;
 mod values;
 mod warnings;
@@ -25,11 +26,16 @@ use crate::{
     domain::ott::Users,
     observe::audit::Sink,
     server::tls::ClientAuth,
+    token_binding::{KeySource, Mode},
 };
 
 const TOKEN: &str = "sha256:0123456789abcdef0123456789abcdef0123456789ABCDEF0123456789abcdef";
 const OTHER_TOKEN: &str = "sha256:ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff";
 const CANARY: &str = "canary-5f0c";
+/// Two keys of sealed tokens.
+const KEYS: &str = "2026-11 AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=
+2026-12 ICEiIyQlJicoKSorLC0uLzAxMjM0NTY3ODk6Ozw9Pj8=
+";
 
 /// A folder with one configuration and the files that it names.
 struct Folder {
@@ -45,6 +51,7 @@ impl Folder {
         file("empty", b"\n");
         file("short", b"only a few bytes");
         file("hmac", &[7; 32]);
+        file("token-keys", KEYS.as_bytes());
         file("jwks.json", br#"{"keys": [{"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#);
         let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         file("tls.crt", certified.cert.pem().as_bytes());
@@ -120,10 +127,12 @@ proxy_url = "http://user:{CANARY}@proxy.example:3128"
 propagate_trace = true
 max_idle_connections = 7
 min_login_time = "1s"
+bind_tokens = "on"
 [api_clients.local]
 data_center_url = "http://127.0.0.1:8080"
 client_id = "id"
 client_secret_env = "LOCAL_SECRET"
+bind_tokens = "accept_raw"
 [api_clients.unit]
 data_center_url = "http://localhost:8080"
 client_id = "id"
@@ -155,6 +164,8 @@ max_in_flight = 8
 logins = ["*@example.com"]
 external_ids = ["x*"]
 user_ids = ["1"]
+[token_binding]
+keys_file = "token-keys"
 [audit]
 sink = "./audit.jsonl"
 hmac_key_file = "hmac"

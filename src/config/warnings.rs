@@ -1,5 +1,5 @@
 //! Warns about probable mistakes in a valid configuration: rules that no caller can match, and
-//! several API clients without a default.
+//! several API clients without a default, and keys that seal no tokens.
 
 use wildmatch::WildMatch;
 
@@ -18,6 +18,7 @@ pub(super) fn check(tree: &Table, config: &Config, tests: &[AccessTestResult], f
     check_callers(tree, config, findings);
     check_tests(tree, config, tests, findings);
     check_default(tree, config, findings);
+    check_token_binding(tree, config, findings);
 }
 
 /// Warns about patterns in `callers` and `issued_by` that no caller can match.
@@ -73,6 +74,19 @@ fn check_default(tree: &Table, config: &Config, findings: &Findings) {
             "api_clients",
             "no API client is the default, so calls that do not name one are refused with API_CLIENT_UNKNOWN; \
              set default = true for one of them, or default = false for each",
+        );
+    }
+}
+
+/// Warns about keys that seal no tokens.
+fn check_token_binding(tree: &Table, config: &Config, findings: &Findings) {
+    let seals = config.api_clients.by_name.values().any(|client| client.bind_tokens.seals());
+    if let Some(node) = tree.get("token_binding").filter(|_| !seals) {
+        findings.warning(
+            node.place.clone(),
+            "token_binding",
+            "seals no tokens, because no API client has bind_tokens = \"on\" or \"accept_raw\"; tokens that were \
+             sealed before can still be spent",
         );
     }
 }

@@ -2,7 +2,11 @@
 
 use std::fmt;
 
-use aws_lc_rs::aead::{AES_256_GCM_SIV, RandomizedNonceKey};
+use aws_lc_rs::{
+    aead::{AES_256_GCM_SIV, RandomizedNonceKey},
+    error::Unspecified,
+    rand,
+};
 use base64::{
     Engine,
     alphabet::STANDARD,
@@ -76,7 +80,23 @@ pub enum InvalidKeys {
     RepeatedKey(usize, usize),
 }
 
+/// The operating system returned no random bytes for a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the operating system returned no random bytes")]
+pub struct NoRandomness;
+
 impl Keys {
+    /// Creates a single random key.
+    ///
+    /// # Errors
+    ///
+    /// The operating system returned no random bytes.
+    pub fn random(id: &str) -> Result<Self, NoRandomness> {
+        let mut bytes = Zeroizing::new([0; KEY_BYTES]);
+        rand::fill(&mut *bytes).map_err(|_| NoRandomness)?;
+        Ok(Self(vec![Key::new(id, bytes).map_err(|_| NoRandomness)?]))
+    }
+
     /// Parses the contents of a file: one key per line, as `ID BASE64` with 32 random bytes. Blank
     /// lines and lines that begin with `#` are ignored.
     ///
@@ -124,6 +144,11 @@ impl Keys {
         &self.0[0]
     }
 
+    /// Returns whether this key is one of them.
+    pub(super) fn has(&self, key: &Key) -> bool {
+        self.opening(&key.id).is_some_and(|own| own.bytes == key.bytes)
+    }
+
     /// Returns the key with this id.
     pub(super) fn opening(&self, id: &str) -> Option<&Key> {
         self.0.iter().find(|key| *key.id == *id)
@@ -160,8 +185,11 @@ impl Key {
         if bytes.iter().all(|byte| *byte == bytes[0]) {
             return Err(InvalidKeys::NotRandom(number));
         }
-        let cipher = RandomizedNonceKey::new(&AES_256_GCM_SIV, &*bytes);
-        let cipher = cipher.map_err(|_| InvalidKeys::Size(number, KEY_BYTES))?;
+        Self::new(id, bytes).map_err(|_| InvalidKeys::Size(number, KEY_BYTES))
+    }
+
+    fn new(id: &str, bytes: Zeroizing<[u8; KEY_BYTES]>) -> Result<Self, Unspecified> {
+        let cipher = RandomizedNonceKey::new(&AES_256_GCM_SIV, &*bytes)?;
         Ok(Self { id: id.into(), bytes, cipher })
     }
 

@@ -198,7 +198,7 @@ fn faulty_key_files_are_refused_by_line() {
     assert_eq!(parse(&format!("a {key}\n\na {other}")), InvalidKeys::RepeatedId(1, 3));
     assert_eq!(parse(&format!("a {key}\nb {key}")), InvalidKeys::RepeatedKey(1, 2));
     assert_eq!(Keys::parse(b"a \xff").expect_err("not text"), InvalidKeys::NotText);
-    assert_eq!(Keys::parse(&[b' '; MAX_KEYS_BYTES + 1]).expect_err("too large"), InvalidKeys::TooLarge);
+    assert_eq!(Keys::parse(&vec![b' '; MAX_KEYS_BYTES + 1]).expect_err("too large"), InvalidKeys::TooLarge);
     let line = |number: u8| {
         let mut bytes = [7; 32];
         bytes[0] = number + 100;

@@ -129,6 +129,7 @@ impl Place {
             "private_key_file" => self.private_key.clone(),
             "jwks_file" => r#"{"keys": [{"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#.to_owned(),
             "client_secret_file" | "hmac_key_file" => "s".repeat(64),
+            "keys_file" => "2026-11 AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n".to_owned(),
             _ => self.certificate.clone(),
         }
     }
@@ -335,6 +336,7 @@ const TABLES: &[(&str, &str)] = &[
     ("read_users", "access.rules"),
     ("read_access_and_tests", "access"),
     ("read_test", "access.tests"),
+    ("read_token_binding", "token_binding"),
     ("read_audit", "audit"),
     ("Telemetry", "telemetry"),
 ];

@@ -97,6 +97,34 @@ async fn token_life_sets_the_lifetime_and_the_expire_time() {
     assert_eq!(result_of(&client.login_with_ott(login(&issued.ott)).await), "Unauthenticated OTT_REJECTED");
 }
 
+#[tokio::test]
+async fn bind_tokens_seals_with_a_key_that_only_this_sandbox_has() {
+    let (sandbox, other) = (Sandbox::start(&["--bind-tokens"]), Sandbox::start(&["--bind-tokens"]));
+    sandbox.stdout.wait_for("the walk", |line| line.contains("(empty: tokens are sealed").then_some(()));
+    let mut client = sandbox.client().await;
+    let issued = client.issue_ott(issue(JOHN)).await.expect("a token").into_inner();
+    assert!(issued.ott.starts_with("ottgw1.sandbox."), "{}", issued.ott);
+    let before = other.requests().len();
+    let elsewhere = other.client().await.login_with_ott(login(&issued.ott)).await;
+    assert_eq!(result_of(&elsewhere), "Unauthenticated OTT_REJECTED");
+    assert_eq!(other.requests().len(), before, "the gateway refuses it");
+    assert_eq!(result_of(&client.login_with_ott(login(&issued.ott)).await), "OK");
+    assert_eq!(result_of(&client.login_with_ott(login(&issued.ott)).await), "Unauthenticated OTT_REJECTED");
+
+    // Faults of a login are chosen by its token.
+    let faulty = client.issue_ott(issue("login-fault+DRAINING@sandbox")).await.expect("a token").into_inner();
+    assert!(faulty.ott.starts_with("ottgw1.sandbox."), "{}", faulty.ott);
+    assert_eq!(result_of(&client.login_with_ott(login(&faulty.ott)).await), "Unavailable DRAINING");
+
+    let done = std::process::Command::new(env!("CARGO_BIN_EXE_ott-gateway"))
+        .args(["sandbox", "--bind-tokens", "--config", "gateway.toml"])
+        .output()
+        .expect("it runs");
+    assert_eq!(done.status.code(), Some(2));
+    let text = String::from_utf8_lossy(&done.stderr);
+    assert!(text.contains("--config") && text.contains("--bind-tokens"), "{text}");
+}
+
 const CONFIG: &str = r#"
     [admin]
     listen = "off"

@@ -19,9 +19,14 @@ fn setup(platform: &Upstream) -> Setup {
             private_key_file = \"FOLDER/tls.key\"
             [admin]",
         )
-        .replacing("[audit]", "[audit]\nhmac_key_file = \"FOLDER/hmac\"");
+        .replacing("client_id =", "bind_tokens = \"on\"\nclient_id =")
+        .replacing(
+            "[audit]",
+            "[token_binding]\nkeys_file = \"FOLDER/token.keys\"\n[audit]\nhmac_key_file = \"FOLDER/hmac\"",
+        );
     Authority::new("warnings").issue(&["localhost"]).write(setup.folder());
     setup.file("hmac", "0123456789abcdef0123456789abcdef");
+    setup.file("token.keys", "2026-11 AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n");
     setup
 }
 
@@ -33,6 +38,7 @@ async fn secret_files_readable_by_others_are_reported() {
         ("client-secret", "api_clients.test.client_secret_file"),
         ("tls.key", "server.tls.private_key_file"),
         ("hmac", "audit.hmac_key_file"),
+        ("token.keys", "token_binding.keys_file"),
     ] {
         let setup = setup(&platform);
         if !file.is_empty() {

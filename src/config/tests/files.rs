@@ -15,6 +15,7 @@ fn files_that_are_not_regular_are_refused_without_opening_them() {
         certificate.replace("fifo", "tls.crt").replace("tls.key", "fifo"),
         "[callers.jwt]\nissuer = \"i\"\naudience = \"a\"\njwks_file = \"fifo\"".to_owned(),
         "[audit]\nhmac_key_file = \"fifo\"".to_owned(),
+        "[token_binding]\nkeys_file = \"fifo\"".to_owned(),
     ] {
         let errors = folder.errors(&working_and(&part));
         assert!(errors.len() == 1 && errors[0].contains(not_a_file), "{part}: {errors:?}");

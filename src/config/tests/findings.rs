@@ -55,12 +55,13 @@ fn errors_never_contain_a_value() {
         ("admin", "listen"),
         (
             "api_clients.eu2",
-            "data_center_url client_id client_secret client_secret_file client_secret_env client_secret_credential default target_origins ca_file proxy_url propagate_trace max_idle_connections min_login_time unknown",
+            "data_center_url client_id client_secret client_secret_file client_secret_env client_secret_credential default target_origins ca_file proxy_url propagate_trace max_idle_connections min_login_time bind_tokens unknown",
         ),
         ("callers.jwt", "issuer audience typ max_lifetime jwks_file jwks_url jwks_ca_file jwks_max_age"),
         ("callers.tokens", "billing"),
         ("callers.forwarded", "header from"),
         ("access", "quota_dry_run max_quota_users"),
+        ("token_binding", "keys_file"),
         ("audit", "sink hmac_key_file hmac_key_id fsync"),
         ("telemetry", "log_format log_level otlp_endpoint trace_ratio"),
     ];

@@ -43,6 +43,7 @@ fn unknown_keys_of_every_table_are_refused_in_the_environment() {
         "CALLERS__JWT",
         "CALLERS__FORWARDED",
         "ACCESS",
+        "TOKEN_BINDING",
         "AUDIT",
         "TELEMETRY",
     ] {
@@ -60,7 +61,7 @@ fn warned_about(file: &str, mode: u32) -> Vec<String> {
         fs::set_permissions(folder.folder.path().join(name), fs::Permissions::from_mode(mode)).unwrap();
     };
     fs::write(folder.folder.path().join("gateway.toml"), "").unwrap();
-    for name in ["secret", "hmac", "tls.crt", "tls.key", "jwks.json", "gateway.toml"] {
+    for name in ["secret", "hmac", "token-keys", "tls.crt", "tls.key", "jwks.json", "gateway.toml"] {
         set(name, 0o600);
     }
     set(file, mode);
@@ -79,6 +80,7 @@ fn world_readable_secret_files_cause_a_warning() {
         ("secret", &["api_clients.eu2.client_secret_file", "api_clients.unit.client_secret_credential"][..]),
         ("tls.key", &["server.tls.private_key_file"]),
         ("hmac", &["audit.hmac_key_file"]),
+        ("token-keys", &["token_binding.keys_file"]),
     ] {
         assert_eq!(warned_about(file, 0o604), keys, "{file}");
         assert_eq!(warned_about(file, 0o640), [""; 0], "{file}: a group is the operator's choice");
@@ -98,6 +100,7 @@ fn world_writable_files_cause_a_warning() {
         ("tls.key", &["server.tls.private_key_file"]),
         ("jwks.json", &["callers.jwt.jwks_file"]),
         ("hmac", &["audit.hmac_key_file"]),
+        ("token-keys", &["token_binding.keys_file"]),
     ] {
         assert_eq!(warned_about(file, 0o602), keys, "{file}");
         assert_eq!(warned_about(file, 0o620), [""; 0], "{file}");

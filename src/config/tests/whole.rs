@@ -11,6 +11,8 @@ fn minimal_configuration_has_the_documented_defaults() {
     assert!(config.api_clients.by_name["eu2"].platform.limits.breaker.is_some());
     assert_eq!(config.audit, AuditSettings { sink: Sink::Stdout, hmac_key: None, fsync: false });
     assert_eq!(config.telemetry, Telemetry::default());
+    assert_eq!(config.token_keys, None);
+    assert_eq!(config.api_clients.by_name["eu2"].bind_tokens, Mode::Off);
     assert_eq!(config.access.rules, [RuleSettings::new(vec!["anonymous".to_owned()], Users::All)]);
 }
 
@@ -26,6 +28,9 @@ fn every_key_is_read() {
     let tuned = config.api_clients.by_name.values().find(|client| client.platform.propagate_trace).unwrap();
     assert_eq!(tuned.connections.max_idle_connections, 7);
     assert_eq!(tuned.platform.limits.min_login_time_left, Duration::from_secs(1));
+    let modes: Vec<Mode> = config.api_clients.by_name.values().map(|client| client.bind_tokens).collect();
+    assert_eq!(modes, [Mode::On, Mode::AcceptRaw, Mode::Off]);
+    assert!(matches!(&config.token_keys, Some(KeySource::File(path)) if path.ends_with("token-keys")));
     let jwt = &config.callers.jwt[0];
     assert_eq!((jwt.typ.as_deref(), jwt.max_lifetime), (Some("at+jwt"), Some(Duration::from_hours(1))));
     assert!(matches!(&jwt.jwks, JwksSource::Url(source) if source.max_age == Duration::from_hours(12)));
@@ -52,6 +57,10 @@ fn changes_that_require_a_restart_are_listed() {
     let dry_run = format!("[access]\nquota_dry_run = true\n{RULE}");
     assert_eq!(waiting(&working_and("").replace(RULE, &dry_run)), Vec::<&str>::new());
     assert_eq!(waiting(&working_and("").replace("\"id\"", "\"other\"")), ["api_clients"]);
+    let keys = "[token_binding]\nkeys_file = \"token-keys\"\n";
+    assert_eq!(waiting(&working_and(keys)), ["token_binding"]);
+    let sealing = CLIENT.to_owned() + "bind_tokens = \"on\"\n" + RULE + keys;
+    assert_eq!(waiting(&sealing), ["api_clients", "token_binding"]);
     let taken_over = format!(
         "[[access.rules]]\ncallers = [\"dns:a\"]\nusers = \"all\"\n[callers.tokens]\na = \"{TOKEN}\""
     );
@@ -72,6 +81,13 @@ fn sandbox_allows_all_callers_and_logs_little() {
     assert!(config.api_clients.by_name["sandbox"].platform.limits.breaker.is_none());
     assert_eq!(config.access.rules[0].rate, Rate::Unlimited);
     assert!(!format!("{config:?}").contains(CANARY));
+    let mut sealing = config.clone();
+    sealing.seal_with_random_key().unwrap();
+    assert_eq!(sealing.api_clients.by_name["sandbox"].bind_tokens, Mode::On);
+    assert!(sealing.token_keys.is_some() && sealing.token_keys == sealing.clone().token_keys);
+    let mut other = config.clone();
+    other.seal_with_random_key().unwrap();
+    assert_ne!(sealing.token_keys, other.token_keys, "each sandbox has its own key");
     let trace = BTreeMap::from([("RUST_LOG".to_owned(), "trace".to_owned())]);
     let config =
         Config::sandbox(&platform, listen, ClientSecret::parse(CANARY.as_bytes()).unwrap(), &trace).unwrap();

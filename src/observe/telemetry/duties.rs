@@ -45,6 +45,8 @@ labels! {
         NameLookups = "name_lookups",
         /// Follows one source of the authorities that outgoing connections trust.
         Authorities = "authorities",
+        /// Follows the keys of sealed tokens.
+        TokenKeys = "token_keys",
         /// Watches the heartbeats of all threads.
         ThreadWatch = "thread_watch",
         /// Reports dropped and suppressed log lines.

@@ -41,6 +41,8 @@ labels! {
         ClientSecret = "client_secret",
         /// The keys of a JWT issuer.
         Jwks = "jwks",
+        /// The keys of sealed tokens.
+        TokenKeys = "token_keys",
     }
 }
 
