@@ -229,8 +229,7 @@ impl Access {
         Ok(IssuePermit { caller: admission.caller, api_client, subject, claims })
     }
 
-    /// Permits an admitted caller to use a token that is not sealed, or cannot be opened, and takes
-    /// from the quota. Only rules without `issued_by` allow it. The token's user is not known yet:
+    /// Permits an admitted caller to use a token that is not sealed, and takes from the quota. Only rules without `issued_by` allow it. The token's user is not known yet:
     /// check the account afterwards with [`check_account`](Self::check_account).
     pub fn permit_login(&self, admission: Admission, api_client: Arc<str>) -> Result<LoginPermit, Refused> {
         self.login_permit(admission, api_client, None)
@@ -246,6 +245,31 @@ impl Access {
         issued_by: &str,
     ) -> Result<LoginPermit, Refused> {
         self.login_permit(admission, api_client, Some((user, issued_by)))
+    }
+
+    /// Takes from the quota of an admitted caller for a token that the gateway refuses itself. Returns
+    /// the claims of the deciding rule, for the audit record.
+    ///
+    /// The token's user and issuer are not checked, even if they are known: otherwise the answer would
+    /// depend on what is wrong with the token.
+    ///
+    /// # Errors
+    ///
+    /// No rule allows the caller a login with this API client, or the quota is used up.
+    pub fn charge_refused_token(
+        &self,
+        admission: &Admission,
+        api_client: &str,
+    ) -> Result<Option<Box<RawValue>>, Refused> {
+        if admission.method != Method::LoginWithOtt {
+            return Err(self.denied(AccessDenial::Method).into());
+        }
+        let allowing = admission.policy.rules.for_api_client(&admission.rules, api_client);
+        let rules = allowing.map_err(|mismatch| self.denied(mismatch)).inspect_err(|_| {
+            self.rehearse_admitted(admission, &admission.known(api_client), false);
+        })?;
+        self.take(&rules, admission, None)?;
+        Ok(admission.deciding_claims(&rules))
     }
 
     /// `sealed` contains the user and the issuer of a sealed token.

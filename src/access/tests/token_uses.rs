@@ -108,3 +108,24 @@ async fn changed_limits_on_tokens_refill_the_quotas() {
     access.replace(policy(&[RuleSettings { login_urls: false, ..by(&["*"], once()) }]));
     assert_eq!(count(3, || issue(&access, "dns:a", "john")), 1, "another rule");
 }
+
+#[tokio::test(start_paused = true)]
+async fn refused_token_is_charged_regardless_of_its_issuer() {
+    let twice = RuleSettings {
+        burst: NonZeroU32::new(2).unwrap(),
+        api_clients: Some(vec!["eu*".to_owned()]),
+        ..by(&["token:ci"], rule(&["dns:a"]))
+    };
+    let access = access(&[twice]);
+    let charge = |method, api_client: &str| {
+        let policy = access.policy().into_shared();
+        let admission = access.admits(policy, &call(), &caller("dns:a"), method)?;
+        access.charge_refused_token(&admission, api_client)
+    };
+    assert_eq!(charge(Method::LoginWithOtt, "us1").unwrap_err(), denied(AccessDenial::ApiClient));
+    assert_eq!(charge(Method::IssueOtt, "eu2").unwrap_err(), denied(AccessDenial::Method));
+    assert!(charge(Method::LoginWithOtt, "eu2").is_ok());
+    assert!(log_in_sealed(&access, "john", "token:ci").is_ok(), "from the same quota");
+    let exceeded = charge(Method::LoginWithOtt, "eu2").unwrap_err();
+    assert!(matches!(exceeded, Refused::QuotaExceeded { .. }), "{exceeded}");
+}
