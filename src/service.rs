@@ -15,6 +15,7 @@ mod issue_ott;
 mod known_tokens;
 mod login_with_ott;
 mod named_callers;
+mod presented;
 mod reflection;
 mod refused_requests;
 mod undelivered;
@@ -34,12 +35,11 @@ pub use self::{
     reflection::{Reflection, ReflectionError},
     refused_requests::RefusedRequests,
 };
-use self::{detached::Detachable, undelivered::Undelivered};
+use self::{convert::Issued, detached::Detachable, undelivered::Undelivered};
 use crate::{
     access::{Access, Admission},
     domain::{
         call::{Call, Method},
-        ott::{IssuedToken, LoginUrl},
         session::{Account, LoggedIn},
     },
     observe::{audit::Audit, telemetry::metrics::Metrics},
@@ -47,7 +47,7 @@ use crate::{
     proto::ott::v1::{IssueOttResponse, LoginWithOttResponse},
     service::arrival::Arrival,
     status::{Case, Failure, Reason},
-    token_binding::TokenBinding,
+    token_binding::{Mode, TokenBinding},
 };
 
 /// The service of one worker. API clients and their connections are per worker; everything else is
@@ -69,7 +69,8 @@ pub struct OttService {
 }
 
 impl OttService {
-    /// Returns the API client `name`, or the default one, and records it in the call.
+    /// Returns the API client `name`, or the default one, with its treatment of tokens, and records
+    /// it in the call.
     ///
     /// A caller whose rules do not allow `name` gets the same error whether or not it is
     /// configured, so that API client names cannot be guessed.
@@ -78,15 +79,15 @@ impl OttService {
         call: &Call,
         admission: &Admission,
         name: Option<&str>,
-    ) -> Result<ApiClient, Failure> {
+    ) -> Result<(ApiClient, Mode), Failure> {
         let client = self.api_clients.named(name);
-        if let Some(client) = client {
+        if let Some((client, _)) = client {
             call.set_api_client(Arc::clone(client.name()));
         }
         if let Some(name) = name {
             self.access.admits_api_client(admission, name)?;
         }
-        client.cloned().ok_or_else(|| {
+        client.map(|(client, mode)| (client.clone(), mode)).ok_or_else(|| {
             Failure::of(if name.is_some() { Case::ApiClientUnknown } else { Case::NoDefaultApiClient })
         })
     }
@@ -94,7 +95,7 @@ impl OttService {
 
 /// A call in progress.
 enum Working {
-    Issue(Detachable<(IssuedToken, Option<LoginUrl>)>),
+    Issue(Detachable<Issued>),
     LogIn(Detachable<(Account, Undelivered)>),
 }
 
@@ -146,3 +147,6 @@ impl OttService {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -50,7 +50,7 @@ use crate::{
         memory::{Consumer, Reservation},
     },
     domain::{
-        ott::Subject,
+        ott::{SealRefusal, Subject},
         reason::{FailureCode, Reason},
     },
 };
@@ -142,6 +142,8 @@ struct Record {
     subject: OnceLock<Subject>,
     login_url: OnceLock<bool>,
     fingerprint: OnceLock<String>,
+    issued_by: OnceLock<Box<str>>,
+    token_refusal: OnceLock<SealRefusal>,
     failure: OnceLock<(FailureCode, Reason)>,
     broken_body: OnceLock<BrokenBody>,
     cause: OnceLock<Box<str>>,
@@ -185,6 +187,8 @@ impl Call {
             subject: OnceLock::new(),
             login_url: OnceLock::new(),
             fingerprint: OnceLock::new(),
+            issued_by: OnceLock::new(),
+            token_refusal: OnceLock::new(),
             failure: OnceLock::new(),
             broken_body: OnceLock::new(),
             cause: OnceLock::new(),
@@ -316,6 +320,30 @@ impl Call {
     #[must_use]
     pub fn fingerprint(&self) -> Option<&str> {
         self.0.fingerprint.get().map(String::as_str)
+    }
+
+    /// Sets the name of the caller that a sealed token was issued to. Only the first write takes
+    /// effect.
+    pub fn set_issued_by(&self, caller: Box<str>) {
+        let _ = self.0.issued_by.set(caller);
+    }
+
+    /// Returns the name of the caller that the token was issued to, if the token is sealed and was
+    /// opened.
+    #[must_use]
+    pub fn issued_by(&self) -> Option<&str> {
+        self.0.issued_by.get().map(AsRef::as_ref)
+    }
+
+    /// Records that the gateway refused the token itself. Only the first write takes effect.
+    pub fn set_token_refusal(&self, cause: SealRefusal) {
+        let _ = self.0.token_refusal.set(cause);
+    }
+
+    /// Returns why the gateway refused the token itself, if it did.
+    #[must_use]
+    pub fn token_refusal(&self) -> Option<SealRefusal> {
+        self.0.token_refusal.get().copied()
     }
 
     /// Sets the failure that the caller receives. Only the first write takes effect.

@@ -16,11 +16,13 @@ use std::{fmt, time::SystemTime};
 
 mod canonical;
 mod notation;
+mod seal_refusal;
 mod sealed;
 mod subject;
 mod users;
 
 pub use notation::{InvalidUser, Notation as UserNotation};
+pub use seal_refusal::SealRefusal;
 pub use sealed::{MAX_SEALED_BYTES, SealedToken};
 pub use subject::{InvalidSubject, MAX_SUBJECT_BYTES, QuotaKey, Subject, SubjectKind};
 pub use users::{SubjectForm, SubjectPattern, Users};

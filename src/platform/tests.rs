@@ -2,7 +2,7 @@
 
 #[expect(dead_code, reason = "the tests of the whole program use the rest")]
 #[path = "../../tests/it/support/upstream.rs"]
-mod upstream;
+pub(crate) mod upstream;
 
 mod connections;
 mod fixture;

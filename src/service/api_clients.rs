@@ -15,23 +15,24 @@ struct ByName {
 }
 
 impl ApiClients {
-    /// Creates the set. `default` is the name of the client for requests without `api_client`. Each has its treatment of tokens.
+    /// Creates the set. Each client has its treatment of tokens. `default` is the name of the client
+    /// for requests without `api_client`.
     #[must_use]
     pub fn new(clients: Vec<(ApiClient, Mode)>, default: Option<Arc<str>>) -> Self {
-        let clients =
-            clients.into_iter().map(|(client, mode)| (Arc::clone(client.name()), (client, mode))).collect();
-        Self(Arc::new(ByName { clients, default }))
+        let by_name = |(client, mode): (ApiClient, Mode)| (Arc::clone(client.name()), (client, mode));
+        Self(Arc::new(ByName { clients: clients.into_iter().map(by_name).collect(), default }))
     }
 
-    /// Returns the API client `name`; without a name, the default one.
-    #[must_use]
-    pub fn named(&self, name: Option<&str>) -> Option<&ApiClient> {
-        self.0.clients.get(name.or(self.0.default.as_deref())?).map(|(client, _)| client)
+    /// Returns the same API clients, each of which accepts raw tokens.
+    #[cfg(feature = "sandbox")]
+    pub(super) fn accepting_raw(&self) -> Self {
+        let clients = self.0.clients.values().map(|(client, _)| (client.clone(), Mode::AcceptRaw));
+        Self::new(clients.collect(), self.0.default.clone())
     }
 
-    /// Returns the treatment of the tokens of an API client.
+    /// Returns the API client `name`, with its treatment of tokens; without a name, the default one.
     #[must_use]
-    pub fn bind_tokens(&self, client: &ApiClient) -> Mode {
-        self.0.clients.get(client.name()).map_or(Mode::default(), |(_, mode)| *mode)
+    pub fn named(&self, name: Option<&str>) -> Option<(&ApiClient, Mode)> {
+        self.0.clients.get(name.or(self.0.default.as_deref())?).map(|(client, mode)| (client, *mode))
     }
 }

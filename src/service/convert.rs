@@ -9,10 +9,11 @@ use std::time::SystemTime;
 
 use prost_types::Timestamp;
 
+use super::presented::PresentedToken;
 use crate::{
     base::clock::MAX_TIMESTAMP,
     domain::{
-        ott::{IssuedToken, LoginUrl, OneTimeToken, Subject, SubjectKind},
+        ott::{LoginUrl, OneTimeToken, SealedToken, Subject, SubjectKind},
         session::{LoggedIn, Session, SessionCookie},
     },
     proto::ott::v1::{self, issue_ott_request},
@@ -74,7 +75,7 @@ pub(super) fn kind_and_text(subject: issue_ott_request::Subject) -> (SubjectKind
 #[derive(Debug)]
 pub(super) struct LoginWithOtt {
     /// The token.
-    pub(super) ott: OneTimeToken,
+    pub(super) token: PresentedToken,
     /// The API client to use; `None` for the default one.
     pub(super) api_client: Option<String>,
 }
@@ -83,9 +84,9 @@ impl TryFrom<v1::LoginWithOttRequest> for LoginWithOtt {
     type Error = Failure;
 
     fn try_from(request: v1::LoginWithOttRequest) -> Result<Self, Failure> {
-        let ott = OneTimeToken::try_new(request.ott)
+        let token = PresentedToken::try_new(request.ott)
             .map_err(|rule| Failure::new(Reason::InvalidRequest).violation("ott", rule.to_string()))?;
-        Ok(Self { ott, api_client: unless_empty(request.api_client) })
+        Ok(Self { token, api_client: unless_empty(request.api_client) })
     }
 }
 
@@ -93,11 +94,36 @@ fn unless_empty(text: String) -> Option<String> {
     Some(text).filter(|text| !text.is_empty())
 }
 
-impl From<(IssuedToken, Option<LoginUrl>)> for v1::IssueOttResponse {
-    fn from((token, login_url): (IssuedToken, Option<LoginUrl>)) -> Self {
+/// The result of an `IssueOtt` call.
+#[derive(Debug)]
+pub(super) struct Issued {
+    pub(super) form: IssuedForm,
+    /// Expiry of the token.
+    pub(super) expires_at: SystemTime,
+}
+
+/// What the caller of `IssueOtt` receives of the token.
+#[derive(Debug)]
+pub(super) enum IssuedForm {
+    /// The token of the platform, and a login URL if requested.
+    Raw(OneTimeToken, Option<LoginUrl>),
+    /// The sealed token.
+    Sealed(SealedToken),
+    /// Only a login URL, which has to contain the token of the platform. Sealing the same token as
+    /// well would protect nothing.
+    LoginUrl(LoginUrl),
+}
+
+impl From<Issued> for v1::IssueOttResponse {
+    fn from(Issued { form, expires_at }: Issued) -> Self {
+        let (ott, login_url) = match &form {
+            IssuedForm::Raw(ott, login_url) => (ott.expose(), login_url.as_ref()),
+            IssuedForm::Sealed(sealed) => (sealed.expose(), None),
+            IssuedForm::LoginUrl(login_url) => ("", Some(login_url)),
+        };
         Self {
-            ott: token.ott.expose().to_owned(),
-            expire_time: Some(timestamp(token.expires_at)),
+            ott: ott.to_owned(),
+            expire_time: Some(timestamp(expires_at)),
             login_url: login_url.map(|url| url.expose().to_owned()).unwrap_or_default(),
         }
     }

@@ -10,18 +10,28 @@
 //! real mechanism where possible: access rules that allow nothing, an exhausted quota, a token that
 //! another call is spending.
 
-use std::{future::ready, num::NonZeroU32, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    future::ready,
+    num::NonZeroU32,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
 use http::HeaderMap;
 
-use super::{OttService, Working, wire};
+use super::{
+    OttService, Working,
+    convert::{Issued, IssuedForm},
+    wire,
+};
 use crate::{
     access::{Access, Admission, Policy, Rate, RuleSettings, Rules},
     caller::{CallerError, JwtError},
     domain::{
         call::{Certainty, Method},
-        ott::{OneTimeToken, Subject, SubjectKind, Users},
+        ott::{OneTimeToken, SealedToken, Subject, SubjectKind, Users},
     },
     fault_injection::{FaultDecision, FaultInjector},
     observe::telemetry::metrics::Metrics,
@@ -29,6 +39,7 @@ use crate::{
     proto::ott::v1::{IssueOttRequest, IssueOttResponse, LoginWithOttRequest, issue_ott_request as v1},
     service::arrival::Arrival,
     status::{Failure, FailureCode, Reason},
+    token_binding::{Binding, TokenBinding},
 };
 
 /// Cause of injected faults, for the log.
@@ -71,14 +82,14 @@ struct Request {
 enum Message {
     /// An `IssueOtt` for a login. `api_client` is empty for the default one.
     Issue { login: String, api_client: String },
-    /// A `LoginWithOtt`.
+    /// A `LoginWithOtt`. `ott` is the token of the platform, even if the request has a sealed one.
     Login { ott: String, api_client: String },
     /// Another subject, or an invalid message. No fault is injected.
     Other,
 }
 
 impl Message {
-    fn of(method: Option<Method>, headers: &HeaderMap, body: &[u8]) -> Self {
+    fn of(method: Option<Method>, headers: &HeaderMap, body: &[u8], token_binding: &TokenBinding) -> Self {
         match method {
             Some(Method::IssueOtt) => match wire::decode(headers, body) {
                 Ok(IssueOttRequest { subject: Some(v1::Subject::Login(login)), api_client, .. }) => {
@@ -87,7 +98,10 @@ impl Message {
                 _ => Self::Other,
             },
             Some(Method::LoginWithOtt) => match wire::decode(headers, body) {
-                Ok(LoginWithOttRequest { ott, api_client }) => Self::Login { ott, api_client },
+                Ok(LoginWithOttRequest { ott, api_client }) => {
+                    let ott = opened(&ott, token_binding).unwrap_or(ott);
+                    Self::Login { ott, api_client }
+                }
                 Err(_) => Self::Other,
             },
             None => Self::Other,
@@ -127,7 +141,7 @@ impl FaultInjectingService {
         body: &[u8],
     ) -> ResponseFuture {
         let method = arrival.call.method();
-        let message = Message::of(method, headers, body);
+        let message = Message::of(method, headers, body, &self.service.token_binding);
         let decision = match &message {
             Message::Issue { login, .. } => self.injector.issue(login),
             Message::Login { ott, .. } => self.injector.login(ott),
@@ -151,11 +165,18 @@ impl FaultInjectingService {
         let Request { arrival, admission, headers, body, .. } = request;
         let lifetime = self.injector.token_lifetime();
         let working = self.service.begin(arrival, admission, &headers, &body);
+        let token_binding = self.service.token_binding.clone();
         Box::pin(async move {
             let Working::Issue(work) = working? else { return Err(Failure::new(Reason::InternalError)) };
-            let (mut issued, login_url) = work.await?;
-            issued.expires_at = issued.expires_at - DOCUMENTED_LIFETIME + lifetime;
-            wire::encode(&IssueOttResponse::from((issued, login_url)))
+            let Issued { form, expires_at } = work.await?;
+            let expires_at = expires_at - DOCUMENTED_LIFETIME + lifetime;
+            let form = match form {
+                IssuedForm::Sealed(sealed) => {
+                    IssuedForm::Sealed(resealed(&token_binding, &sealed, expires_at)?)
+                }
+                other => other,
+            };
+            wire::encode(&IssueOttResponse::from(Issued { form, expires_at }))
         })
     }
 
@@ -266,13 +287,22 @@ impl FaultInjectingService {
         })
     }
 
-    /// Logs a user in under rules that allow the call, but no account.
+    /// Logs a user in under rules that allow the call, but no account. The rules would already refuse
+    /// the user of a sealed token, so the token in it is spent.
     fn log_in_for_nobody(&self, mut request: Request) -> ResponseFuture {
         match self.for_nobody.admitted(&request.arrival) {
             Ok(admission) => request.admission = admission,
             Err(failure) => return failed(failure),
         }
-        let service = OttService { access: self.for_nobody.clone(), ..self.service.clone() };
+        if let Message::Login { ott, api_client } = &request.message {
+            let raw = LoginWithOttRequest { ott: ott.clone(), api_client: api_client.clone() };
+            match wire::encode(&raw) {
+                Ok(body) => request.body = body,
+                Err(failure) => return failed(failure),
+            }
+        }
+        let (access, api_clients) = (self.for_nobody.clone(), self.service.api_clients.accepting_raw());
+        let service = OttService { access, api_clients, ..self.service.clone() };
         perform(&service, request)
     }
 }
@@ -283,6 +313,26 @@ impl Access {
         let method = arrival.call.method().unwrap_or(Method::IssueOtt);
         Ok(self.admits(self.policy().into_shared(), &arrival.call, &arrival.caller, method)?)
     }
+}
+
+/// Returns the token in a sealed one. `None` if it is not sealed, or cannot be opened.
+fn opened(ott: &str, token_binding: &TokenBinding) -> Option<String> {
+    let sealed = SealedToken::is_sealed(ott).then(|| SealedToken::try_new(ott.to_owned()))?;
+    let opened = token_binding.open(&sealed.ok()?).ok()?;
+    Some(opened.ott().expose().to_owned())
+}
+
+/// Returns a sealed token with another expiry.
+fn resealed(
+    token_binding: &TokenBinding,
+    sealed: &SealedToken,
+    expires_at: SystemTime,
+) -> Result<SealedToken, Failure> {
+    let failed = |cause: &str| Failure::new(Reason::InternalError).because(&cause);
+    let opened = token_binding.open(sealed).and_then(|opened| opened.spend(None));
+    let (ott, binding) = opened.map_err(|refusal| failed(refusal.as_str()))?;
+    let sealed = token_binding.seal(&ott, &Binding { expires_at, ..binding });
+    sealed.map_err(|error| failed(&error.to_string()))
 }
 
 fn failed(failure: Failure) -> ResponseFuture {

@@ -1,10 +1,9 @@
 //! `LoginWithOtt`: spends a token.
 
-use std::sync::Arc;
-
 use super::{
     OttService, convert,
     detached::{self, Detachable},
+    presented::{NotSpendable, Spendable},
     undelivered::{Context, Undelivered},
 };
 use crate::{
@@ -31,15 +30,13 @@ impl OttService {
         let Arrival { call, span, in_flight, .. } = arrival;
         call.set_method(Method::LoginWithOtt);
 
-        let convert::LoginWithOtt { ott, api_client } = message.try_into()?;
-        let hash = self.audit.token_hash(&ott);
-        if let Some(fingerprint) = self.audit.fingerprint(&hash) {
-            call.set_fingerprint(fingerprint);
-        }
-        let client = self.client_for(&call, &admission, api_client.as_deref())?;
-
-        let mut permit = self.access.permit_login(admission, Arc::clone(client.name()))?;
-        call.set_deciding_claims(permit.take_claims());
+        let convert::LoginWithOtt { token, api_client } = message.try_into()?;
+        let spendable = match self.spendable(&call, admission, token, api_client.as_deref()) {
+            Ok(spendable) => spendable,
+            Err(NotSpendable::Failed(failure)) => return Err(failure),
+            Err(NotSpendable::Refused(cause)) => return Ok(self.refuse_token(&call, in_flight, cause)),
+        };
+        let Spendable { ott, hash, client, permit, sealed_user } = spendable;
 
         let Some(in_use) = self.known_tokens.claim(hash) else {
             self.metrics.security_event(SecurityEvent::OttInUse);
@@ -70,7 +67,7 @@ impl OttService {
                     return Err(failure);
                 }
             };
-            if let Some(subject) = in_use.subject()
+            if let Some(subject) = sealed_user.as_ref().or(in_use.subject())
                 && account.is_of(subject) == Some(false)
             {
                 drop(undelivered(session));
@@ -80,13 +77,16 @@ impl OttService {
                 return Err(failure
                     .because(&"the account in the response is not the user that the token was issued for"));
             }
-            let names = || in_use.subject().cloned().into_iter().chain(account.subjects()).collect();
-            match access.check_account(&permit, names) {
-                Ok(claims) => task_call.set_deciding_claims(claims),
-                Err(denied) => {
-                    drop(undelivered(session));
-                    metrics.security_event(SecurityEvent::AccountNotAllowed);
-                    return Err(Failure::new(Reason::AccountNotAllowed).because(&denied));
+            // The permit for a sealed token is for its user.
+            if sealed_user.is_none() {
+                let names = || in_use.subject().cloned().into_iter().chain(account.subjects()).collect();
+                match access.check_account(&permit, names) {
+                    Ok(claims) => task_call.set_deciding_claims(claims),
+                    Err(denied) => {
+                        drop(undelivered(session));
+                        metrics.security_event(SecurityEvent::AccountNotAllowed);
+                        return Err(Failure::new(Reason::AccountNotAllowed).because(&denied));
+                    }
                 }
             }
             drop(in_use);

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     base::backoff,
-    domain::call::{Call, Method},
+    domain::call::{Call, Certainty, Method},
 };
 
 /// Maximum size of a status in the peer's header list (RFC 9113, 6.5.2). Clients with a limit of
@@ -208,18 +208,21 @@ fn any(name: &str, detail: &impl Message) -> Any {
 }
 
 fn metadata(failure: &Failure, call: &Call) -> BTreeMap<String, String> {
+    // The gateway may have refused the token itself, in the same way as the platform.
+    let is_rejected = failure.reason() == Reason::OttRejected;
+    let outcome = if is_rejected { Certainty::Refused } else { call.certainty() };
     let mut metadata = BTreeMap::new();
     let mut add = |key: &str, value: String| metadata.insert(key.to_owned(), value);
     if let Some(method) = call.method() {
         add("operation", method.name().to_owned());
-        add("outcome", call.certainty().as_str().to_owned());
+        add("outcome", outcome.as_str().to_owned());
     }
     // Callers must not learn the names of API clients that they may not use.
     if let Some(api_client) = call.api_client().filter(|_| failure.reason() != Reason::CallerNotAllowed) {
         add("apiClient", bounded(&api_client));
     }
     // The caller must not learn whether a token is unknown, used or expired.
-    if failure.reason() == Reason::OttRejected {
+    if is_rejected {
         return metadata;
     }
     if call.method().is_some() {

@@ -96,6 +96,7 @@ async fn refusals_name_their_cause() {
     let sealed = token_binding.seal(&ott("canary"), &binding(wall.now())).expect("sealed");
     let text = sealed.expose().to_owned();
     let body = text.rsplit_once('.').expect("a body").1;
+    let other_start = if body.starts_with('A') { 'B' } else { 'A' };
     let cases = [
         (format!("ottgw2.2026-10.{body}"), SealRefusal::UnknownVersion),
         (format!("ottgw1.2026-11.{body}"), SealRefusal::UnknownKey),
@@ -103,7 +104,7 @@ async fn refusals_name_their_cause() {
         (format!("ottgw1.2026-10.{body}="), SealRefusal::Malformed),
         ("ottgw1.2026-10.".to_owned(), SealRefusal::Malformed),
         ("ottgw1.2026-10.AAAAAAAAAAAAAAAA".to_owned(), SealRefusal::NotAuthentic),
-        (format!("ottgw1.2026-10.A{}", &body[1..]), SealRefusal::NotAuthentic),
+        (format!("ottgw1.2026-10.{other_start}{}", &body[1..]), SealRefusal::NotAuthentic),
     ];
     for (text, cause) in cases {
         assert_eq!(refusal(&token_binding, &text), cause, "{text}");

@@ -73,6 +73,7 @@ mod strangers;
 mod structure;
 mod threads;
 mod tls;
+mod token_binding;
 mod token_binding_config;
 mod traces;
 mod undelivered_sessions;

@@ -104,6 +104,7 @@ pub(super) fn for_call(call: &Call, ending: Ending, number: Number<'_>, now: Sys
         user.as_ref().map(|user| user.value),
         api_client.as_deref(),
         call.fingerprint(),
+        call.issued_by(),
     ];
     let length = named.iter().flatten().map(|name| name.len()).sum::<usize>();
     let mut line = Object::of_event("call", CALL_BYTES + length);
@@ -134,6 +135,13 @@ pub(super) fn for_call(call: &Call, ending: Ending, number: Number<'_>, now: Sys
     line.number(name!("platform_status"), call.http_status().map(u32::from));
     line.milliseconds(name!("duration_ms"), u32::try_from(microseconds).unwrap_or(u32::MAX));
     line.optional(name!("ott_fingerprint"), call.fingerprint());
+    // Omitted without token binding, which few gateways use.
+    if let Some(issued_by) = call.issued_by() {
+        line.string(name!("issued_by"), issued_by);
+    }
+    if let Some(cause) = call.token_refusal() {
+        line.string(name!("token_refused"), cause.as_str());
+    }
     match call.candidate() {
         Some(decision) => line.object(
             name!("candidate"),

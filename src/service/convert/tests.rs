@@ -81,10 +81,16 @@ fn a_token_is_visible_ascii_of_at_most_4096_bytes() {
     let login =
         |ott: String| LoginWithOtt::try_from(v1::LoginWithOttRequest { ott, api_client: "eu2".into() });
     let valid = login("x".repeat(4096)).expect("it is valid");
-    assert_eq!((valid.ott.expose().len(), valid.api_client.as_deref()), (4096, Some("eu2")));
+    assert!(matches!(&valid.token, PresentedToken::Raw(ott) if ott.expose().len() == 4096));
+    assert_eq!(valid.api_client.as_deref(), Some("eu2"));
+    let sealed = |length: usize| format!("ottgw1.{}", "x".repeat(length - "ottgw1.".len()));
+    let valid = login(sealed(9216)).expect("it is valid");
+    assert!(matches!(&valid.token, PresentedToken::Sealed(sealed) if sealed.expose().len() == 9216));
     for (ott, rule) in [
         (String::new(), "must not be empty"),
         ("x".repeat(4097), "must be at most 4096 bytes long"),
+        (sealed(9217), "must be at most 9216 bytes long"),
+        ("ottgw1.canary x".into(), "must be visible ASCII"),
         ("canary x".into(), "must be visible ASCII"),
         ("canaryä".into(), "must be visible ASCII"),
     ] {
@@ -96,15 +102,16 @@ fn a_token_is_visible_ascii_of_at_most_4096_bytes() {
 
 #[test]
 fn an_issue_response_has_the_expiry_and_the_login_url() {
-    let token = || IssuedToken {
-        ott: OneTimeToken::try_new("canary".into()).expect("it is valid"),
-        expires_at: SystemTime::UNIX_EPOCH + Duration::from_millis(1_500),
-    };
-    let answer = v1::IssueOttResponse::from((token(), None));
+    let issued = |form| Issued { form, expires_at: SystemTime::UNIX_EPOCH + Duration::from_millis(1_500) };
+    let ott = || OneTimeToken::try_new("canary".into()).expect("it is valid");
+    let login_url = || LoginUrl::new("https://canary".into());
+    let answer = v1::IssueOttResponse::from(issued(IssuedForm::Raw(ott(), None)));
     assert_eq!((answer.ott.as_str(), answer.login_url.as_str()), ("canary", ""));
     assert_eq!(answer.expire_time, Some(Timestamp { seconds: 1, nanos: 500_000_000 }));
-    let answer = v1::IssueOttResponse::from((token(), Some(LoginUrl::new("https://canary".into()))));
-    assert_eq!(answer.login_url, "https://canary");
+    let answer = v1::IssueOttResponse::from(issued(IssuedForm::Raw(ott(), Some(login_url()))));
+    assert_eq!((answer.ott.as_str(), answer.login_url.as_str()), ("canary", "https://canary"));
+    let answer = v1::IssueOttResponse::from(issued(IssuedForm::LoginUrl(login_url())));
+    assert_eq!((answer.ott.as_str(), answer.login_url.as_str()), ("", "https://canary"));
     assert!(!format!("{answer:?}").contains("canary"));
 }
 

@@ -24,8 +24,9 @@ gRPC code.
   `apiClient`, and `httpStatus`, `apiCode`, `apiDomain` and `apiMessage` of the platform's last response. A text of the
   platform is omitted if it contains a part of a secret of the call (eight or more characters of a token, the client secret or a
   cookie, in any usual encoding).
-  `OTT_REJECTED` has no `attempts`, `httpStatus`, `apiCode`, `apiDomain` and `apiMessage`, so that unknown, used and
-  expired tokens get the same status.
+  `OTT_REJECTED` has no `attempts`, `httpStatus`, `apiCode`, `apiDomain` and `apiMessage`, and its `outcome` is always
+  `refused`, so that unknown, used and expired tokens get the same status, and so do tokens that the gateway refuses itself
+  ([sealed tokens](audit.md#sealed-tokens)).
 - `google.rpc.RequestInfo`: the id to quote to the gateway's operator.
 - `google.rpc.RetryInfo`: the delay before a retry, if a retry is advised and the delay is known.
 - `google.rpc.QuotaFailure` with `CALLER_QUOTA_EXCEEDED`: the exceeded quota, with its rate and burst.

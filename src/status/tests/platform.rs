@@ -6,13 +6,13 @@ use tonic::Code;
 
 use super::{Answer, OPERATIONS, call, call_with};
 use crate::{
-    base::backoff::assert_spread,
+    base::{backoff::assert_spread, clock},
     credential::{CredentialError, CredentialErrorKind},
-    domain::call::{Certainty, Method},
+    domain::call::{Call, Certainty, Deadline, Method, RequestId},
     platform::error::{
         CookieProblem, ErrorBody, ErrorResponse, Malformation, PlatformError, PlatformErrorCode,
     },
-    status::Failure,
+    status::{Failure, Reason},
 };
 
 use Certainty::{Done, NotSent, Refused, Unknown};
@@ -86,6 +86,23 @@ const FAILING: Expected = may_be_retried(Code::Unavailable, "PLATFORM_UNAVAILABL
 const REFUSED: Expected = no_retry(Code::InvalidArgument, "PLATFORM_REJECTED_REQUEST", "refused");
 const CREDENTIAL: Expected = no_retry(Code::Internal, "PLATFORM_CREDENTIAL_REJECTED", "refused");
 const NO_USER: Expected = no_retry(Code::NotFound, "USER_NOT_FOUND", "refused");
+
+/// The gateway refuses some tokens itself, and nothing is sent then.
+#[tokio::test(start_paused = true)]
+async fn token_that_the_gateway_refuses_gets_the_status_of_one_that_the_platform_rejects() {
+    let request_id = RequestId::new();
+    let call = |certainty| {
+        let call = Call::with_request_id(request_id, clock::now(), Deadline::after(Duration::from_secs(10)));
+        call.set_method(LoginWithOtt);
+        call.set_api_client("eu2".into());
+        call.attempt_ended(certainty);
+        call
+    };
+    let rejected = Failure::from_platform(LoginWithOtt, &http(401, json(None)));
+    let rejected = rejected.into_headers(&call(Refused));
+    let refused = Failure::new(Reason::OttRejected).because(&"the gateway refused the token: expired");
+    assert_eq!(refused.into_headers(&call(NotSent)), rejected);
+}
 
 #[test]
 fn http_statuses_without_a_known_code_are_decided_by_status() {

@@ -8,7 +8,7 @@ use crate::{
     base::{clock::WallClock, text::is_unprintable},
     domain::{
         call::{CandidateDecision, CandidateDifference, Deadline, UnvalidatedNames},
-        ott::{Subject, SubjectKind},
+        ott::{SealRefusal, Subject, SubjectKind},
         reason::FailureCode,
     },
     observe::{
@@ -49,6 +49,10 @@ struct CallRecord<'a> {
     platform_status: Option<u16>,
     duration_ms: f64,
     ott_fingerprint: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    issued_by: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token_refused: Option<&'static str>,
     candidate: Option<Candidate<'a>>,
 }
 
@@ -91,6 +95,8 @@ fn reference(call: &Call, ending: Ending, number: Number<'_>, now: SystemTime) -
         platform_status: call.http_status(),
         duration_ms: f64::from(u32::try_from(microseconds).unwrap_or(u32::MAX)) / 1000.0,
         ott_fingerprint: call.fingerprint(),
+        issued_by: call.issued_by(),
+        token_refused: call.token_refusal().map(SealRefusal::as_str),
         candidate: call
             .candidate()
             .map(|it| Candidate { difference: it.difference.as_str(), cause: &it.cause }),
@@ -108,6 +114,8 @@ proptest! {
         subject in proptest::option::of("[a-z@.\u{ff41}]{1,30}"),
         unvalidated in any::<Option<(String, Option<String>)>>(),
         fingerprint in any::<Option<String>>(),
+        issued_by in any::<Option<String>>(),
+        refusal in proptest::option::of(proptest::sample::select(&SealRefusal::ALL[..])),
         ending in prop_oneof![
             Just(Ending::Succeeded),
             Just(Ending::Cancelled),
@@ -146,6 +154,12 @@ proptest! {
             }
             if let Some(fingerprint) = fingerprint {
                 call.set_fingerprint(fingerprint);
+            }
+            if let Some(name) = issued_by {
+                call.set_issued_by(name.into());
+            }
+            if let Some(cause) = refusal {
+                call.set_token_refusal(cause);
             }
             if let Some(cause) = candidate {
                 let difference = CandidateDifference::WouldAllow;
@@ -351,6 +365,8 @@ async fn documentation_lists_exactly_the_fields_of_each_line() {
     let now = WallClock::system().now();
     let with_every_field = call();
     with_every_field.set_login_url(true);
+    with_every_field.set_issued_by("token:portal".into());
+    with_every_field.set_token_refusal(SealRefusal::Expired);
     let change = RulesChange::for_test("", "");
     let lines = [
         ("## The record of a call", for_call(&with_every_field, Ending::Succeeded, NUMBER, now)),

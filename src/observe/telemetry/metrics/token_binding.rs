@@ -6,30 +6,18 @@ use super::{
     Metrics,
     family::{Families, Per},
 };
-use crate::observe::telemetry::label::labels;
+pub use crate::domain::ott::SealRefusal;
+use crate::observe::telemetry::label::Label;
 
-labels! {
-    /// Reason that the gateway refuses a token itself, as a label. Callers receive the same answer for
-    /// all of them, and for a token that the platform does not know.
-    pub enum SealRefusal {
-        /// The token is not sealed, and its API client requires it.
-        NotSealed = "not_sealed",
-        /// The gateway has no keys.
-        NoKeys = "no_keys",
-        /// The version of the sealed token is not known.
-        UnknownVersion = "unknown_version",
-        /// The text is not a sealed token.
-        Malformed = "malformed",
-        /// The gateway does not have the key.
-        UnknownKey = "unknown_key",
-        /// The token was altered, or sealed with another key of the same id.
-        NotAuthentic = "not_authentic",
-        /// The token has expired.
-        Expired = "expired",
-        /// The request names another API client.
-        OtherApiClient = "other_api_client",
-        /// The gateway does not have the API client.
-        UnknownApiClient = "unknown_api_client",
+impl Label for SealRefusal {
+    const VALUES: &'static [Self] = &Self::ALL;
+
+    fn as_str(self) -> &'static str {
+        Self::as_str(self)
+    }
+
+    fn index(self) -> usize {
+        self as usize
     }
 }
 
