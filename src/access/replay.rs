@@ -48,6 +48,8 @@ pub struct RecordedCall<'a> {
     pub method: Method,
     /// The name of the API client. `None` if it is not recorded.
     pub api_client: Option<&'a str>,
+    /// Whether an `IssueOtt` requested a login URL. `None` if it is not recorded.
+    pub login_url: Option<bool>,
     /// The user. Not known for a login.
     pub user: KnownUser<'a>,
     /// The decision of the rules that were in force.
@@ -202,7 +204,7 @@ impl Replay {
             method: call.method,
             api_client: call.api_client,
             issuer: KnownIssuer::Unknown,
-            login_url: None,
+            login_url: call.login_url,
             user: call.user,
         };
         let is_allowed = call.decision == RecordedDecision::Allowed;

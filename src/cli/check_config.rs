@@ -70,13 +70,13 @@ pub(super) struct Arguments {
     /// Use this API client for --explain and --who [default: the default API client]
     #[arg(long, value_name = "NAME", requires = "question")]
     api_client: Option<String>,
-    /// The caller that the sealed token of LoginWithOtt was issued to, for --explain and --who
+    /// The caller that the sealed token of `LoginWithOtt` was issued to, for --explain and --who
     ///
     /// With it, USER is the user that the token contains. Without it, --explain is about a token that is
     /// not sealed, and --who about all tokens.
     #[arg(long, value_name = "CALLER", requires = "question")]
     issued_by: Option<String>,
-    /// Ask --explain and --who about an IssueOtt that requests a login URL
+    /// Ask --explain and --who about an `IssueOtt` that requests a login URL
     #[arg(long, requires = "question")]
     login_url: bool,
     /// A claim of the caller's JWT for --explain, such as groups=ops; can be repeated

@@ -44,6 +44,7 @@ fn issue<'a>(caller: &'a str, user: &'a Subject) -> RecordedCall<'a> {
         claims: KnownClaims::All(&NONE),
         method: Method::IssueOtt,
         api_client: Some("eu2"),
+        login_url: Some(false),
         user: KnownUser::Named(user),
         decision: RecordedDecision::Allowed,
         decided_by: DecidedBy::OldRules,
@@ -271,6 +272,17 @@ fn call_is_undecided_if_a_part_that_decides_is_not_recorded() {
     let of_client = RuleSettings { api_clients: Some(vec!["eu2".to_owned()]), ..rule("jwt:a", Users::All) };
     let call = RecordedCall { api_client: None, ..issue("jwt:a", &john) };
     assert_eq!(undecided(of_client, call), Some(UnknownPart::ApiClient));
+
+    let without_urls = RuleSettings { login_urls: false, ..rule("jwt:a", Users::All) };
+    for (login_url, expected) in
+        [(None, Some(UnknownPart::LoginUrl)), (Some(false), None), (Some(true), None)]
+    {
+        let call = RecordedCall { login_url, ..issue("jwt:a", &john) };
+        assert_eq!(undecided(without_urls.clone(), call), expected, "{login_url:?}");
+        assert_eq!(undecided(rule("jwt:a", Users::All), call), None);
+    }
+    let of_sealed = RuleSettings { issued_by: Some(vec!["*".to_owned()]), ..rule("jwt:a", Users::All) };
+    assert_eq!(undecided(of_sealed, login_call), Some(UnknownPart::Issuer));
 
     // The old rules list users as well: the recorded decision shows that they allowed the login.
     let old = [rule("jwt:a", logins("*@x")), rule("jwt:*", logins("*@y"))];

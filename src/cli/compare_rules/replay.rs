@@ -176,6 +176,7 @@ impl AuditReplay {
             claims: if has_jwt(call) { KnownClaims::AtLeast(&claims) } else { KnownClaims::All(&claims) },
             method,
             api_client: call.api_client.as_deref(),
+            login_url: login_url(call),
             user: known_user(user.as_ref(), call.user_spelling),
             decision,
             decided_by: self.decided_by(record, call),
@@ -241,6 +242,13 @@ fn known_user(user: Option<&Subject>, spelling: UserSpelling) -> KnownUser<'_> {
         }
         (Some(user), UserSpelling::Plain | UserSpelling::NotRecorded) => KnownUser::Named(user),
     }
+}
+
+/// Returns whether a login URL was requested. The records of this version omit it if none was; those
+/// of older ones, and of calls whose message did not arrive, always do.
+fn login_url(call: &CallEntry) -> Option<bool> {
+    let is_written = call.user.is_some() && call.user_spelling != UserSpelling::NotRecorded;
+    call.login_url.or_else(|| is_written.then_some(false))
 }
 
 /// Returns the issuer of the caller's JWT.

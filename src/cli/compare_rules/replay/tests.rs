@@ -261,3 +261,24 @@ fn calls_of_other_rules_are_counted_separately() {
     assert_eq!((calls.by_other_rules.count(), refused(&calls.by_other_rules)), (5, 3));
     assert_eq!(calls.by_other_rules.allowed.count(), 2);
 }
+
+#[test]
+fn login_url_is_unknown_only_if_the_record_does_not_show_it() {
+    let settings = |login_urls| Settings::new(vec![RuleSettings { login_urls, ..rule("jwt:a", Users::All) }]);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("audit.jsonl");
+    let counts = |line: String| {
+        std::fs::write(&file, line).unwrap();
+        let replay = replay_of(std::slice::from_ref(&file), &settings(true), &settings(false)).unwrap();
+        let decisions = &replay.calls.by_old_rules;
+        let undecided = decisions.undecided.get(&UnknownPart::LoginUrl).copied().unwrap_or_default();
+        (decisions.unchanged, decisions.refused.count(), undecided)
+    };
+    assert_eq!(counts(record(&json!({ "login_url": true }))), (0, 1, 0));
+    assert_eq!(counts(record(&json!({}))), (1, 0, 0));
+    let mut older: Value = serde_json::from_str(&record(&json!({}))).unwrap();
+    older.as_object_mut().unwrap().remove("user_spelling");
+    let older = older.to_string();
+    assert_eq!(counts(older), (0, 0, 1));
+    assert_eq!(counts(record(&json!({ "user": null }))), (0, 0, 1));
+}

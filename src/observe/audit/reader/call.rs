@@ -31,6 +31,8 @@ pub struct CallEntry {
     pub user_spelling: UserSpelling,
     /// `api_client`.
     pub api_client: Option<String>,
+    /// `login_url`: whether an `IssueOtt` requested a login URL. Written since `user_spelling` is.
+    pub login_url: Option<bool>,
     /// `unvalidated`: the fields that contain only the beginning of a value.
     pub unvalidated: Option<String>,
     /// `code`.

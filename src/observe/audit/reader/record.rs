@@ -167,6 +167,7 @@ struct Members {
     #[serde(default)]
     user_spelling: UserSpelling,
     api_client: Option<String>,
+    login_url: Option<bool>,
     unvalidated: Option<String>,
     code: Option<String>,
     reason: Option<String>,
@@ -302,6 +303,7 @@ impl Members {
             user: self.user,
             user_spelling: self.user_spelling,
             api_client: self.api_client,
+            login_url: self.login_url,
             unvalidated: self.unvalidated,
             code: self.code,
             reason: self.reason,
