@@ -93,16 +93,19 @@ impl OttService {
             },
         };
         let (client, mode) = self.client_for(call, &admission, api_client)?;
-        let permit = self.access.permit_login(admission, Arc::clone(client.name()));
-        let mut permit = permit.map_err(Failure::from)?;
-        call.set_deciding_claims(permit.take_claims());
-        match raw {
+        let refusal = match raw {
             Ok((hash, ott)) if mode.accepts_raw() => {
-                Ok(Spendable { ott, hash, client, permit, sealed_user: None })
+                let permit = self.access.permit_login(admission, Arc::clone(client.name()));
+                let mut permit = permit.map_err(Failure::from)?;
+                call.set_deciding_claims(permit.take_claims());
+                return Ok(Spendable { ott, hash, client, permit, sealed_user: None });
             }
-            Ok(_) => Err(NotSpendable::Refused(SealRefusal::NotSealed)),
-            Err(cause) => Err(NotSpendable::Refused(cause)),
-        }
+            Ok(_) => SealRefusal::NotSealed,
+            Err(cause) => cause,
+        };
+        let charged = self.access.charge_refused_token(&admission, client.name());
+        call.set_deciding_claims(charged.map_err(Failure::from)?);
+        Err(NotSpendable::Refused(refusal))
     }
 
     /// Opens a sealed token.
