@@ -1,6 +1,8 @@
 """The gateway with all features enabled: rules, quotas, audit to a file, metrics, log at `info`."""
 
+import base64
 import hashlib
+import os
 import pathlib
 
 from benches.harness.credentials import AUDIENCE, ISSUER
@@ -21,6 +23,7 @@ data_center_url = "{upstream}"
 client_id = "bench"
 client_secret_file = "{folder}/client-secret"
 {authority}
+{sealing}
 {callers}
 [audit]
 sink = "{sink}"
@@ -32,6 +35,19 @@ TLS = """
 [server.tls]
 certificate_file = "{0.certificate}"
 private_key_file = "{0.key}"
+"""
+# A second API client, which issues sealed tokens.
+SEALING_CLIENT = "sealing"
+SEALING = """
+default = true
+[token_binding]
+keys_file = "{folder}/token-keys"
+[api_clients.{client}]
+bind_tokens = "on"
+data_center_url = "{upstream}"
+client_id = "bench"
+client_secret_file = "{folder}/client-secret"
+{authority}
 """
 JWT = """
 [callers.jwt]
@@ -68,16 +84,23 @@ RULES = 10
 class Gateway:
     """One process of the release binary, with the documented defaults wherever possible.
 
-    `certificates` switch TLS on, `issuer` accepts its JWTs, and `tokens` are bearer tokens by
+    `certificates` switch TLS on, `issuer` accepts its JWTs, `seals` adds an API client that issues sealed tokens, and `tokens` are bearer tokens by
     the names of their callers. `wrapper` is a command that runs the binary, such as valgrind.
     """
 
     def __init__(self, binary, folder, upstream, certificates=None, issuer=None, tokens=None, rules=RULES, other_rule=OTHER_RULE,
-                 workers=1, has_audit=True, log_level="info", wrapper=(), environment=None):  # fmt: skip
+                 workers=1, has_audit=True, log_level="info", wrapper=(), environment=None, seals=False):  # fmt: skip
         folder = pathlib.Path(folder)
         self.port, self.admin = free_ports(2)
         (folder / "client-secret").write_text("bench-secret\n")
         (folder / "client-secret").chmod(0o600)
+        authority = f'ca_file = "{upstream.authority}"' if upstream.authority else ""
+        sealing = ""
+        if seals:
+            keys = folder / "token-keys"
+            keys.write_text(f"bench {base64.b64encode(os.urandom(32)).decode()}\n")
+            keys.chmod(0o600)
+            sealing = SEALING.format(folder=folder, client=SEALING_CLIENT, upstream=upstream.url, authority=authority)
         callers, names = "", ["anonymous"]
         if issuer:
             names.append("jwt:*")
@@ -97,7 +120,8 @@ class Gateway:
             sink=folder / "audit.jsonl" if has_audit else "off",
             log_level=log_level,
             upstream=upstream.url,
-            authority=f'ca_file = "{upstream.authority}"' if upstream.authority else "",
+            authority=authority,
+            sealing=sealing,
             tls=TLS.format(certificates) if certificates else "",
             callers=callers,
             rules="".join(written),

@@ -18,7 +18,8 @@ import time
 from benches.harness.upstream import ACCESS_TOKEN, LOGIN, TOKEN
 
 PATHS = {"issue": "IssueOtt", "login": "LoginWithOtt"}
-FIELD_ONE = b"\x0a"
+# Numbers of the fields of the requests.
+SUBJECT_OR_OTT, API_CLIENT = 1, {"issue": 5, "login": 2}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,20 +49,27 @@ class CallsFailed(Exception):
     """Calls that must succeed have failed."""
 
 
-def message(text):
-    """A gRPC message whose first field is `text` (shorter than 128 bytes)."""
-    payload = FIELD_ONE + bytes([len(text)]) + text.encode()
+def field(number, text):
+    """A field of a protobuf message with a text of less than 16,384 bytes."""
+    length = bytes([len(text)]) if len(text) < 128 else bytes([len(text) & 127 | 128, len(text) >> 7])
+    return bytes([number << 3 | 2]) + length + text.encode()
+
+
+def message(text, method="issue", api_client=None):
+    """A gRPC message whose first field is `text`."""
+    payload = field(SUBJECT_OR_OTT, text)
+    payload += field(API_CLIENT[method], api_client) if api_client else b""
     return b"\0" + struct.pack(">I", len(payload)) + payload
 
 
 class Caller:
     """Makes calls of one kind: `issue` for a `login`, or `login` with an `ott`; with a bearer
-    `token`, or without."""
+    `token`, or without; with an `api_client`, or the default one."""
 
-    def __init__(self, folder, url, method="issue", login=LOGIN, ott=TOKEN, token=None):
+    def __init__(self, folder, url, method="issue", login=LOGIN, ott=TOKEN, token=None, api_client=None):
         self._folder = pathlib.Path(tempfile.mkdtemp(dir=folder))
         self.body = self._folder / "message"
-        self.body.write_bytes(message(login if method == "issue" else ott))
+        self.body.write_bytes(message(login if method == "issue" else ott, method, api_client))
         self._method, self._url = method, url
         self._headers = ["content-type: application/grpc", "te: trailers", "grpc-timeout: 10S"]
         if token:

@@ -6,15 +6,16 @@ of files) depend on time instead of calls and are subtracted.
 """
 
 import contextlib
+import json
 import pathlib
 import re
 import subprocess
 import time
 
 from benches.harness.credentials import Issuer
-from benches.harness.gateway import Gateway
+from benches.harness.gateway import SEALING_CLIENT, Gateway
 from benches.harness.load import Caller, Shape
-from benches.harness.upstream import Upstream
+from benches.harness.upstream import LOGIN, Upstream
 
 WARM_UP_CALLS = 100
 CALLS = 1_000
@@ -52,9 +53,9 @@ def measure(binary, upstream_binary, folder):
         upstream = Upstream(upstream_binary, folder)
         stack.callback(upstream.stop)
         issuer, counter = Issuer(folder), Counter(folder)
-        gateway = Gateway(binary, folder, upstream, issuer=issuer, wrapper=counter.command)
+        gateway = Gateway(binary, folder, upstream, issuer=issuer, wrapper=counter.command, seals=True)
         stack.callback(gateway.stop)
-        loads = workloads(folder, gateway, issuer)
+        loads = workloads(folder, gateway, issuer, binary)
         for load in loads.values():
             load(ONE_BY_ONE, WARM_UP_CALLS)
         counter.take(gateway.process.pid)
@@ -63,7 +64,7 @@ def measure(binary, upstream_binary, folder):
         return {name: count(counter, gateway, load, idle / seconds) for name, load in loads.items()}
 
 
-def workloads(folder, gateway, issuer):
+def workloads(folder, gateway, issuer, binary):
     """Functions that make a number of calls, by the name of the figure."""
     anonymous = Caller(folder, gateway.url)
     gateway.process.wait_until(anonymous.is_answered, "no call is answered")
@@ -72,7 +73,18 @@ def workloads(folder, gateway, issuer):
         "login": Caller(folder, gateway.url, method="login").load,
         "jwt": Caller(folder, gateway.url, token=issuer.token("RS256", "portal")).load,
         "refused": Caller(folder, gateway.url, login=FOREIGN_LOGIN).refused,
+        "sealed_issue": Caller(folder, gateway.url, api_client=SEALING_CLIENT).load,
+        "sealed_login": lambda shape, calls: sealed_login(folder, gateway, binary, shape, calls),
     }
+
+
+def sealed_login(folder, gateway, binary, shape, calls):
+    """Spends one sealed token in every call, because the upstream accepts a token more than once. The
+    call that requests it is counted too."""
+    command = [binary, "issue", "--endpoint", gateway.url, "--login", LOGIN, "--api-client", SEALING_CLIENT]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    ott = json.loads(done.stdout)["ott"]
+    return Caller(folder, gateway.url, method="login", ott=ott).load(shape, calls)
 
 
 def count(counter, gateway, load, idle):
