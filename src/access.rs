@@ -251,7 +251,8 @@ impl Access {
     /// the claims of the deciding rule, for the audit record.
     ///
     /// The token's user and issuer are not checked, even if they are known: otherwise the answer would
-    /// depend on what is wrong with the token.
+    /// depend on what is wrong with the token. The quota is that of a token that is not sealed, or that
+    /// of the first rule if all rules have `issued_by`. Without an API client, any will do.
     ///
     /// # Errors
     ///
@@ -259,17 +260,23 @@ impl Access {
     pub fn charge_refused_token(
         &self,
         admission: &Admission,
-        api_client: &str,
+        api_client: Option<&str>,
     ) -> Result<Option<Box<RawValue>>, Refused> {
         if admission.method != Method::LoginWithOtt {
             return Err(self.denied(AccessDenial::Method).into());
         }
-        let allowing = admission.policy.rules.for_api_client(&admission.rules, api_client);
-        let rules = allowing.map_err(|mismatch| self.denied(mismatch)).inspect_err(|_| {
-            self.rehearse_admitted(admission, &admission.known(api_client), false);
+        let rules = &admission.policy.rules;
+        let allowing = match api_client {
+            Some(name) => rules.for_api_client(&admission.rules, name),
+            None => Ok(admission.rules.clone()),
+        };
+        let allowing = allowing.map_err(|mismatch| self.denied(mismatch)).inspect_err(|_| {
+            self.rehearse_admitted(admission, &admission.known(api_client.unwrap_or_default()), false);
         })?;
-        self.take(&rules, admission, None)?;
-        Ok(admission.deciding_claims(&rules))
+        let not_sealed = rules.for_token_that_is_not_sealed(&allowing);
+        let rules = not_sealed.as_ref().unwrap_or(&allowing);
+        self.take(rules, admission, None)?;
+        Ok(admission.deciding_claims(rules))
     }
 
     /// `sealed` contains the user and the issuer of a sealed token.

@@ -209,7 +209,7 @@ impl App {
             identification,
             access: access.clone(),
             audit: audit.clone(),
-            refused_requests: refused_requests(&config, &audit),
+            refused_requests: refused_requests(&config, &audit, &token_keys.token_binding),
             metrics: metrics.clone(),
             tracer: tracer.clone(),
             health: health_service.clone(),
@@ -344,8 +344,9 @@ fn report_serving(server: &Server, admin: Option<&Http1Server>, health_server: O
 }
 
 /// Creates the reader of refused requests, which validates API client names.
-fn refused_requests(config: &Config, audit: &Audit) -> RefusedRequests {
-    RefusedRequests::new(config.api_clients.by_name.keys().cloned(), audit.clone())
+fn refused_requests(config: &Config, audit: &Audit, token_binding: &TokenBinding) -> RefusedRequests {
+    let api_clients = config.api_clients.by_name.keys().cloned();
+    RefusedRequests::new(api_clients, audit.clone(), token_binding.clone())
 }
 
 /// Shared state from which every worker creates its handlers.

@@ -31,7 +31,7 @@ mod refusal;
 pub mod table;
 mod undocumented;
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use http::HeaderMap;
 
@@ -54,6 +54,8 @@ pub struct Failure {
     quota: Option<Box<QuotaExceeded>>,
     platform: Option<Box<ErrorBody>>,
     cause: Option<Box<str>>,
+    /// `None` if the caller may know the call's API client.
+    known_api_client: Option<Box<Option<Arc<str>>>>,
 }
 
 /// One field of the request that violates a rule.
@@ -91,6 +93,7 @@ impl Failure {
             quota: None,
             platform: None,
             cause: None,
+            known_api_client: None,
         }
     }
 
@@ -128,6 +131,14 @@ impl Failure {
     #[must_use]
     pub(crate) fn because(mut self, cause: &impl fmt::Display) -> Self {
         self.cause = Some(cause.to_string().into());
+        self
+    }
+
+    /// Sets the API client in the details, in place of the call's: the caller does not know that one,
+    /// because it is in a sealed token.
+    #[must_use]
+    pub(crate) fn known_api_client(mut self, name: Option<Arc<str>>) -> Self {
+        self.known_api_client = Some(Box::new(name));
         self
     }
 

@@ -110,7 +110,7 @@ impl Mode {
 pub struct Binding {
     /// Name of the API client that it was issued with.
     pub api_client: String,
-    /// Its user, in canonical form.
+    /// Its user.
     pub subject: Subject,
     /// Name of the caller that it was issued to.
     pub issued_by: String,
@@ -151,6 +151,12 @@ pub struct OpenedToken {
     ott: OneTimeToken,
     binding: Binding,
     opened_at: SystemTime,
+}
+
+impl Default for TokenBinding {
+    fn default() -> Self {
+        Self::without_keys()
+    }
 }
 
 impl TokenBinding {

@@ -123,6 +123,13 @@ impl Admission {
         }
     }
 
+    /// Returns whether any rule allows the caller this API client, regardless of the other parts of the
+    /// call. For texts that the caller receives; a decision is also counted and rehearsed.
+    #[must_use]
+    pub fn may_use(&self, api_client: &str) -> bool {
+        self.policy.rules.for_api_client(&self.rules, api_client).is_ok()
+    }
+
     /// Returns the claims of the first of these rules, for the audit record.
     pub(super) fn deciding_claims(&self, rules: &RuleSet) -> Option<Box<RawValue>> {
         self.policy.rules.deciding_claims(rules, self.caller.principal().claims)

@@ -239,6 +239,16 @@ impl Rules {
         }
     }
 
+    /// Returns those of the rules that apply to a login with a token that is not sealed. `None` if there
+    /// are none.
+    pub(super) fn for_token_that_is_not_sealed(&self, rules: &RuleSet) -> Option<RuleSet> {
+        let mut found = rules.clone();
+        if let Some(of_token) = self.index.for_token_use(TokenUse::plain(Method::LoginWithOtt)) {
+            found.retain(&of_token);
+        }
+        found.first().is_some().then_some(found)
+    }
+
     /// Returns those of the rules that apply to an account with any of these names. `names` is only
     /// called if the first of the rules lists its users.
     pub(super) fn for_account(&self, rules: &RuleSet, names: impl FnOnce() -> Vec<Subject>) -> RuleSet {

@@ -39,17 +39,7 @@ pub struct OneTimeToken(Secret);
 impl OneTimeToken {
     /// Creates a token from 1 to 4096 bytes of visible ASCII.
     pub fn try_new(text: String) -> Result<Self, InvalidToken> {
-        // Wrapped first, so that a refused text is also overwritten.
-        let text = Secret::new(text);
-        if text.is_empty() {
-            Err(InvalidToken::Empty)
-        } else if text.expose().len() > MAX_TOKEN_BYTES {
-            Err(InvalidToken::TooLong)
-        } else if is_visible_ascii(text.expose()) {
-            Ok(Self(text))
-        } else {
-            Err(InvalidToken::NotVisibleAscii)
-        }
+        visible_ascii(text, MAX_TOKEN_BYTES, InvalidToken::TooLong).map(Self)
     }
 
     /// Returns the text, for sending and for a fingerprint.
@@ -59,8 +49,19 @@ impl OneTimeToken {
     }
 }
 
-fn is_visible_ascii(text: &str) -> bool {
-    text.bytes().all(|byte| byte.is_ascii_graphic())
+/// Takes a text of 1 to `max` bytes of visible ASCII.
+fn visible_ascii(text: String, max: usize, too_long: InvalidToken) -> Result<Secret, InvalidToken> {
+    // Wrapped first, so that a refused text is also overwritten.
+    let text = Secret::new(text);
+    if text.is_empty() {
+        Err(InvalidToken::Empty)
+    } else if text.expose().len() > max {
+        Err(too_long)
+    } else if text.expose().bytes().all(|byte| byte.is_ascii_graphic()) {
+        Ok(text)
+    } else {
+        Err(InvalidToken::NotVisibleAscii)
+    }
 }
 
 impl fmt::Debug for OneTimeToken {

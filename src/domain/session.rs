@@ -71,6 +71,13 @@ impl Account {
         subject.is_named(&self.name(subject.kind())?)
     }
 
+    /// Like [`is_of`](Self::is_of), but with the [exact comparison](Subject::is_exactly_named). `None` if
+    /// the response does not contain the user's name of that kind.
+    #[must_use]
+    pub fn is_exactly_of(&self, subject: &Subject) -> Option<bool> {
+        Some(subject.is_exactly_named(&self.name(subject.kind())?))
+    }
+
     /// Returns the account's login, id and external id as subjects. Names that are not valid in a
     /// request are omitted.
     #[must_use]

@@ -58,11 +58,12 @@ impl OttService {
                 task_call.set_fingerprint(fingerprint);
             }
             let login_url = target_uri.map(|target_uri| client.state().browser_login_url(&ott, &target_uri));
+            // A sealed token contains its user, but this one may be spent without its seal.
+            if mode.accepts_raw() {
+                known_tokens.issued(hash, permit.subject().clone());
+            }
             let form = match (sealing, login_url) {
-                (None, login_url) => {
-                    known_tokens.issued(hash, permit.subject().clone());
-                    IssuedForm::Raw(ott, login_url)
-                }
+                (None, login_url) => IssuedForm::Raw(ott, login_url),
                 (Some(_), Some(login_url)) => IssuedForm::LoginUrl(login_url),
                 (Some((token_binding, metrics)), None) => {
                     let binding = Binding {

@@ -36,7 +36,7 @@ impl OttService {
             Err(NotSpendable::Failed(failure)) => return Err(failure),
             Err(NotSpendable::Refused(cause)) => return Ok(self.refuse_token(&call, in_flight, cause)),
         };
-        let Spendable { ott, hash, client, permit, sealed_user } = spendable;
+        let Spendable { ott, hash, client, permit, sealed } = spendable;
 
         let Some(in_use) = self.known_tokens.claim(hash) else {
             self.metrics.security_event(SecurityEvent::OttInUse);
@@ -63,13 +63,19 @@ impl OttService {
                     if failure.reason() == Reason::OttRejected {
                         // Unknown, used or expired: it may be a replay.
                         metrics.security_event(SecurityEvent::OttRejected);
+                        if let Some(sealed) = sealed {
+                            return Err(failure.known_api_client(sealed.known_api_client));
+                        }
                     }
                     return Err(failure);
                 }
             };
-            if let Some(subject) = sealed_user.as_ref().or(in_use.subject())
-                && account.is_of(subject) == Some(false)
-            {
+            let is_of_user = match (&sealed, in_use.subject()) {
+                (Some(sealed), _) => account.is_exactly_of(&sealed.user),
+                (None, Some(subject)) => account.is_of(subject),
+                (None, None) => None,
+            };
+            if is_of_user == Some(false) {
                 drop(undelivered(session));
                 client.retire_connections();
                 metrics.security_event(SecurityEvent::AccountMismatch);
@@ -78,7 +84,7 @@ impl OttService {
                     .because(&"the account in the response is not the user that the token was issued for"));
             }
             // The permit for a sealed token is for its user.
-            if sealed_user.is_none() {
+            if sealed.is_none() {
                 let names = || in_use.subject().cloned().into_iter().chain(account.subjects()).collect();
                 match access.check_account(&permit, names) {
                     Ok(claims) => task_call.set_deciding_claims(claims),

@@ -48,9 +48,16 @@ pub(super) struct Spendable {
     pub(super) hash: TokenHash,
     pub(super) client: ApiClient,
     pub(super) permit: LoginPermit,
-    /// The user of a sealed token, for whom the rules allow the login. `None` for a raw token, whose
-    /// user only the platform knows.
-    pub(super) sealed_user: Option<Subject>,
+    /// What is known of a sealed token. `None` for a raw token, whose user only the platform knows.
+    pub(super) sealed: Option<Sealed>,
+}
+
+/// What is known of a sealed token that may be spent.
+pub(super) struct Sealed {
+    /// The user, for whom the rules allow the login.
+    pub(super) user: Subject,
+    /// The API client that the answer to a refused token would name.
+    pub(super) known_api_client: Option<Arc<str>>,
 }
 
 /// Why a token is not sent to the platform.
@@ -85,27 +92,77 @@ impl OttService {
         token: PresentedToken,
         api_client: Option<&str>,
     ) -> Result<Spendable, NotSpendable> {
-        let raw = match token {
-            PresentedToken::Raw(ott) => Ok((self.fingerprinted(call, &ott), ott)),
+        match token {
+            PresentedToken::Raw(ott) => self.raw(call, admission, ott, api_client),
             PresentedToken::Sealed(sealed) => match self.open(call, &sealed, api_client) {
-                Ok(opened) => return Ok(self.permit_opened(call, admission, opened)?),
-                Err(cause) => Err(cause),
+                Ok(opened) => Ok(self.permit_opened(call, admission, opened, api_client)?),
+                Err(cause) => Err(self.refused_seal(call, &admission, api_client, cause)),
             },
-        };
+        }
+    }
+
+    /// Decides about a token that is not sealed.
+    fn raw(
+        &self,
+        call: &Call,
+        admission: Admission,
+        ott: OneTimeToken,
+        api_client: Option<&str>,
+    ) -> Result<Spendable, NotSpendable> {
+        let hash = self.fingerprinted(call, &ott);
         let (client, mode) = self.client_for(call, &admission, api_client)?;
-        let refusal = match raw {
-            Ok((hash, ott)) if mode.accepts_raw() => {
-                let permit = self.access.permit_login(admission, Arc::clone(client.name()));
-                let mut permit = permit.map_err(Failure::from)?;
-                call.set_deciding_claims(permit.take_claims());
-                return Ok(Spendable { ott, hash, client, permit, sealed_user: None });
+        if !mode.accepts_raw() {
+            let name = Some(client.name().as_ref());
+            return Err(self.charge_refused(call, &admission, name, SealRefusal::NotSealed));
+        }
+        let permit = self.access.permit_login(admission, Arc::clone(client.name()));
+        let mut permit = permit.map_err(Failure::from)?;
+        call.set_deciding_claims(permit.take_claims());
+        Ok(Spendable { ott, hash, client, permit, sealed: None })
+    }
+
+    /// Decides about a sealed token that cannot be spent. If the request names no API client, the
+    /// sealed one would count, so the answer must not depend on the default one.
+    fn refused_seal(
+        &self,
+        call: &Call,
+        admission: &Admission,
+        api_client: Option<&str>,
+        cause: SealRefusal,
+    ) -> NotSpendable {
+        call.set_token_refusal(cause);
+        if api_client.is_some() {
+            if let Err(failure) = self.client_for(call, admission, api_client) {
+                return failure.into();
             }
-            Ok(_) => SealRefusal::NotSealed,
-            Err(cause) => cause,
-        };
-        let charged = self.access.charge_refused_token(&admission, client.name());
-        call.set_deciding_claims(charged.map_err(Failure::from)?);
-        Err(NotSpendable::Refused(refusal))
+        } else if let Some(default) = self.known_api_client(admission, None) {
+            call.set_api_client(default);
+        }
+        self.charge_refused(call, admission, api_client, cause)
+    }
+
+    /// Takes from the quota for a refused token.
+    fn charge_refused(
+        &self,
+        call: &Call,
+        admission: &Admission,
+        api_client: Option<&str>,
+        cause: SealRefusal,
+    ) -> NotSpendable {
+        match self.access.charge_refused_token(admission, api_client) {
+            Ok(claims) => {
+                call.set_deciding_claims(claims);
+                NotSpendable::Refused(cause)
+            }
+            Err(refused) => Failure::from(refused).into(),
+        }
+    }
+
+    /// Returns the API client that the caller can assume to be used: the one in the request, else the
+    /// default one if the caller may use it.
+    fn known_api_client(&self, admission: &Admission, api_client: Option<&str>) -> Option<Arc<str>> {
+        let (client, _) = self.api_clients.named(api_client)?;
+        admission.may_use(client.name()).then(|| Arc::clone(client.name()))
     }
 
     /// Opens a sealed token.
@@ -128,14 +185,22 @@ impl OttService {
     }
 
     /// Checks that the caller may log in the user of an opened token, and takes from the quota.
-    fn permit_opened(&self, call: &Call, admission: Admission, opened: Opened) -> Result<Spendable, Failure> {
+    fn permit_opened(
+        &self,
+        call: &Call,
+        admission: Admission,
+        opened: Opened,
+        requested: Option<&str>,
+    ) -> Result<Spendable, Failure> {
         let Opened { ott, hash, client, binding } = opened;
-        call.set_api_client(Arc::clone(client.name()));
+        let known_api_client = self.known_api_client(&admission, requested);
         let api_client = Arc::clone(client.name());
+        call.set_api_client(Arc::clone(&api_client));
         let mut permit =
             self.access.permit_sealed_login(admission, api_client, &binding.subject, &binding.issued_by)?;
         call.set_deciding_claims(permit.take_claims());
-        Ok(Spendable { ott, hash, client, permit, sealed_user: Some(binding.subject) })
+        let sealed = Some(Sealed { user: binding.subject, known_api_client });
+        Ok(Spendable { ott, hash, client, permit, sealed })
     }
 
     /// Records the fingerprint of a token, and returns its hash.

@@ -7,15 +7,16 @@ use std::sync::Arc;
 
 use prost::Message as _;
 
-use super::{convert, wire};
+use super::{convert, presented::PresentedToken, wire};
 use crate::{
     domain::{
         call::{Call, Ending, Method, UnvalidatedNames, UnvalidatedText},
-        ott::{OneTimeToken, Subject},
+        ott::Subject,
     },
     observe::audit::Audit,
     proto::ott::v1::{IssueOttRequest, LoginWithOttRequest, issue_ott_request},
     status::Reason,
+    token_binding::TokenBinding,
 };
 
 /// Reads user and API client from the requests of refused calls. Cheap to clone.
@@ -23,14 +24,19 @@ use crate::{
 pub struct RefusedRequests {
     api_clients: Arc<[Arc<str>]>,
     audit: Audit,
+    token_binding: TokenBinding,
 }
 
 impl RefusedRequests {
     /// `api_clients` are the configured names: any other name is invalid. Tokens are recorded as
-    /// the fingerprint of `audit`.
+    /// the fingerprint of `audit`, sealed ones as that of the token in them.
     #[must_use]
-    pub fn new(api_clients: impl IntoIterator<Item = Arc<str>>, audit: Audit) -> Self {
-        Self { api_clients: api_clients.into_iter().collect(), audit }
+    pub fn new(
+        api_clients: impl IntoIterator<Item = Arc<str>>,
+        audit: Audit,
+        token_binding: TokenBinding,
+    ) -> Self {
+        Self { api_clients: api_clients.into_iter().collect(), audit, token_binding }
     }
 
     /// Records user and API client of a refused call, if its message has arrived: as those of the
@@ -53,11 +59,8 @@ impl RefusedRequests {
             }
             Some(Method::LoginWithOtt) => {
                 let Ok(request) = LoginWithOttRequest::decode(message) else { return };
-                let ott = OneTimeToken::try_new(request.ott).ok();
-                if let Some(fingerprint) =
-                    ott.and_then(|ott| self.audit.fingerprint(&self.audit.token_hash(&ott)))
-                {
-                    call.set_fingerprint(fingerprint);
+                if let Ok(token) = PresentedToken::try_new(request.ott) {
+                    self.record_token(call, &token);
                 }
                 request.api_client
             }
@@ -72,6 +75,24 @@ impl RefusedRequests {
             matches!(ending.reason(), Some(Reason::CallerUnauthenticated | Reason::CallerNotAllowed));
         if is_stranger && !unvalidated.is_empty() {
             call.set_unvalidated(unvalidated);
+        }
+    }
+
+    /// Records the fingerprint of a token; of a sealed one also its user and issuing caller.
+    fn record_token(&self, call: &Call, token: &PresentedToken) {
+        let opened;
+        let ott = match token {
+            PresentedToken::Raw(ott) => ott,
+            PresentedToken::Sealed(sealed) => {
+                let Ok(found) = self.token_binding.open(sealed) else { return };
+                opened = found;
+                call.set_subject(opened.binding().subject.clone());
+                call.set_issued_by(opened.binding().issued_by.as_str().into());
+                opened.ott()
+            }
+        };
+        if let Some(fingerprint) = self.audit.fingerprint(&self.audit.token_hash(ott)) {
+            call.set_fingerprint(fingerprint);
         }
     }
 }
@@ -114,7 +135,8 @@ mod tests {
         let call = Call::new(clock::now(), Deadline::after(Duration::from_secs(1)));
         call.set_method(method);
         call.keep_message(body);
-        RefusedRequests::new([Arc::from("eu2")], Audit::off()).record(&call, ending);
+        RefusedRequests::new([Arc::from("eu2")], Audit::off(), TokenBinding::without_keys())
+            .record(&call, ending);
         call
     }
 

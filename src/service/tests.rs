@@ -164,6 +164,11 @@ impl Replica {
         self.call(PORTAL, Method::IssueOtt, &IssueOttRequest { subject, ..request }).await
     }
 
+    async fn issue_for(&self, subject: RequestedSubject) -> Received<IssueOttResponse> {
+        let request = IssueOttRequest { subject: Some(subject), ..IssueOttRequest::default() };
+        self.call(PORTAL, Method::IssueOtt, &request).await
+    }
+
     /// Spends a token as [`PORTAL`] with the default API client, or that of the sealed token.
     async fn log_in(&self, ott: &str) -> Received<LoginWithOttResponse> {
         self.log_in_as(PORTAL, ott, "").await

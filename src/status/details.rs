@@ -218,7 +218,8 @@ fn metadata(failure: &Failure, call: &Call) -> BTreeMap<String, String> {
         add("outcome", outcome.as_str().to_owned());
     }
     // Callers must not learn the names of API clients that they may not use.
-    if let Some(api_client) = call.api_client().filter(|_| failure.reason() != Reason::CallerNotAllowed) {
+    let api_client = failure.known_api_client.clone().map_or_else(|| call.api_client(), |known| *known);
+    if let Some(api_client) = api_client.filter(|_| failure.reason() != Reason::CallerNotAllowed) {
         add("apiClient", bounded(&api_client));
     }
     // The caller must not learn whether a token is unknown, used or expired.

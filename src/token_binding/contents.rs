@@ -36,6 +36,9 @@ struct Contents {
     /// Milliseconds since 1970.
     #[prost(uint64, tag = "8")]
     expires_at: u64,
+    /// As the caller sent it, if that differs from the canonical form: the platform may return either.
+    #[prost(string, tag = "9")]
+    subject_as_sent: String,
 }
 
 /// [`SubjectKind`], by the numbers in sealed tokens.
@@ -76,6 +79,10 @@ pub(super) fn encode(ott: &OneTimeToken, binding: &Binding, spare: usize) -> Zer
         issued_by: binding.issued_by.clone(),
         issued_at: milliseconds(binding.issued_at),
         expires_at: milliseconds(binding.expires_at),
+        subject_as_sent: match binding.subject.as_sent() {
+            sent if sent == binding.subject.canonical() => String::new(),
+            sent => sent.to_owned(),
+        },
     };
     let mut bytes = Vec::with_capacity(contents.encoded_len() + spare);
     contents.encode_raw(&mut bytes);
@@ -92,9 +99,10 @@ pub(super) fn decode(bytes: &[u8]) -> Option<(OneTimeToken, Binding)> {
         Kind::UserId => SubjectKind::UserId,
     };
     let canonical = mem::take(&mut contents.subject);
+    let sent = Some(mem::take(&mut contents.subject_as_sent)).filter(|sent| !sent.is_empty());
     let binding = Binding {
         api_client: mem::take(&mut contents.api_client),
-        subject: Subject::from_canonical(kind, canonical, contents.subject_folds_into_ascii).ok()?,
+        subject: Subject::restored(kind, canonical, sent, contents.subject_folds_into_ascii).ok()?,
         issued_by: mem::take(&mut contents.issued_by),
         issued_at: time(contents.issued_at)?,
         expires_at: time(contents.expires_at)?,

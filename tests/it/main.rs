@@ -14,6 +14,7 @@
 mod support;
 
 mod access;
+mod access_questions;
 mod access_tests;
 mod accounts;
 mod api_clients;

@@ -120,7 +120,7 @@ async fn refused_token_is_charged_regardless_of_its_issuer() {
     let charge = |method, api_client: &str| {
         let policy = access.policy().into_shared();
         let admission = access.admits(policy, &call(), &caller("dns:a"), method)?;
-        access.charge_refused_token(&admission, api_client)
+        access.charge_refused_token(&admission, Some(api_client))
     };
     assert_eq!(charge(Method::LoginWithOtt, "us1").unwrap_err(), denied(AccessDenial::ApiClient));
     assert_eq!(charge(Method::IssueOtt, "eu2").unwrap_err(), denied(AccessDenial::Method));
@@ -128,4 +128,16 @@ async fn refused_token_is_charged_regardless_of_its_issuer() {
     assert!(log_in_sealed(&access, "john", "token:ci").is_ok(), "from the same quota");
     let exceeded = charge(Method::LoginWithOtt, "eu2").unwrap_err();
     assert!(matches!(exceeded, Refused::QuotaExceeded { .. }), "{exceeded}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn refused_token_is_charged_to_a_rule_for_tokens_that_are_not_sealed() {
+    let once = RuleSettings { burst: NonZeroU32::MIN, ..by(&["token:ci"], rule(&["dns:a"])) };
+    let access = access(&[once, rule(&["dns:a"])]);
+    let policy = access.policy().into_shared();
+    let admission = access.admits(policy, &call(), &caller("dns:a"), Method::LoginWithOtt).unwrap();
+    for api_client in [Some("eu2"), None, Some("eu2")] {
+        assert!(access.charge_refused_token(&admission, api_client).is_ok());
+    }
+    assert!(log_in_sealed(&access, "john", "token:ci").is_ok(), "the quota of the first rule is unused");
 }

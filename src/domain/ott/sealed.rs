@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{InvalidToken, is_visible_ascii};
+use super::{InvalidToken, visible_ascii};
 use crate::base::secret::Secret;
 
 /// The first characters of every sealed token, before the number of its version.
@@ -33,17 +33,7 @@ impl SealedToken {
     ///
     /// The text is longer than [`MAX_SEALED_BYTES`] or not visible ASCII.
     pub fn try_new(text: String) -> Result<Self, InvalidToken> {
-        // Wrapped first, so that a refused text is also overwritten.
-        let text = Secret::new(text);
-        if text.is_empty() {
-            Err(InvalidToken::Empty)
-        } else if text.expose().len() > MAX_SEALED_BYTES {
-            Err(InvalidToken::SealedTooLong)
-        } else if is_visible_ascii(text.expose()) {
-            Ok(Self(text))
-        } else {
-            Err(InvalidToken::NotVisibleAscii)
-        }
+        visible_ascii(text, MAX_SEALED_BYTES, InvalidToken::SealedTooLong).map(Self)
     }
 
     /// Returns the text, for opening and for the caller that requested it.

@@ -97,20 +97,26 @@ impl Subject {
         Ok(Self { kind, canonical, sent: Some(sent.into()), is_uuid, folds_into_ascii })
     }
 
-    /// Restores a user from its canonical form, as [`canonical`](Self::canonical) and
-    /// [`folds_into_ascii`](Self::folds_into_ascii) returned it. The name is then only known in this form.
+    /// Restores a user from what [`canonical`](Self::canonical), [`as_sent`](Self::as_sent) and
+    /// [`folds_into_ascii`](Self::folds_into_ascii) returned. `sent` is `None` if it is equal to the
+    /// canonical form.
     ///
     /// # Errors
     ///
     /// The name violates a rule of [`InvalidSubject`].
-    pub fn from_canonical(
+    pub fn restored(
         kind: SubjectKind,
         canonical: String,
+        sent: Option<String>,
         folds_into_ascii: bool,
     ) -> Result<Self, InvalidSubject> {
         check(kind, &canonical)?;
+        if let Some(sent) = &sent {
+            check(kind, sent)?;
+        }
         let is_uuid = kind == SubjectKind::UserId && is_canonical_uuid(&canonical);
-        Ok(Self { kind, canonical: canonical.into(), sent: None, is_uuid, folds_into_ascii })
+        let sent = sent.map(Into::into);
+        Ok(Self { kind, canonical: canonical.into(), sent, is_uuid, folds_into_ascii })
     }
 
     /// Returns the kind of name.
@@ -171,6 +177,17 @@ impl Subject {
                 let found = uuid(fold(found).trim())?;
                 self.is_uuid.then(|| *found == *self.canonical)
             }
+        }
+    }
+
+    /// Like [`is_named`](Self::is_named), but compares as rules do: only logins are folded, and ids that
+    /// are not UUIDs are compared too.
+    #[must_use]
+    pub fn is_exactly_named(&self, found: &str) -> bool {
+        match self.kind {
+            SubjectKind::Login => self.is_named(found) == Some(true),
+            SubjectKind::ExternalId => *found == *self.canonical,
+            SubjectKind::UserId => self.is_named(found).unwrap_or(*found == *self.canonical),
         }
     }
 

@@ -141,6 +141,45 @@ async fn account_of_another_user_is_not_returned_by_any_replica() {
 }
 
 #[tokio::test]
+async fn account_is_compared_by_the_name_that_the_token_was_issued_for() {
+    use RequestedSubject::{ExternalId, Login, UserId};
+    const UUID: &str = "11111111-2222-4333-8444-555555555555";
+    let upstream = Upstream::http().await;
+    let clients = [("eu2", &upstream, Mode::On)];
+    let (one, other) = (Replica::new(&clients, &[KEY]), Replica::new(&clients, &[KEY]));
+    for (subject, id, login, external_id, is_user) in [
+        (UserId("opaque-1".to_owned()), "opaque-1", "anna", None, true),
+        (UserId("opaque-1".to_owned()), "opaque-2", "anna", None, false),
+        (UserId("opaque-1".to_owned()), UUID, "anna", None, false),
+        (UserId(UUID.to_owned()), "opaque-1", "anna", None, false),
+        (UserId(UUID.to_uppercase()), UUID, "anna", None, true),
+        (ExternalId("ext-1".to_owned()), "1", "anna", Some("ext-1"), true),
+        (ExternalId("ext-1".to_owned()), "1", "anna", Some("EXT-1"), false),
+        // The response does not have to contain it.
+        (ExternalId("ext-1".to_owned()), "1", "anna", None, true),
+        (Login("a@mysite\u{3002}com".to_owned()), "1", "a@mysite\u{3002}com", None, true),
+        (Login("a@mysite\u{3002}com".to_owned()), "1", "a@mysite.com", None, true),
+        (Login("\u{ff21}nna@x".to_owned()), "1", "\u{ff21}nna@x", None, true),
+        (Login("\u{ff21}nna@x".to_owned()), "1", "otto@x", None, false),
+    ] {
+        let case = format!("{subject:?} {id} {login} {external_id:?}");
+        let issued = one.issue_for(subject).await.expect("a token");
+        let mut found = serde_json::json!({ "id": id, "login": login });
+        if let Some(external_id) = external_id {
+            found["external_id"] = external_id.into();
+        }
+        upstream.next(LOGIN, Answer::json(200, &found.to_string()).header("set-cookie", "sid=1; Path=/"));
+        match other.log_in(&issued.ott).await {
+            Ok(_) => assert!(is_user, "{case}"),
+            Err(refused) => {
+                assert!(!is_user, "{case}: {}", reason(&refused));
+                assert_eq!(reason(&refused), "ACCOUNT_MISMATCH", "{case}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn rules_limit_the_users_of_a_login_before_anything_is_sent() {
     let upstream = Upstream::http().await;
     let anna = RuleSettings { users: Users::listed(SubjectKind::Login, &["anna"]), ..rule(&["token:shop"]) };

@@ -206,6 +206,24 @@ fn spelling_alone_does_not_distinguish_names_in_responses() {
     assert_eq!(subject(UserId, "2955-43uc").is_named(UUID), None);
 }
 
+#[test]
+fn exact_comparison_folds_only_logins_and_decides_about_every_id() {
+    assert!(subject(Login, "Anna@x").is_exactly_named("anna@X"));
+    assert!(!subject(Login, "anna@x").is_exactly_named("anne@x"));
+    assert!(subject(ExternalId, "Ab").is_exactly_named("Ab"));
+    assert!(!subject(ExternalId, "Ab").is_exactly_named("aB"));
+    assert!(subject(UserId, &UUID.to_uppercase()).is_exactly_named(UUID));
+    assert!(subject(UserId, "2955-43uc").is_exactly_named("2955-43uc"));
+    for (ours, found) in [
+        (UUID, "00000000-0000-0000-0000-000000000000"),
+        (UUID, "2955-43uc"),
+        ("2955-43uc", UUID),
+        ("2955-43uc", "2955-43ud"),
+    ] {
+        assert!(!subject(UserId, ours).is_exactly_named(found), "{ours} {found}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2048))]
 
