@@ -46,6 +46,7 @@ mod egress;
 mod example_config;
 mod exhaustion;
 mod file_faults;
+mod fuzzing;
 mod healthcheck;
 mod identity;
 mod login_url;

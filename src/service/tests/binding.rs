@@ -168,7 +168,7 @@ async fn account_is_compared_by_the_name_that_the_token_was_issued_for() {
         if let Some(external_id) = external_id {
             found["external_id"] = external_id.into();
         }
-        upstream.next(LOGIN, Answer::json(200, &found.to_string()).header("set-cookie", "sid=1; Path=/"));
+        upstream.next(LOGIN, Answer::json(200, found.to_string()).header("set-cookie", "sid=1; Path=/"));
         match other.log_in(&issued.ott).await {
             Ok(_) => assert!(is_user, "{case}"),
             Err(refused) => {
