@@ -101,6 +101,12 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> Result<ExitCode
              is not compared",
         );
     }
+    if old.has_token_binding != new.has_token_binding {
+        output.note(
+            "note: only one of the files has [token_binding], without which no sealed token is accepted; this is not \
+             compared",
+        );
+    }
     let (old_names, new_names) = (Names::of(&old), Names::of(&new));
     let compared = rule_comparison::compare(old_names.side(&old), new_names.side(&new))
         .map_err(|error| Failure::Failed(error.to_string()))?;

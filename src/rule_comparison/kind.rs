@@ -19,7 +19,7 @@ pub enum CallKind {
     IssueWithUrl,
     /// `LoginWithOtt` with any token.
     Login,
-    /// `LoginWithOtt` with a token that is not sealed, or cannot be opened.
+    /// `LoginWithOtt` with a token that is not sealed.
     LoginUnsealed,
     /// `LoginWithOtt` with a sealed token.
     LoginSealed,

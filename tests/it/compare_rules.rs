@@ -450,6 +450,14 @@ fn changed_tokens_and_platforms_are_noted() {
             noted.map(|key| format!("note: {key} differs; what the name stands for is not compared\n"));
         assert_eq!(notes, expected.unwrap_or_default());
     }
+    write("binding.toml", &format!("[token_binding]\nkeys_file = \"not-there\"\n{HEAD}"));
+    for (old, new) in [("old.toml", "binding.toml"), ("binding.toml", "old.toml")] {
+        let done = run(folder.path(), &["compare-rules", old, new]);
+        assert_eq!(done.status.code(), Some(0), "{done:?}");
+        let expected = "note: only one of the files has [token_binding], ";
+        assert!(stderr(&done).starts_with(expected), "{done:?}");
+    }
+    assert_eq!(stderr(&run(folder.path(), &["compare-rules", "binding.toml", "binding.toml"])), "");
 }
 
 #[test]
