@@ -1,6 +1,7 @@
 //! Compares access rules exactly: which calls one set of rules allows and another does not.
 //!
-//! A call is a caller with its claims, a method, an API client and a user. A rule is a box of calls:
+//! A call is a caller with its claims, a method, an API client, a user, and what the call does with the
+//! token (`kind`). A rule is a box of calls of each kind:
 //! a product of one set for each part. What is left of one rule when others are subtracted is again
 //! a list of boxes, in the words of the rules (`region`). A box is only kept if a possible call is in
 //! it, which an automaton over the globs decides (`search`); that call is the box's example. No calls
@@ -16,6 +17,8 @@
 //!   combining marks that no folded login contains. Whether the platform has such a user is unknown.
 //! * **Logins** are compared by the accounts whose session the caller may receive, although the
 //!   request does not contain the user.
+//! * **Issuers** of sealed tokens are all names that a caller can have: another gateway with the same
+//!   keys may have issued the token.
 //!
 //! Nothing is read or printed here. The result depends on nothing but the arguments, and work and
 //! memory are bounded, in steps and not in time: [`compare`] and [`compare_quickly`] fail for rules
@@ -28,16 +31,14 @@
 use std::{
     cell::RefCell,
     collections::{BTreeSet, HashMap, HashSet},
+    rc::Rc,
     sync::Arc,
 };
 
 use crate::{
     access::{RuleSettings, Settings},
     caller::{ANONYMOUS, TOKEN_PREFIX, names_prefix},
-    domain::{
-        call::Method,
-        ott::{SubjectForm, SubjectPattern, Users},
-    },
+    domain::ott::{SubjectForm, SubjectPattern, Users},
 };
 
 mod atoms;
@@ -48,6 +49,8 @@ mod combining;
 mod covered;
 mod ends_index;
 mod glob;
+mod kind;
+mod merging;
 mod name_set;
 mod names;
 mod quotas;
@@ -55,12 +58,15 @@ mod region;
 mod report;
 mod search;
 
-use atoms::Atoms;
+use atoms::{AtomId, Atoms};
 use bits::Bits;
-use catalog::{Catalog, ScopeId};
+use catalog::{Catalog, Scope, ScopeId};
 use claim_set::ClaimsId;
 pub use covered::{CoveredRule, covered_rules};
-use region::{Others, Rest, Scope, Wanted, World};
+pub use kind::CallKind;
+use kind::Kinds;
+use merging::merged;
+use region::{Others, Wanted, World};
 pub use report::{Calls, Change, Comparison, Example, Names, Opening, QuotaChange, Respelling, RuleName};
 use search::{Budget, Exhausted};
 
@@ -83,6 +89,8 @@ pub struct Side<'a> {
     pub api_clients: &'a [&'a str],
     /// The API client of calls that do not name one.
     pub default_api_client: Option<&'a str>,
+    /// Whether there is a `[token_binding]`, without which no token can be sealed or opened.
+    pub has_token_binding: bool,
 }
 
 /// One of the two files of a comparison.
@@ -111,43 +119,32 @@ pub struct TooComplex {
     pub entries: Vec<String>,
 }
 
-/// The rules cannot be compared.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NotComparable {
-    /// Not within the limits.
-    #[error(transparent)]
-    TooComplex(#[from] TooComplex),
-    /// A rule limits the use of tokens, which is not compared.
-    #[error(
-        "rule {rule} of the {} file contains `{key}`, which cannot be compared: nothing is known about the change; \
-         test the rules with [[access.tests]], or rehearse them as candidate rules",
-        match .file { File::Old => "old", File::New => "new" },
-    )]
-    TokenLimit {
-        /// The file of the rule.
-        file: File,
-        /// The number of the rule, from 1.
-        rule: usize,
-        /// The key.
-        key: &'static str,
-    },
-}
-
 /// A rule with the sets of names that it applies to.
 #[derive(Debug)]
 struct CompiledRule<'a> {
     number: usize,
     settings: &'a RuleSettings,
+    /// Of all kinds of calls but sealed logins.
     scope: Scope,
+    /// The callers that sealed tokens are issued to; `None` if sealed tokens are no kind of their own.
+    issuers: Option<Rc<[AtomId]>>,
 }
 
-/// The rules of one file, each with its number in a catalog of scopes.
-type Numbered<'a, 'b> = [(&'a CompiledRule<'b>, ScopeId)];
+/// The numbers of a rule's scopes in a catalog: of sealed logins, and of all other kinds of calls.
+#[derive(Clone, Copy, Debug)]
+struct ScopeIds {
+    sealed: ScopeId,
+    other: ScopeId,
+}
+
+/// The rules of one file, each with its numbers in a catalog of scopes.
+type Numbered<'a, 'b> = [(&'a CompiledRule<'b>, ScopeIds)];
 
 /// The names of both files.
 #[derive(Debug)]
 struct Tables<'a> {
     world: World,
+    kinds: Kinds,
     api_clients: Vec<&'a str>,
     defaults: [Option<&'a str>; 2],
     /// Texts of what rules require, by their number.
@@ -158,43 +155,27 @@ struct Tables<'a> {
 ///
 /// # Errors
 ///
-/// The comparison would take more than about two seconds, its report would be too large, or a rule limits
-/// the use of tokens.
-pub fn compare(old: Side<'_>, new: Side<'_>) -> Result<Comparison, NotComparable> {
-    check_token_limits(old, new)?;
-    Ok(compare_within(Budget::new(MAX_STEPS), old, new)?)
+/// The comparison would take more than about two seconds, or its report would be too large.
+pub fn compare(old: Side<'_>, new: Side<'_>) -> Result<Comparison, TooComplex> {
+    compare_within(Budget::new(MAX_STEPS), old, new)
 }
 
 /// Like [`compare`], with the limit for work that delays a reload.
 ///
 /// # Errors
 ///
-/// The comparison would take more than about 50 milliseconds, or a rule limits the use of tokens.
-pub fn compare_quickly(old: Side<'_>, new: Side<'_>) -> Result<Comparison, NotComparable> {
-    check_token_limits(old, new)?;
-    Ok(compare_within(Budget::new(MAX_QUICK_STEPS), old, new)?)
-}
-
-/// Refuses rules that limit the use of tokens. Without these limits, the result would be wrong.
-fn check_token_limits(old: Side<'_>, new: Side<'_>) -> Result<(), NotComparable> {
-    for (file, side) in [(File::Old, old), (File::New, new)] {
-        for (rule, settings) in (1..).zip(&side.access.rules) {
-            let limits = [("issued_by", settings.issued_by.is_some()), ("login_urls", !settings.login_urls)];
-            if let Some((key, _)) = limits.into_iter().find(|(_, is_limit)| *is_limit) {
-                return Err(NotComparable::TokenLimit { file, rule, key });
-            }
-        }
-    }
-    Ok(())
+/// The comparison would take more than about 50 milliseconds.
+pub fn compare_quickly(old: Side<'_>, new: Side<'_>) -> Result<Comparison, TooComplex> {
+    compare_within(Budget::new(MAX_QUICK_STEPS), old, new)
 }
 
 fn compare_within(budget: Budget, old: Side<'_>, new: Side<'_>) -> Result<Comparison, TooComplex> {
     let mut tables = Tables::new(&[old, new], budget);
     let (old_rules, new_rules) = (tables.compile(old), tables.compile(new));
-    let (catalog, ids) = tables.catalog(old_rules.iter().chain(&new_rules).map(|rule| rule.scope.clone()));
+    let (catalog, ids) = tables.catalog_of_rules(old_rules.iter().chain(&new_rules));
     let (old_ids, new_ids) = ids.split_at(old_rules.len());
     let numbered =
-        |rules, ids: &[ScopeId]| -> Vec<_> { std::iter::zip(rules, ids.iter().copied()).collect() };
+        |rules, ids: &[ScopeIds]| -> Vec<_> { std::iter::zip(rules, ids.iter().copied()).collect() };
     let (old_numbered, new_numbered) = (numbered(&old_rules, old_ids), numbered(&new_rules, new_ids));
     let opened = tables.allowed_only_by(&new_numbered, &old_numbered, &catalog, File::New)?;
     let closed = tables.allowed_only_by(&old_numbered, &new_numbered, &catalog, File::Old)?;
@@ -217,6 +198,7 @@ impl<'a> Tables<'a> {
         let clients: BTreeSet<&str> = sides.iter().flat_map(|side| side.api_clients).copied().collect();
         let default_of = |side: &Side<'a>| side.default_api_client;
         Self {
+            kinds: Kinds::of(sides),
             world: World::new(std::iter::once(ANONYMOUS.to_owned()).chain(tokens).collect(), budget),
             api_clients: clients.into_iter().collect(),
             defaults: [sides.first().and_then(default_of), sides.last().and_then(default_of)],
@@ -225,8 +207,23 @@ impl<'a> Tables<'a> {
     }
 
     fn catalog(&self, scopes: impl Iterator<Item = Scope>) -> (Catalog, Vec<ScopeId>) {
-        let atoms: [&Atoms; 2] = [&self.world.callers.atoms, &self.world.users.atoms];
+        let World { callers, users, issuers, .. } = &self.world;
+        let atoms: [&Atoms; 3] = [&callers.atoms, &users.atoms, &issuers.atoms];
         Catalog::new(scopes, atoms)
+    }
+
+    /// Returns the catalog of the rules' scopes, with the numbers of each rule.
+    fn catalog_of_rules<'b>(
+        &self,
+        rules: impl Iterator<Item = &'b CompiledRule<'a>>,
+    ) -> (Catalog, Vec<ScopeIds>)
+    where
+        'a: 'b,
+    {
+        let kinds = [CallKind::LoginSealed, CallKind::Login];
+        let (catalog, ids) = self.catalog(rules.flat_map(|rule| kinds.map(|kind| rule.scope_of(kind))));
+        let (of_rules, _) = ids.as_chunks();
+        (catalog, of_rules.iter().map(|&[sealed, other]| ScopeIds { sealed, other }).collect())
     }
 
     fn compile(&mut self, side: Side<'a>) -> Vec<CompiledRule<'a>> {
@@ -246,9 +243,23 @@ impl<'a> Tables<'a> {
         rules
             .map(|(number, settings)| {
                 let scope = self.scope(settings, &listed, &jwt_prefixes, &clients);
-                CompiledRule { number, settings, scope }
+                CompiledRule { number, settings, scope, issuers: self.issuers(settings) }
             })
             .collect()
+    }
+
+    fn issuers(&mut self, rule: &RuleSettings) -> Option<Rc<[AtomId]>> {
+        if !self.kinds.have_sealed_tokens() {
+            return None;
+        }
+        let everyone = [EVERY_NAME.to_owned(), ANONYMOUS.to_owned()];
+        let listed: Vec<(usize, String)> = self.world.issuers.listed.iter().cloned().enumerate().collect();
+        let entries = rule.issued_by.as_deref().unwrap_or(&everyone).iter();
+        let issuers = &mut self.world.issuers.atoms;
+        let mut issuers: Vec<AtomId> = entries.map(|entry| issuers.add_issuer(entry, &listed)).collect();
+        issuers.sort_unstable();
+        issuers.dedup();
+        Some(issuers.into())
     }
 
     fn scope(
@@ -285,6 +296,7 @@ impl<'a> Tables<'a> {
             api_clients,
             users: users.into(),
             claims: self.world.claims.add(&rule.claims),
+            issuers: None,
         }
     }
 
@@ -298,68 +310,76 @@ impl<'a> Tables<'a> {
         file: File,
     ) -> Result<Vec<Opening>, TooComplex> {
         let mut openings: Vec<Opening> = Vec::new();
-        // The rules that decide before the next one, by method.
-        let mut before = METHODS.map(|method| {
-            let others = others.iter().filter(|(rule, _)| rule.is_for(method));
-            others.map(|(_, id)| *id).collect::<Bits>()
+        let kinds = &self.kinds.of_calls;
+        // The rules that decide before the next one, by kind of calls.
+        let before = kinds.iter().map(|&kind| {
+            let others = others.iter().filter(|(rule, _)| rule.is_for(kind));
+            others.map(|(_, ids)| ids.of(kind)).collect()
         });
-        for (rule, id) in rules {
-            let found = self.openings_of(rule, *id, &before, catalog);
+        let mut before: Vec<Bits> = before.collect();
+        for (rule, ids) in rules {
+            let found = self.openings_of(rule, *ids, &before, catalog);
             openings.extend(found.map_err(|Exhausted| rule.too_complex(file))?);
-            for (method, before) in METHODS.into_iter().zip(&mut before) {
-                if rule.is_for(method) {
-                    before.insert(*id);
+            for (&kind, before) in kinds.iter().zip(&mut before) {
+                if rule.is_for(kind) {
+                    before.insert(ids.of(kind));
                 }
             }
         }
         Ok(openings)
     }
 
-    /// Returns the calls that one rule allows and those before it do not.
+    /// Returns the calls that one rule allows and those before it do not. `before` are those rules by
+    /// kind of calls.
     fn openings_of(
         &self,
         rule: &CompiledRule<'_>,
-        id: ScopeId,
-        before: &[Bits; 2],
+        ids: ScopeIds,
+        before: &[Bits],
         catalog: &Catalog,
     ) -> Result<Vec<Opening>, Exhausted> {
-        let mut openings: Vec<Opening> = Vec::new();
-        let methods: Vec<usize> = (0..METHODS.len()).filter(|at| rule.is_for(METHODS[*at])).collect();
-        for (position, &at) in methods.iter().enumerate() {
-            let (method, scopes) = (METHODS[at], &before[at]);
-            if scopes.contains(id) {
+        let mut of_kinds: Vec<(ScopeId, &Bits, Vec<Opening>)> = Vec::new();
+        for (&kind, scopes) in self.kinds.of_calls.iter().zip(before) {
+            let id = ids.of(kind);
+            if !rule.is_for(kind) || scopes.contains(id) {
                 continue;
             }
-            if methods[..position].iter().any(|&first| before[first] == *scopes) {
-                // Most rules are for all methods.
-                for opening in openings.clone() {
-                    let calls = Calls { method, ..opening.calls };
-                    openings.push(Opening { calls, ..opening });
-                }
-                continue;
-            }
-            let Rest { regions, .. } = self.world.rest(id, Others { catalog, scopes }, Wanted::All)?;
-            openings.extend(self.openings(regions, method, rule)?);
+            // Most rules are for all kinds of calls.
+            let same = of_kinds.iter().find(|(other, others, _)| (*other, *others) == (id, scopes));
+            let openings = if let Some((_, _, openings)) = same {
+                openings.iter().map(|opening| opening.with_kind(kind)).collect()
+            } else {
+                let others = Others { catalog, scopes };
+                self.openings(self.world.rest(id, others, Wanted::All)?.regions, kind, rule)?
+            };
+            of_kinds.push((id, scopes, openings));
         }
-        Ok(openings)
+        let openings = of_kinds.into_iter().flat_map(|(_, _, openings)| openings);
+        Ok(merged(openings.collect(), |opening| &mut opening.calls, |opening| opening.rule.number))
     }
 }
 
-const METHODS: [Method; 2] = [Method::IssueOtt, Method::LoginWithOtt];
+/// The glob that matches every name of a caller but `anonymous`.
+const EVERY_NAME: &str = "*";
+
+impl ScopeIds {
+    const fn of(self, kind: CallKind) -> ScopeId {
+        match kind {
+            CallKind::LoginSealed => self.sealed,
+            _ => self.other,
+        }
+    }
+}
 
 impl CompiledRule<'_> {
-    fn is_for(&self, method: Method) -> bool {
-        self.settings.methods.as_ref().is_none_or(|methods| methods.contains(&method))
+    fn is_for(&self, kind: CallKind) -> bool {
+        kind.is_of(self.settings)
     }
 
-    /// Returns whether the rule allows the method without a limit on the use of tokens. A rule that
-    /// does not covers no other.
-    fn is_for_all_tokens(&self, method: Method) -> bool {
-        self.is_for(method)
-            && match method {
-                Method::IssueOtt => self.settings.login_urls,
-                Method::LoginWithOtt => self.settings.issued_by.is_none(),
-            }
+    /// Returns the calls of a kind that the rule applies to, if it is for this kind.
+    fn scope_of(&self, kind: CallKind) -> Scope {
+        let issuers = self.issuers.clone().filter(|_| kind == CallKind::LoginSealed);
+        Scope { issuers, ..self.scope.clone() }
     }
 
     fn too_complex(&self, file: File) -> TooComplex {
@@ -369,7 +389,9 @@ impl CompiledRule<'_> {
             Users::Listed(patterns) => patterns,
         };
         let users = users.iter().map(|pattern| format!("{}:{}", pattern.kind().field(), pattern.text()));
-        let mut entries: Vec<String> = self.settings.callers.iter().cloned().chain(users).collect();
+        let issuers = self.settings.issued_by.iter().flatten();
+        let callers = self.settings.callers.iter().chain(issuers).cloned();
+        let mut entries: Vec<String> = callers.chain(users).collect();
         entries.sort_by_key(|entry| std::cmp::Reverse(entry.matches(['*', '?']).count()));
         entries.truncate(MAX_SHOWN);
         TooComplex { file, rule: self.number, entries }

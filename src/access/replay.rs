@@ -50,7 +50,9 @@ pub struct RecordedCall<'a> {
     pub api_client: Option<&'a str>,
     /// Whether an `IssueOtt` requested a login URL. `None` if it is not recorded.
     pub login_url: Option<bool>,
-    /// The user. Not known for a login.
+    /// The caller that the token of a `LoginWithOtt` was issued to.
+    pub token_issuer: KnownIssuer<'a>,
+    /// The user. Only known for a login with a sealed token.
     pub user: KnownUser<'a>,
     /// The decision of the rules that were in force.
     pub decision: RecordedDecision,
@@ -203,12 +205,15 @@ impl Replay {
             claims: call.claims,
             method: call.method,
             api_client: call.api_client,
-            issuer: KnownIssuer::Unknown,
+            issuer: call.token_issuer,
             login_url: call.login_url,
             user: call.user,
         };
         let is_allowed = call.decision == RecordedDecision::Allowed;
-        let by_old = old.decision(&known, call.issuer, old.default_api_client);
+        // A sealed token contains its API client.
+        let is_sealed = is_allowed && matches!(call.token_issuer, KnownIssuer::Named(_));
+        let recorded_default = old.default_api_client.filter(|_| !is_sealed);
+        let by_old = old.decision(&known, call.issuer, recorded_default);
         let is_consistent = match by_old {
             Decision::Allowed(_) => is_allowed,
             Decision::Denied(_) => !is_allowed,
@@ -218,7 +223,7 @@ impl Replay {
         let is_by_old = is_consistent && call.decided_by != DecidedBy::OtherRules;
         self.not_identified += u64::from(is_by_old && call.decided_by == DecidedBy::NotRecorded);
         let decisions = if is_by_old { &mut self.by_old_rules } else { &mut self.by_other_rules };
-        match (is_allowed, new.decision(&known, call.issuer, old.default_api_client)) {
+        match (is_allowed, new.decision(&known, call.issuer, recorded_default)) {
             (true, Decision::Allowed(_)) | (false, Decision::Denied(_)) => decisions.unchanged += 1,
             (true, Decision::Denied(denied)) => {
                 let old_rule = match by_old {
@@ -252,7 +257,7 @@ enum Decision {
 
 impl NamedRules<'_> {
     /// Decides a call. `recorded_default` is the API client that was recorded for calls that did not
-    /// name one.
+    /// name one. `None` if the call certainly does not depend on the default.
     fn decision(
         &self,
         known: &KnownParts<'_>,

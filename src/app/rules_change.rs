@@ -11,25 +11,32 @@ use crate::{
     caller::TokenHashes,
     config::{Config, Reloadable},
     observe::audit::{NotCompared, RulesChange, RulesDifferences, RulesSummary, TokenChanges},
-    rule_comparison::{self, Comparison, NotComparable, Side},
+    rule_comparison::{self, Comparison, Side, TooComplex},
 };
 
 /// Maximum time that a reload waits for the comparison. Its limit on steps ends it earlier, unless
 /// the machine is overloaded.
 const COMPARISON_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The API clients and JWT issuers of the running gateway, which no reload changes.
+/// The API clients and JWT issuers of the running gateway, and whether it binds tokens, which no reload
+/// changes.
 #[derive(Debug, Default)]
 pub(super) struct FixedNames {
     api_clients: Vec<String>,
     jwt_issuers: Option<Vec<String>>,
     default: Option<Arc<str>>,
+    has_token_binding: bool,
 }
 
 impl FixedNames {
     pub(super) fn new(config: &Config) -> Self {
         let api_clients = config.api_clients.by_name.keys().map(ToString::to_string).collect();
-        Self { api_clients, jwt_issuers: config.jwt_issuers(), default: config.api_clients.default.clone() }
+        Self {
+            api_clients,
+            jwt_issuers: config.jwt_issuers(),
+            default: config.api_clients.default.clone(),
+            has_token_binding: config.token_keys.is_some(),
+        }
     }
 
     pub(super) fn default_name(&self) -> Option<&str> {
@@ -71,6 +78,7 @@ fn compare(old: &Reloadable, new: &Reloadable, fixed: &FixedNames) -> RulesDiffe
         jwt_issuers: issuers.as_deref(),
         api_clients: &names,
         default_api_client: fixed.default.as_deref(),
+        has_token_binding: fixed.has_token_binding,
     };
     match rule_comparison::compare_quickly(side(&old.access, &old_tokens), side(&new.access, &new_tokens)) {
         Ok(Comparison { opened, closed, quotas, settings, respelled: _ }) => RulesDifferences::Counted {
@@ -79,12 +87,7 @@ fn compare(old: &Reloadable, new: &Reloadable, fixed: &FixedNames) -> RulesDiffe
             quotas_changed: quotas.len(),
             settings_changed: settings.len(),
         },
-        Err(NotComparable::TooComplex(_)) => {
-            RulesDifferences::NotCounted { not_compared: NotCompared::TooComplex }
-        }
-        Err(NotComparable::TokenLimit { .. }) => {
-            RulesDifferences::NotCounted { not_compared: NotCompared::TokenLimits }
-        }
+        Err(TooComplex { .. }) => RulesDifferences::NotCounted { not_compared: NotCompared::TooComplex },
     }
 }
 
@@ -165,7 +168,12 @@ mod tests {
     }
 
     fn fixed_names() -> FixedNames {
-        FixedNames { api_clients: vec!["eu".to_owned()], jwt_issuers: None, default: Some(Arc::from("eu")) }
+        FixedNames {
+            api_clients: vec!["eu".to_owned()],
+            jwt_issuers: None,
+            default: Some(Arc::from("eu")),
+            has_token_binding: true,
+        }
     }
 
     fn counts(old: &Arc<Reloadable>, new: &Arc<Reloadable>) -> [usize; 4] {
@@ -231,13 +239,16 @@ mod tests {
     }
 
     #[test]
-    fn rules_that_limit_tokens_are_not_counted() {
-        let limited = RuleSettings { login_urls: false, ..rule("dns:a") };
-        let [old, new] = [rule("dns:a"), limited].map(|rule| reloadable(Settings::new(vec![rule]), &[]));
-        for (old, new) in [(&old, &new), (&new, &old)] {
-            let found = differences(old, new, &Arc::new(fixed_names()));
-            assert_eq!(found, RulesDifferences::NotCounted { not_compared: NotCompared::TokenLimits });
-        }
+    fn differences_in_limits_on_tokens_are_counted() {
+        let without_urls = RuleSettings { login_urls: false, ..rule("dns:a") };
+        let by_issuer = RuleSettings { issued_by: Some(vec!["dns:b".to_owned()]), ..rule("dns:a") };
+        let [old, without_urls, by_issuer] =
+            [rule("dns:a"), without_urls, by_issuer].map(|rule| reloadable(Settings::new(vec![rule]), &[]));
+        assert_eq!(counts(&old, &without_urls), [0, 1, 0, 0]);
+        assert_eq!(counts(&without_urls, &old), [1, 0, 0, 0]);
+        // Of a token that is not sealed, and of a sealed one of another issuer.
+        assert_eq!(counts(&old, &by_issuer), [0, 2, 0, 0]);
+        assert_eq!(counts(&by_issuer, &old), [2, 0, 0, 0]);
     }
 
     #[test]

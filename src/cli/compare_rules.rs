@@ -20,7 +20,7 @@ use crate::{
     access::{NamedRules, RuleSettings, Rules},
     base::text::Printable,
     config::{PolicyFile, Process},
-    rule_comparison::{self, NotComparable, Side},
+    rule_comparison::{self, Side},
 };
 
 /// Report which calls a change of the access rules opens and closes.
@@ -71,8 +71,8 @@ Examples:
   ott-gateway compare-rules old.toml gateway.toml --format json | jq '.opened[].example'
 
 Exits with 0 if the new rules allow no call that the old ones do not, and with 3 if they do, regardless
-of the calls of --audit. Exits with 2 if one of the files is not valid or cannot be read, or contains a
-rule with issued_by or login_urls, which are not compared, and with 1 if the rules combine in too many ways.";
+of the calls of --audit. Exits with 2 if one of the files is not valid or cannot be read, and with 1 if
+the rules combine in too many ways.";
 
 /// Exit code if calls are opened.
 const OPENED: u8 = 3;
@@ -101,14 +101,15 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> Result<ExitCode
              is not compared",
         );
     }
+    if old.has_token_binding != new.has_token_binding {
+        output.note(
+            "note: only one of the files has [token_binding], without which no sealed token is accepted; this is not \
+             compared",
+        );
+    }
     let (old_names, new_names) = (Names::of(&old), Names::of(&new));
-    let compared =
-        rule_comparison::compare(old_names.side(&old), new_names.side(&new)).map_err(
-            |error| match error {
-                NotComparable::TooComplex(_) => Failure::Failed(error.to_string()),
-                NotComparable::TokenLimit { .. } => Failure::Usage(error.to_string()),
-            },
-        )?;
+    let compared = rule_comparison::compare(old_names.side(&old), new_names.side(&new))
+        .map_err(|error| Failure::Failed(error.to_string()))?;
     let rules = [rules(&old.access.rules)?, rules(&new.access.rules)?];
     let replay = match arguments.audit.as_slice() {
         [] => None,
@@ -191,6 +192,7 @@ impl<'a> Names<'a> {
     fn side(&'a self, policy: &'a PolicyFile) -> Side<'a> {
         Side {
             access: &policy.access,
+            has_token_binding: policy.has_token_binding,
             tokens: &self.tokens,
             jwt_issuers: self.jwt_issuers.as_deref(),
             api_clients: &self.api_clients,

@@ -32,6 +32,8 @@ pub struct PolicyFile {
     pub api_clients: Vec<String>,
     /// The API client of calls that do not name one.
     pub default_api_client: Option<String>,
+    /// Whether there is a `[token_binding]`.
+    pub has_token_binding: bool,
     /// How callers prove their names, apart from tokens. Only to compare two files.
     pub proofs: Document,
     /// The tokens, and the platforms of the API clients, by their keys. Only to compare two files.
@@ -79,6 +81,7 @@ impl PolicyFile {
             default_api_client: default_of(tree, &api_clients).map(str::to_owned),
             jwt_issuers: jwt_issuers(tree).map(|names| names.into_iter().map(str::to_owned).collect()),
             api_clients: api_clients.into_iter().map(str::to_owned).collect(),
+            has_token_binding: known.has_token_binding == Some(true),
             proofs: proofs(tree),
             meanings: meanings(tree),
         };

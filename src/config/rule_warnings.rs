@@ -99,6 +99,7 @@ fn check_covered(
         jwt_issuers: issuers.as_deref(),
         api_clients: &api_clients,
         default_api_client: config.api_clients.default.as_deref(),
+        has_token_binding: config.token_keys.is_some(),
     };
     let Some(covered) = rule_comparison::covered_rules(side) else {
         if let Some(node) = access.get(list) {

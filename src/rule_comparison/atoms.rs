@@ -23,7 +23,7 @@ pub(super) const FOLDED_USERS: usize = 0;
 /// Text of the set of all users. Patterns have the prefix of their kind.
 pub(super) const ALL_USERS: &str = "all";
 
-/// One entry of `callers`, or of the lists of users: a set of names.
+/// One entry of `callers`, of `issued_by`, or of the lists of users: a set of names.
 #[derive(Debug)]
 pub(super) struct Atom {
     /// The entry in canonical form, for people.
@@ -108,6 +108,11 @@ impl Atoms {
         let entry = Glob::new(entry);
         let globs = jwt_prefixes.iter().flat_map(|prefix| entry.with_prefix(prefix));
         globs.map(|glob| self.add_caller_in(&glob, &[], &[Space::Jwt])).collect()
+    }
+
+    /// Adds an entry of `issued_by`. `listed` is `anonymous` with its position.
+    pub(super) fn add_issuer(&mut self, entry: &str, listed: &[(usize, String)]) -> AtomId {
+        self.add_caller_in(entry, listed, &Space::ISSUERS)
     }
 
     /// Adds a pattern of users.

@@ -1,5 +1,5 @@
-//! The rules that are subtracted from others, and which of them concern a set of callers, users, API
-//! clients or claims.
+//! The rules that are subtracted from others, and which of them concern a set of callers, users,
+//! issuers, API clients or claims.
 //!
 //! Most rules of a file have nothing to do with each other, and most of the others differ in one part
 //! only. The catalog finds both without looking at each pair of rules.
@@ -9,16 +9,29 @@ use std::{cell::RefCell, collections::HashMap, rc::Rc};
 use super::{
     atoms::{AtomId, Atoms},
     bits::Bits,
-    claim_set::{ClaimSet, ClaimTable},
+    claim_set::{ClaimSet, ClaimTable, ClaimsId},
     ends_index::EndsIndex,
     name_set::NameSet,
     names::Space,
-    region::Scope,
     search::{Budget, Exhausted},
 };
 
 /// Number of a scope in its catalog. Equal scopes have one number.
 pub(super) type ScopeId = usize;
+
+/// The calls of one kind that a rule applies to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Scope {
+    /// Sorted.
+    pub(super) callers: Rc<[AtomId]>,
+    pub(super) api_clients: Bits,
+    /// Sorted.
+    pub(super) users: Rc<[AtomId]>,
+    pub(super) claims: ClaimsId,
+    /// The callers that the token was issued to, sorted. `None` for kinds of calls of which this is not
+    /// compared, in all scopes.
+    pub(super) issuers: Option<Rc<[AtomId]>>,
+}
 
 /// Different scopes of rules.
 #[derive(Debug)]
@@ -26,6 +39,9 @@ pub(super) struct Catalog {
     scopes: Vec<Scope>,
     callers: Names,
     users: Names,
+    issuers: Names,
+    /// All scopes.
+    everything: Rc<Reach>,
     /// The scopes with an API client, by its position.
     of_api_client: Vec<Bits>,
     /// The scopes that require claims, by their number.
@@ -41,7 +57,7 @@ pub(super) struct Reach {
     pub(super) covers: Bits,
 }
 
-/// The atoms of callers, or of users.
+/// The atoms of callers, of users, or of issuers.
 #[derive(Debug)]
 struct Names {
     scopes_of: HashMap<AtomId, Bits>,
@@ -55,7 +71,7 @@ impl Catalog {
     /// Creates the catalog of these scopes, and returns their numbers.
     pub(super) fn new(
         scopes: impl Iterator<Item = Scope>,
-        [callers, users]: [&Atoms; 2],
+        [callers, users, issuers]: [&Atoms; 3],
     ) -> (Self, Vec<ScopeId>) {
         let mut known: HashMap<Scope, ScopeId> = HashMap::new();
         let mut all: Vec<Scope> = Vec::new();
@@ -75,8 +91,16 @@ impl Catalog {
             insert(&mut of_claims, scope.claims, id);
         }
         let catalog = Self {
-            callers: Names::new(all.iter().map(|scope| &scope.callers), callers),
-            users: Names::new(all.iter().map(|scope| &scope.users), users),
+            callers: Names::new(all.iter().map(|scope| &*scope.callers), callers),
+            users: Names::new(all.iter().map(|scope| &*scope.users), users),
+            issuers: Names::new(
+                all.iter().map(|scope| scope.issuers.as_deref().unwrap_or_default()),
+                issuers,
+            ),
+            everything: {
+                let everything: Bits = (0..all.len()).collect();
+                Rc::new(Reach { meets: everything.clone(), covers: everything })
+            },
             scopes: all,
             of_api_client,
             of_claims,
@@ -124,6 +148,19 @@ impl Catalog {
         self.users.reach_of(set, atoms, self.scopes.len(), budget)
     }
 
+    /// `None` is the set of all issuers, for calls of which the issuer is not compared.
+    pub(super) fn reach_of_issuers(
+        &self,
+        set: Option<&NameSet>,
+        atoms: &Atoms,
+        budget: &Budget,
+    ) -> Result<Rc<Reach>, Exhausted> {
+        match set {
+            Some(set) => self.issuers.reach_of(set, atoms, self.scopes.len(), budget),
+            None => Ok(Rc::clone(&self.everything)),
+        }
+    }
+
     pub(super) fn reach_of_api_clients(&self, set: &Bits) -> Rc<Reach> {
         let mut reach = Reach { covers: self.all(), ..Reach::default() };
         for client in set.iter() {
@@ -161,11 +198,11 @@ impl Catalog {
 }
 
 impl Names {
-    fn new<'a, I: Iterator<Item = &'a Rc<[AtomId]>>>(scopes: I, atoms: &Atoms) -> Self {
+    fn new<'a, I: Iterator<Item = &'a [AtomId]>>(scopes: I, atoms: &Atoms) -> Self {
         let mut scopes_of: HashMap<AtomId, Bits> = HashMap::new();
         let mut of_listed = Vec::new();
         for (id, scope) in scopes.enumerate() {
-            for &atom in scope.iter() {
+            for &atom in scope {
                 scopes_of.entry(atom).or_default().insert(id);
                 for listed in atoms.get(atom).listed.iter() {
                     insert(&mut of_listed, listed, id);
@@ -173,7 +210,7 @@ impl Names {
             }
         }
         let mut ends = Vec::new();
-        for space in Space::CALLERS.into_iter().chain(Space::USERS) {
+        for space in Space::ISSUERS.into_iter().chain(Space::USERS) {
             let globs = scopes_of.keys().filter_map(|&id| Some((atoms.get(id).glob_in(space)?, id)));
             ends.push((space, EndsIndex::new(globs)));
         }

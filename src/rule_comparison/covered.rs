@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use super::{
-    CompiledRule, MAX_QUICK_STEPS, METHODS, Side, Tables,
+    CompiledRule, MAX_QUICK_STEPS, Side, Tables,
     bits::Bits,
     catalog::{Catalog, ScopeId},
     region::{Others, Wanted},
@@ -29,17 +29,19 @@ pub fn covered_rules(side: Side<'_>) -> Option<Vec<CoveredRule>> {
 
 impl Tables<'_> {
     fn covered(&self, rules: &[CompiledRule<'_>]) -> Result<Vec<CoveredRule>, Exhausted> {
-        let (catalog, ids) = self.catalog(rules.iter().map(|rule| rule.scope.clone()));
+        let (catalog, ids) = self.catalog_of_rules(rules.iter());
+        let kinds = &self.kinds.of_calls;
         let mut covered = Vec::new();
-        // The first rule of each scope that decides before the next one, by method.
-        let mut before: [HashMap<ScopeId, usize>; 2] = Default::default();
-        for (rule, id) in rules.iter().zip(ids) {
+        // The first rule of each scope that decides before the next one, by kind of calls.
+        let mut before: Vec<HashMap<ScopeId, usize>> = vec![HashMap::new(); kinds.len()];
+        for (rule, ids) in rules.iter().zip(ids) {
             let mut by = BTreeSet::new();
             let mut is_covered = true;
-            for (method, before) in METHODS.into_iter().zip(&before) {
-                if !rule.is_for(method) {
+            for (&kind, before) in kinds.iter().zip(&before) {
+                if !rule.is_for(kind) {
                     continue;
                 }
+                let id = ids.of(kind);
                 let scopes: Bits = before.keys().copied().collect();
                 let others = Others { catalog: &catalog, scopes: &scopes };
                 let rest = self.world.rest(id, others, Wanted::Any)?;
@@ -53,9 +55,9 @@ impl Tables<'_> {
             if is_covered && !by.is_empty() {
                 covered.push(CoveredRule { rule: rule.number, by: by.into_iter().collect() });
             }
-            for (method, before) in METHODS.into_iter().zip(&mut before) {
-                if rule.is_for_all_tokens(method) {
-                    before.entry(id).or_insert(rule.number);
+            for (&kind, before) in kinds.iter().zip(&mut before) {
+                if rule.is_for(kind) {
+                    before.entry(ids.of(kind)).or_insert(rule.number);
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! Sets of callers or users, as unions of entries with exceptions.
+//! Sets of callers, users or issuers, as unions of entries with exceptions.
 //!
 //! The sets of a comparison stay in the words of the rules, so that a report can show them:
 //! `base`, limited to the names that are also in each list of `also`, without `except`. Whether any
@@ -13,6 +13,7 @@ use super::{
     names::Space,
     search::{Budget, Exhausted, Search},
 };
+use crate::caller::ANONYMOUS;
 
 /// Work of matching a name against a glob, in steps.
 const STEPS_PER_GLOB: usize = 5;
@@ -35,7 +36,8 @@ pub(super) enum Witness {
     Name(Space, String),
 }
 
-/// The atoms and the names that are listed one by one, of callers or of users.
+/// The atoms and the names that are listed one by one, of callers, of users or of
+/// issuers.
 #[derive(Debug)]
 pub(super) struct Dimension {
     pub(super) atoms: Atoms,
@@ -46,6 +48,11 @@ pub(super) struct Dimension {
 impl Dimension {
     pub(super) fn users() -> Self {
         Self { atoms: Atoms::default(), spaces: &Space::USERS, listed: vec![folded_user()] }
+    }
+
+    /// The callers that tokens are issued to.
+    pub(super) fn issuers() -> Self {
+        Self { atoms: Atoms::default(), spaces: &Space::ISSUERS, listed: vec![ANONYMOUS.to_owned()] }
     }
 
     /// Returns the text of a member.

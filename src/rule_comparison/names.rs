@@ -2,14 +2,16 @@
 //!
 //! A region of calls is only reported if a possible call is in it. The grammars therefore accept
 //! the same names as [`is_caller_name`] and [`Subject::new`], in canonical form; for logins together
-//! with `combining`, which excludes sequences of characters that no canonical login contains. Named
-//! tokens and `anonymous` are few, and are not spaces of names but listed one by one.
+//! with `combining`, which excludes sequences of characters that no canonical login contains. Of
+//! callers, named tokens and `anonymous` are few, and are not spaces of names but listed one by one. Of the
+//! callers that tokens were issued to, only `anonymous` is: a sealed token may have been issued by a
+//! gateway with other named tokens.
 //!
 //! Maximum lengths of the parts of a name are only counted if `counting` is set, because counters
 //! multiply the states of a search.
 
 use crate::{
-    caller::{DNS_PREFIX, JWT_PREFIX, SPIFFE_PREFIX, is_caller_name},
+    caller::{DNS_PREFIX, JWT_PREFIX, SPIFFE_PREFIX, TOKEN_PREFIX, is_caller_name},
     domain::ott::{MAX_SUBJECT_BYTES, Subject, SubjectForm, SubjectKind},
 };
 
@@ -19,6 +21,8 @@ pub(super) enum Space {
     Spiffe,
     Dns,
     Jwt,
+    /// Callers with named tokens.
+    Token,
     User(UserForm),
 }
 
@@ -73,6 +77,8 @@ const UUID_BYTES: u16 = 36;
 
 impl Space {
     pub(super) const CALLERS: [Self; 3] = [Self::Spiffe, Self::Dns, Self::Jwt];
+    /// The callers that tokens are issued to.
+    pub(super) const ISSUERS: [Self; 4] = [Self::Spiffe, Self::Dns, Self::Jwt, Self::Token];
     pub(super) const USERS: [Self; 4] = [
         Self::User(UserForm::Login),
         Self::User(UserForm::ExternalId),
@@ -86,6 +92,7 @@ impl Space {
             Self::Spiffe => SPIFFE_PREFIX,
             Self::Dns => DNS_PREFIX,
             Self::Jwt => JWT_PREFIX,
+            Self::Token => TOKEN_PREFIX,
             Self::User(_) => "",
         }
     }
@@ -105,6 +112,7 @@ impl Space {
             Self::Dns => 4 + 253,
             // The name of the issuer, and the subject.
             Self::Jwt => 4 + 63 + 1 + 255,
+            Self::Token => 6 + 255,
             Self::User(_) => MAX_SUBJECT_BYTES,
         }
     }
@@ -135,6 +143,7 @@ impl Space {
             Self::Spiffe => step_spiffe(at, char, counting),
             Self::Dns => step_dns(at, char, counting),
             Self::Jwt => step_jwt(at, char, counting),
+            Self::Token => step_token(at, char, counting),
             Self::User(UserForm::Login) => step_login(at, char),
             Self::User(UserForm::ExternalId) => step_id(at, char, SubjectKind::ExternalId),
             Self::User(UserForm::Uuid) => step_uuid(at, char),
@@ -150,7 +159,7 @@ impl Space {
     pub(super) const fn is_end(self, at: Position) -> bool {
         match self {
             Self::Spiffe => at.inner == 1 && at.phase == 5,
-            Self::Dns => at.inner == 1 && at.phase == 1,
+            Self::Dns | Self::Token => at.inner == 1 && at.phase == 1,
             Self::Jwt => at.inner == 1 && at.phase >= 1,
             Self::User(UserForm::Login) => matches!(at.phase, 1 | 3 | 4),
             Self::User(UserForm::ExternalId) => at.phase == 1,
@@ -183,6 +192,8 @@ impl Space {
                 b'j' => &["j"],
                 b'w' => &["w"],
                 b't' => &["t"],
+                b'o' => &["o"],
+                b'k' => &["k"],
                 _ => &[],
             };
         }
@@ -191,6 +202,7 @@ impl Space {
             Self::Spiffe => &[SEGMENT, ".", "/"],
             Self::Dns => &[LETTERS, "."],
             Self::Jwt => &[LETTERS_AND_DIGITS, ":", OTHER_GRAPHIC],
+            Self::Token => &[GRAPHIC],
             Self::User(UserForm::Login) => &[TEXT, "@", ".", " "],
             Self::User(UserForm::ExternalId) => &[GRAPHIC, " "],
             Self::User(UserForm::Uuid) if matches!(at.count, 8 | 13 | 18 | 23) => HYPHEN,
@@ -290,6 +302,13 @@ fn step_jwt(at: Position, char: char, counting: bool) -> Option<Position> {
         _ => 2,
     };
     (at.count < MAX_SUBJECT_BYTES).then_some(Position { phase, count: at.count + 1, ..at })
+}
+
+/// Phases after the prefix: 0 at the start, 1 in the name.
+fn step_token(at: Position, char: char, counting: bool) -> Option<Position> {
+    const MAX_NAME_BYTES: u16 = 255;
+    let count = if counting { at.count + 1 } else { 0 };
+    (char.is_ascii_graphic() && count <= MAX_NAME_BYTES).then_some(Position { phase: 1, count, ..at })
 }
 
 /// Phases: 0 at the start; then after a space (2, 5), after a dot (3, 6), or after any other
@@ -416,7 +435,7 @@ mod tests {
             user in r"[aA1.@ \-\u{3b1}\u{ff21}\u{1}]{0,6}",
             id in r"[{(]{0,2}(urn:)?(uuid:)?[{]{0,1}[0-9a-fA-F-]{0,3}(3f2504e04f8911d39a0c0305e82c33)?[0-9a-f-]{0,3}[})]{0,2}",
         ) {
-            for space in Space::CALLERS {
+            for space in Space::ISSUERS {
                 prop_assert_eq!(accepts(space, &caller), space.contains(&caller), "{:?} {}", space, caller);
             }
             for space in Space::USERS {
@@ -448,6 +467,7 @@ mod tests {
                 (Space::Jwt, format!("jwt:{}:{}", "A".repeat(issuer), "b".repeat(subject))),
                 (Space::Dns, format!("dns:{}.x", "a".repeat(label))),
                 (Space::Spiffe, format!("spiffe://{}/x", "a".repeat(domain))),
+                (Space::Token, format!("token:{}", "a".repeat(subject))),
             ] {
                 prop_assert_eq!(accepts(space, &name), space.contains(&name), "{}", name);
             }
@@ -456,7 +476,7 @@ mod tests {
 
     #[test]
     fn groups_contain_every_character_that_can_come_next() {
-        for space in Space::CALLERS.into_iter().chain(Space::USERS) {
+        for space in Space::ISSUERS.into_iter().chain(Space::USERS) {
             let mut seen = vec![Position::default()];
             let mut next = 0;
             while let Some(&at) = seen.get(next).filter(|_| next < 300) {

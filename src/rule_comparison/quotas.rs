@@ -1,16 +1,17 @@
 //! Changed quotas of calls that both files allow.
 //!
-//! The first rule that allows a call sets its quotas. For a login, the first rule for caller, API
-//! client and method does, because its user is not known yet; and the maximum number of calls in
-//! flight comes from the first rule for caller and method.
+//! The first rule that allows a call sets its quotas. For a login with a token that is not sealed, the
+//! first rule for caller, API client and method does, because its user is not known yet; and the maximum
+//! number of calls in flight comes from the first rule for caller and method.
 
 use std::{collections::HashSet, rc::Rc};
 
 use super::{
-    CompiledRule, File, METHODS, Numbered, Tables, TooComplex,
+    CallKind, CompiledRule, File, Tables, TooComplex,
     bits::Bits,
-    catalog::{Catalog, ScopeId},
-    region::{Others, Scope, Wanted},
+    catalog::{Catalog, Scope, ScopeId},
+    merging::merged,
+    region::{Others, Wanted},
     report::{Change, QuotaChange},
     search::Exhausted,
 };
@@ -25,6 +26,9 @@ enum Group {
     Calls,
     InFlight,
 }
+
+/// The rules that set the quotas of a group, each with its number in a catalog of scopes.
+type Deciding<'a, 'b> = [(&'a CompiledRule<'b>, ScopeId)];
 
 /// Returns the value of a key as it is written.
 type Value = fn(&RuleSettings) -> String;
@@ -50,14 +54,14 @@ impl Tables<'_> {
     ) -> Result<Vec<QuotaChange>, TooComplex> {
         let mut changes = Vec::new();
         for group in [Group::Calls, Group::InFlight] {
-            for method in METHODS {
-                let (old, new) = (for_method(old, method), for_method(new, method));
+            for kind in self.kinds_of(group) {
+                let (old, new) = (setting(old, group, kind), setting(new, group, kind));
                 let values: HashSet<Vec<String>> =
-                    old.iter().chain(&new).map(|rule| values(rule.settings, group, method)).collect();
+                    old.iter().chain(&new).map(|rule| values(rule.settings, group, kind)).collect();
                 if values.len() < 2 {
                     continue;
                 }
-                let scopes = self.scopes(old.iter().chain(&new).copied(), group, method);
+                let scopes = self.scopes(old.iter().chain(&new).copied(), group, kind);
                 let (catalog, ids) = self.catalog(scopes.into_iter());
                 let deciding = |rules: &[&CompiledRule<'_>], ids: &[ScopeId]| {
                     // A second rule with the same scope decides nothing.
@@ -76,13 +80,24 @@ impl Tables<'_> {
                 let mut earlier = Bits::default();
                 for (position, id) in deciding(&new, new_ids) {
                     let rule = new[position];
-                    let found = self.changes_by((rule, id), &earlier, &old, &catalog, group, method);
+                    let found = self.changes_by((rule, id), &earlier, &old, &catalog, group, kind);
                     changes.extend(found.map_err(|Exhausted| rule.too_complex(File::New))?);
                     earlier.insert(id);
                 }
             }
         }
-        Ok(changes)
+        Ok(merged(
+            changes,
+            |change| &mut change.calls,
+            |change| (change.old_rule.number, change.new_rule.number, change.changes.clone()),
+        ))
+    }
+
+    fn kinds_of(&self, group: Group) -> Vec<CallKind> {
+        match group {
+            Group::Calls => self.kinds.of_quotas.clone(),
+            Group::InFlight => vec![CallKind::Issue, CallKind::Login],
+        }
     }
 
     /// Returns the changes of the calls that one rule of the new file decides.
@@ -90,14 +105,14 @@ impl Tables<'_> {
         &self,
         (rule, id): (&CompiledRule<'_>, ScopeId),
         earlier: &Bits,
-        old: &Numbered<'_, '_>,
+        old: &Deciding<'_, '_>,
         catalog: &Catalog,
         group: Group,
-        method: Method,
+        kind: CallKind,
     ) -> Result<Vec<QuotaChange>, Exhausted> {
         let mut found = Vec::new();
-        let own = values(rule.settings, group, method);
-        let has_user = group == Group::Calls && method == Method::IssueOtt;
+        let own = values(rule.settings, group, kind);
+        let has_user = group == Group::Calls && has_user(kind);
         let Some(whole) = self.world.whole(catalog.get(id))? else { return Ok(found) };
         let meeting = self.world.meeting(&whole, catalog)?;
         // The rules that decide before both rules.
@@ -108,7 +123,7 @@ impl Tables<'_> {
             if before.contains(*other_id) {
                 continue;
             }
-            if meeting.contains(*other_id) && values(other.settings, group, method) != own {
+            if meeting.contains(*other_id) && values(other.settings, group, kind) != own {
                 let others = Others { catalog, scopes: &before };
                 let regions = match self.world.common(&whole, catalog.get(*other_id))? {
                     Some(region) => self.world.without(region, others, Wanted::All)?.regions,
@@ -116,10 +131,10 @@ impl Tables<'_> {
                 };
                 for region in self.describable(regions)? {
                     found.push(QuotaChange {
-                        calls: self.calls(&region, method)?,
+                        calls: self.calls(&region, kind)?,
                         old_rule: other.name(),
                         new_rule: rule.name(),
-                        changes: differences(other.settings, rule.settings, group, method),
+                        changes: differences(other.settings, rule.settings, group, kind),
                         example: self.example(&region, has_user)?,
                     });
                 }
@@ -137,16 +152,14 @@ impl Tables<'_> {
         &mut self,
         rules: impl Iterator<Item = &'a CompiledRule<'a>>,
         group: Group,
-        method: Method,
+        kind: CallKind,
     ) -> Vec<Scope> {
         let all_users: Rc<[_]> = [self.world.users.atoms.add_all_users()].into();
         let all_api_clients: Bits = (0..self.api_clients.len()).collect();
-        let scope = |rule: &CompiledRule<'_>| match (group, method) {
-            (Group::Calls, Method::IssueOtt) => rule.scope.clone(),
-            (Group::Calls, Method::LoginWithOtt) => {
-                Scope { users: Rc::clone(&all_users), ..rule.scope.clone() }
-            }
-            (Group::InFlight, _) => Scope {
+        let scope = |rule: &CompiledRule<'_>| match group {
+            Group::Calls if has_user(kind) => rule.scope_of(kind),
+            Group::Calls => Scope { users: Rc::clone(&all_users), ..rule.scope_of(kind) },
+            Group::InFlight => Scope {
                 users: Rc::clone(&all_users),
                 api_clients: all_api_clients.clone(),
                 ..rule.scope.clone()
@@ -156,18 +169,30 @@ impl Tables<'_> {
     }
 }
 
-fn for_method<'a, 'b>(rules: &'a [CompiledRule<'b>], method: Method) -> Vec<&'a CompiledRule<'b>> {
-    rules.iter().filter(|rule| rule.is_for(method)).collect()
+/// Returns the rules that set the quotas of a group.
+fn setting<'a, 'b>(rules: &'a [CompiledRule<'b>], group: Group, kind: CallKind) -> Vec<&'a CompiledRule<'b>> {
+    let sets = |rule: &&CompiledRule<'_>| match group {
+        Group::Calls => rule.is_for(kind),
+        // Before the message is read.
+        Group::InFlight => rule.settings.methods.as_ref().is_none_or(|all| all.contains(&kind.method())),
+    };
+    rules.iter().filter(sets).collect()
+}
+
+/// Returns whether the user of a call is known when it takes from a quota.
+const fn has_user(kind: CallKind) -> bool {
+    matches!(kind.method(), Method::IssueOtt) || matches!(kind, CallKind::LoginSealed)
 }
 
 /// Returns the quotas of a group, as they are written.
-fn values(rule: &RuleSettings, group: Group, method: Method) -> Vec<String> {
-    keys(group, method).map(|(_, value)| value(rule)).collect()
+fn values(rule: &RuleSettings, group: Group, kind: CallKind) -> Vec<String> {
+    keys(group, kind.method()).map(|(_, value)| value(rule)).collect()
 }
 
 /// Returns the quotas that differ between two rules.
-fn differences(old: &RuleSettings, new: &RuleSettings, group: Group, method: Method) -> Vec<Change> {
-    let values = keys(group, method).map(|(key, value)| Change { key, old: value(old), new: value(new) });
+fn differences(old: &RuleSettings, new: &RuleSettings, group: Group, kind: CallKind) -> Vec<Change> {
+    let values =
+        keys(group, kind.method()).map(|(key, value)| Change { key, old: value(old), new: value(new) });
     values.filter(|change| change.old != change.new).collect()
 }
 

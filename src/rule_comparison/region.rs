@@ -1,4 +1,5 @@
-//! Regions of calls, as boxes: callers × API clients × users × claims of the callers.
+//! Regions of calls, as boxes: callers × API clients × users × claims of the callers × callers that the
+//! tokens of sealed logins were issued to.
 //!
 //! The rules that apply to a box are subtracted from it one after the other. A rule that covers the
 //! box in all parts leaves nothing, and rules that cover it in all parts but one leave one box.
@@ -10,8 +11,8 @@ use std::rc::Rc;
 use super::{
     atoms::{AtomId, Atoms},
     bits::Bits,
-    catalog::{Catalog, Reach, ScopeId},
-    claim_set::{ClaimSet, ClaimTable, ClaimsId},
+    catalog::{Catalog, Reach, Scope, ScopeId},
+    claim_set::{ClaimSet, ClaimTable},
     name_set::{Dimension, NameSet},
     names::Space,
     search::{Budget, Exhausted},
@@ -20,24 +21,15 @@ use super::{
 /// Maximum number of boxes that are left of one rule.
 const MAX_REGIONS: usize = 2_000;
 
-/// The calls of one method that a rule applies to.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Scope {
-    /// Sorted.
-    pub(super) callers: Rc<[AtomId]>,
-    pub(super) api_clients: Bits,
-    /// Sorted.
-    pub(super) users: Rc<[AtomId]>,
-    pub(super) claims: ClaimsId,
-}
-
-/// Calls of one method.
+/// Calls of one kind.
 #[derive(Clone, Debug)]
 pub(super) struct Region {
     pub(super) callers: NameSet,
     pub(super) api_clients: Bits,
     pub(super) users: NameSet,
     pub(super) claims: ClaimSet,
+    /// `None` if this is not compared.
+    pub(super) issuers: Option<NameSet>,
 }
 
 /// The names that calls consist of, and the work that may still be done with them.
@@ -45,6 +37,7 @@ pub(super) struct Region {
 pub(super) struct World {
     pub(super) callers: Dimension,
     pub(super) users: Dimension,
+    pub(super) issuers: Dimension,
     pub(super) claims: ClaimTable,
     pub(super) budget: Budget,
 }
@@ -81,16 +74,19 @@ enum Part {
     ApiClients,
     Users,
     Claims,
+    Issuers,
 }
 
-const PARTS: [Part; 4] = [Part::Callers, Part::ApiClients, Part::Users, Part::Claims];
+const PARTS: [Part; 5] = [Part::Callers, Part::ApiClients, Part::Users, Part::Claims, Part::Issuers];
+/// The parts of calls of which the issuer is not compared.
+const PARTS_WITHOUT_ISSUERS: [Part; 4] = [Part::Callers, Part::ApiClients, Part::Users, Part::Claims];
 
 /// A box, with the rules that concern each of its parts.
 #[derive(Clone, Debug)]
 struct Piece {
     region: Region,
     /// In the order of [`PARTS`].
-    reach: [Rc<Reach>; 4],
+    reach: [Rc<Reach>; 5],
     /// The rules that may apply to it, and are not subtracted yet.
     open: Bits,
 }
@@ -101,6 +97,7 @@ impl World {
         Self {
             callers: Dimension { atoms: Atoms::default(), spaces: &Space::CALLERS, listed: listed_callers },
             users: Dimension::users(),
+            issuers: Dimension::issuers(),
             claims: ClaimTable::new(),
             budget,
         }
@@ -146,18 +143,28 @@ impl World {
     /// Returns whether one call of a rule, chosen without the other rules in mind, is obviously in
     /// none of them. This is so for most rules, and needs no boxes.
     fn has_obvious_call(&self, piece: &Piece, catalog: &Catalog) -> Result<bool, Exhausted> {
-        let Self { callers, users, claims, budget } = self;
-        let Region { callers: of_callers, api_clients, users: of_users, claims: of_claims } = &piece.region;
+        let Self { callers, users, claims, issuers, budget } = self;
+        let Region { callers: of_callers, api_clients, users: of_users, claims: of_claims, .. } =
+            &piece.region;
         let Some(met) = claims.met_by_example(of_claims, budget)? else { return Ok(false) };
         let Some(api_client) = api_clients.first() else { return Ok(false) };
         let Some(caller) = callers.member(of_callers, budget)? else { return Ok(false) };
         let Some(user) = users.member(of_users, budget)? else { return Ok(false) };
+        let issuer = match &piece.region.issuers {
+            Some(of_issuers) => issuers.member(of_issuers, budget)?,
+            None => None,
+        };
+        let is_issued_by = |other: &Scope| match (&issuer, &other.issuers) {
+            (Some(issuer), Some(atoms)) => issuers.is_in_any(atoms, issuer, budget),
+            _ => Ok(true),
+        };
         let mut others = catalog.with_claims(&met);
         others.keep(&piece.open);
         for other in others.iter().map(|id| catalog.get(id)) {
             if other.api_clients.contains(api_client)
                 && users.is_in_any(&other.users, &user, budget)?
                 && callers.is_in_any(&other.callers, &caller, budget)?
+                && is_issued_by(other)?
             {
                 return Ok(false);
             }
@@ -176,13 +183,14 @@ impl World {
         let callers = self.callers.union(&rule.callers);
         let users = self.users.union(&rule.users);
         let claims = ClaimSet::default();
-        self.common(&Region { callers, api_clients: rule.api_clients.clone(), users, claims }, rule)
+        let issuers = rule.issuers.as_ref().map(|atoms| self.issuers.union(atoms));
+        self.common(&Region { callers, api_clients: rule.api_clients.clone(), users, claims, issuers }, rule)
     }
 
     /// Returns the calls of a region that a rule applies to, or `None` if there are none.
     pub(super) fn common(&self, region: &Region, rule: &Scope) -> Result<Option<Region>, Exhausted> {
         let mut common = region.clone();
-        for part in [Part::ApiClients, Part::Claims, Part::Callers, Part::Users] {
+        for part in [Part::ApiClients, Part::Claims, Part::Callers, Part::Users, Part::Issuers] {
             match self.common_part(&common, rule, part)? {
                 Some(region) => common = region,
                 None => return Ok(None),
@@ -194,7 +202,7 @@ impl World {
     /// Returns a region with the members of one part that are also in that of a rule, or `None` if
     /// there are none.
     fn common_part(&self, region: &Region, rule: &Scope, part: Part) -> Result<Option<Region>, Exhausted> {
-        let Self { callers, users, claims: table, budget } = self;
+        let Self { callers, users, claims: table, issuers, budget } = self;
         Ok(match part {
             Part::Callers => {
                 let callers = callers.common(&region.callers, &rule.callers, budget)?;
@@ -212,6 +220,13 @@ impl World {
                 let claims = region.claims.common(rule.claims, table, budget)?;
                 claims.map(|claims| Region { claims, ..region.clone() })
             }
+            Part::Issuers => match (&region.issuers, &rule.issuers) {
+                (Some(set), Some(atoms)) => {
+                    let issuers = issuers.common(set, atoms, budget)?;
+                    issuers.map(|issuers| Region { issuers: Some(issuers), ..region.clone() })
+                }
+                _ => Some(region.clone()),
+            },
         })
     }
 
@@ -224,7 +239,7 @@ impl World {
         catalog: &Catalog,
         part: Part,
     ) -> Result<Option<Region>, Exhausted> {
-        let Self { callers, users, claims: table, budget } = self;
+        let Self { callers, users, claims: table, issuers, budget } = self;
         let scopes = || rules.iter().map(|id| catalog.get(id));
         Ok(match part {
             Part::Callers => {
@@ -247,23 +262,39 @@ impl World {
                 let claims = region.claims.rest(&ids, table, budget)?;
                 claims.map(|claims| Region { claims, ..region.clone() })
             }
+            Part::Issuers => {
+                let Some(set) = &region.issuers else { return Ok(None) };
+                let mut atoms: Vec<AtomId> = Vec::new();
+                for scope in scopes() {
+                    let Some(of_scope) = &scope.issuers else { return Ok(None) };
+                    atoms.extend(of_scope.iter());
+                }
+                let issuers = issuers.rest(set, &atoms, budget)?;
+                issuers.map(|issuers| Region { issuers: Some(issuers), ..region.clone() })
+            }
         })
     }
 
     fn reach(&self, region: &Region, catalog: &Catalog, part: Part) -> Result<Rc<Reach>, Exhausted> {
-        let Self { callers, users, claims, budget } = self;
+        let Self { callers, users, claims, issuers, budget } = self;
         match part {
             Part::Callers => catalog.reach_of_callers(&region.callers, &callers.atoms, budget),
             Part::ApiClients => Ok(catalog.reach_of_api_clients(&region.api_clients)),
             Part::Users => catalog.reach_of_users(&region.users, &users.atoms, budget),
             Part::Claims => catalog.reach_of_claims(&region.claims, claims, budget),
+            Part::Issuers => catalog.reach_of_issuers(region.issuers.as_ref(), &issuers.atoms, budget),
         }
     }
 
     fn piece(&self, region: Region, others: Others<'_>) -> Result<Piece, Exhausted> {
         let reach = |part| self.reach(&region, others.catalog, part);
-        let reach =
-            [reach(Part::Callers)?, reach(Part::ApiClients)?, reach(Part::Users)?, reach(Part::Claims)?];
+        let reach = [
+            reach(Part::Callers)?,
+            reach(Part::ApiClients)?,
+            reach(Part::Users)?,
+            reach(Part::Claims)?,
+            reach(Part::Issuers)?,
+        ];
         let mut open = others.scopes.clone();
         for reach in &reach {
             open.keep(&reach.meets);
@@ -295,6 +326,7 @@ impl World {
         pieces: &mut Vec<Piece>,
         used: &mut Bits,
     ) -> Result<Option<Region>, Exhausted> {
+        let parts = piece.region.parts();
         'changed: loop {
             if piece.open.is_empty() {
                 return Ok(Some(piece.region));
@@ -302,7 +334,7 @@ impl World {
             self.budget.spend(20 + catalog.len() / 4)?;
             let covering = |except: Option<Part>| {
                 let mut scopes = piece.open.clone();
-                for part in PARTS.into_iter().filter(|part| Some(*part) != except) {
+                for &part in parts.iter().filter(|part| Some(**part) != except) {
                     scopes.keep(&piece.reach[part as usize].covers);
                 }
                 scopes
@@ -311,7 +343,7 @@ impl World {
                 used.insert(scope);
                 return Ok(None);
             }
-            for part in PARTS {
+            for &part in parts {
                 let scopes = covering(Some(part));
                 if scopes.is_empty() {
                     continue;
@@ -355,6 +387,13 @@ impl World {
         }
         pieces.append(&mut found);
         Ok(true)
+    }
+}
+
+impl Region {
+    /// Returns the parts that rules can limit.
+    fn parts(&self) -> &'static [Part] {
+        if self.issuers.is_some() { &PARTS } else { &PARTS_WITHOUT_ISSUERS }
     }
 }
 

@@ -3,14 +3,14 @@
 use std::{fmt, sync::Arc};
 
 use super::{
-    CompiledRule, File, Tables,
+    CallKind, CompiledRule, EVERY_NAME, File, Tables,
     atoms::{ALL_USERS, AtomId, FOLDED_USERS},
     bits::Bits,
     name_set::{Dimension, NameSet, Witness},
     region::Region,
     search::{Budget, Exhausted},
 };
-use crate::{caller::Claims, domain::call::Method};
+use crate::{access::TokenUse, caller::Claims};
 
 /// Size of a description without its lists, in entries.
 const BOX_ENTRIES: usize = 40;
@@ -56,8 +56,9 @@ pub struct QuotaChange {
     pub example: Example,
 }
 
-/// A set of calls of one method: each combination of a caller, a user and an API client.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A set of calls of one kind: each combination of a caller, a user, an API client, and the caller that
+/// a sealed token was issued to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Calls {
     /// The callers.
     pub callers: Names,
@@ -65,16 +66,18 @@ pub struct Calls {
     pub claims: Vec<String>,
     /// Combinations of claims that the callers do not have.
     pub without_claims: Arc<[Arc<[String]>]>,
-    /// The method.
-    pub method: Method,
+    /// The kind of calls.
+    pub kind: CallKind,
     /// The users; for a login, those whose session the caller may receive.
     pub users: Names,
     /// The API clients; `None` for all that the file configures.
     pub api_clients: Option<Vec<String>>,
+    /// The callers that the sealed tokens were issued to; `None` for all.
+    pub issuers: Option<Names>,
 }
 
 /// A set of names, as a list of globs with exceptions.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Names {
     /// The globs, at least one.
     pub any_of: Arc<[Arc<str>]>,
@@ -91,11 +94,13 @@ pub struct Example {
     pub caller: String,
     /// The claims of its JWT.
     pub claims: Claims,
-    /// The user with its kind, for a login that of the account. `None` if quotas of logins differ,
-    /// which do not depend on the user.
+    /// The user with its kind, for a login that of the account. `None` if quotas of logins differ that
+    /// do not depend on the user.
     pub user: Option<String>,
     /// The API client; `None` if it is the default in both files.
     pub api_client: Option<String>,
+    /// The caller that the sealed token was issued to. `None` for a token that is not sealed.
+    pub issued_by: Option<String>,
 }
 
 /// A rule of one of the files.
@@ -108,7 +113,7 @@ pub struct RuleName {
 }
 
 /// A key with different values.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Change {
     /// The key.
     pub key: &'static str,
@@ -132,16 +137,38 @@ pub struct Respelling {
 }
 
 impl Calls {
-    /// Returns whether other calls are the same except for the method.
+    /// Returns whether other calls are the same except for their kind.
     #[must_use]
-    pub fn differ_only_in_method(&self, other: &Self) -> bool {
-        let Self { callers, claims, without_claims, method, users, api_clients } = other;
-        self.method != *method
+    pub fn differ_only_in_kind(&self, other: &Self) -> bool {
+        let Self { callers, claims, without_claims, kind, users, api_clients, issuers } = other;
+        self.kind != *kind
             && self.callers == *callers
             && self.users == *users
             && self.claims == *claims
             && self.api_clients == *api_clients
             && self.without_claims == *without_claims
+            && self.issuers == *issuers
+    }
+}
+
+impl Opening {
+    /// Returns the same calls of another kind of which no issuer is compared.
+    pub(super) fn with_kind(&self, kind: CallKind) -> Self {
+        Self { calls: Calls { kind, ..self.calls.clone() }, ..self.clone() }
+    }
+}
+
+impl Example {
+    /// Returns what the call does with a token, if it is one of calls of this kind.
+    #[must_use]
+    pub fn token_use(&self, kind: CallKind) -> TokenUse<'_> {
+        match kind {
+            CallKind::IssueWithUrl => TokenUse::Issue { login_url: true },
+            CallKind::Issue | CallKind::IssueWithoutUrl => TokenUse::Issue { login_url: false },
+            CallKind::Login | CallKind::LoginUnsealed | CallKind::LoginSealed => {
+                TokenUse::Login { issued_by: self.issued_by.as_deref() }
+            }
+        }
     }
 }
 
@@ -178,12 +205,12 @@ impl Tables<'_> {
     pub(super) fn openings(
         &self,
         regions: Vec<Region>,
-        method: Method,
+        kind: CallKind,
         rule: &CompiledRule<'_>,
     ) -> Result<Vec<Opening>, Exhausted> {
         let mut openings = Vec::new();
         for region in self.describable(regions)? {
-            let (calls, example) = (self.calls(&region, method)?, self.example(&region, true)?);
+            let (calls, example) = (self.calls(&region, kind)?, self.example(&region, true)?);
             openings.push(Opening { calls, rule: rule.name(), example });
         }
         Ok(openings)
@@ -199,17 +226,19 @@ impl Tables<'_> {
     }
 
     /// Describes the calls of a region.
-    pub(super) fn calls(&self, region: &Region, method: Method) -> Result<Calls, Exhausted> {
+    pub(super) fn calls(&self, region: &Region, kind: CallKind) -> Result<Calls, Exhausted> {
         let world = &self.world;
         let is_all = (0..self.api_clients.len()).all(|at| region.api_clients.contains(at));
+        let issuers = region.issuers.as_ref().filter(|set| !world.issuers.is_everyone(set));
         let names = || region.api_clients.iter().map(|at| self.api_clients[at].to_owned()).collect();
         Ok(Calls {
             callers: describe(&world.callers, &region.callers, &world.budget)?,
             claims: world.claims.describe_met(&region.claims.met),
             without_claims: self.without_claims(&region.claims.unmet)?,
-            method,
+            kind,
             users: describe(&world.users, &region.users, &world.budget)?,
             api_clients: if is_all { None } else { Some(names()) },
+            issuers: issuers.map(|set| describe(&world.issuers, set, &world.budget)).transpose()?,
         })
     }
 
@@ -235,12 +264,24 @@ impl Tables<'_> {
         let caller = member(&world.callers, &region.callers)?;
         let claims = world.claims.find(&region.claims, &world.budget)?.unwrap_or_default();
         let user = if has_user { Some(member(&world.users, &region.users)?) } else { None };
+        let issued_by = region.issuers.as_ref().map(|set| member(&world.issuers, set)).transpose()?;
         let clients = || region.api_clients.iter().map(|at| self.api_clients[at]);
         // A default of only one of the files must be named as well.
         let [old, new] = self.defaults;
         let default = old.filter(|name| Some(*name) == new && clients().any(|other| other == *name));
         let api_client = if default.is_some() { None } else { clients().next().map(str::to_owned) };
-        Ok(Example { caller, claims, user, api_client })
+        Ok(Example { caller, claims, user, api_client, issued_by })
+    }
+}
+
+impl Dimension {
+    /// Returns whether a set of issuers is obviously that of all callers.
+    fn is_everyone(&self, set: &NameSet) -> bool {
+        let NameSet { base, also, except, listed, .. } = set;
+        also.is_empty()
+            && except.is_empty()
+            && (0..self.listed.len()).all(|at| listed.contains(at))
+            && base.iter().any(|&atom| &*self.atoms.get(atom).text == EVERY_NAME)
     }
 }
 

@@ -7,12 +7,16 @@ use super::*;
 use crate::{
     access::{Question, Rules, TokenUse},
     caller::{ClaimPath, ClaimRequirement, ClaimValue, Claims, Principal},
-    domain::ott::{Subject, SubjectKind},
+    domain::{
+        call::Method,
+        ott::{Subject, SubjectKind},
+    },
 };
 
 mod brute_force;
 mod large;
 mod readable;
+mod token_uses;
 mod warnings;
 
 /// A configuration, owned.
@@ -22,6 +26,7 @@ struct Config {
     tokens: Vec<&'static str>,
     jwt_issuers: Option<Vec<&'static str>>,
     api_clients: Vec<&'static str>,
+    has_token_binding: bool,
 }
 
 impl Config {
@@ -31,6 +36,7 @@ impl Config {
             tokens: vec!["a", "b"],
             jwt_issuers: None,
             api_clients: vec!["eu", "us"],
+            has_token_binding: false,
         }
     }
 
@@ -41,6 +47,7 @@ impl Config {
             jwt_issuers: self.jwt_issuers.as_deref(),
             api_clients: &self.api_clients,
             default_api_client: self.api_clients.first().copied(),
+            has_token_binding: self.has_token_binding,
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::Write as _,
+    os::unix::fs::PermissionsExt as _,
     path::Path,
     process::{Command, Output},
 };
@@ -213,19 +214,7 @@ fn examples_of_any_claims_can_be_pasted_into_a_shell() {
         let examples: Vec<&str> =
             report.lines().filter_map(|line| line.trim_start().strip_prefix("example ")).collect();
         assert!(!examples.is_empty() && examples.iter().all(|it| it.contains(" --claim")), "{report}");
-        for example in examples {
-            for (file, conclusion) in [("new.toml", "ALLOWED"), ("old.toml", "DENIED")] {
-                let command = format!(
-                    "{} check-config --config {file} --explain {example}",
-                    env!("CARGO_BIN_EXE_ott-gateway")
-                );
-                let done =
-                    Command::new("sh").args(["-c", &command]).current_dir(folder.path()).output().unwrap();
-                assert_eq!(done.status.code(), Some(0), "{command}: {done:?}");
-                let answer = stdout(&done);
-                assert!(answer.lines().last().unwrap().starts_with(conclusion), "{command}: {answer}");
-            }
-        }
+        assert_eq!(check_examples(folder.path(), &report), examples.len());
     }
 }
 
@@ -461,6 +450,14 @@ fn changed_tokens_and_platforms_are_noted() {
             noted.map(|key| format!("note: {key} differs; what the name stands for is not compared\n"));
         assert_eq!(notes, expected.unwrap_or_default());
     }
+    write("binding.toml", &format!("[token_binding]\nkeys_file = \"not-there\"\n{HEAD}"));
+    for (old, new) in [("old.toml", "binding.toml"), ("binding.toml", "old.toml")] {
+        let done = run(folder.path(), &["compare-rules", old, new]);
+        assert_eq!(done.status.code(), Some(0), "{done:?}");
+        let expected = "note: only one of the files has [token_binding], ";
+        assert!(stderr(&done).starts_with(expected), "{done:?}");
+    }
+    assert_eq!(stderr(&run(folder.path(), &["compare-rules", "binding.toml", "binding.toml"])), "");
 }
 
 #[test]
@@ -495,20 +492,122 @@ fn file_in_another_compression_is_refused_with_the_command_that_reads_it() {
     }
 }
 
-/// A comparison without these parts of rules would be wrong.
+/// Asks `check-config` about every example of a report, and returns their number.
+fn check_examples(folder: &Path, report: &str) -> usize {
+    let (mut asked, mut files) = (0, ["new.toml", "old.toml"]);
+    for line in report.lines() {
+        if line.starts_with("Closed: ") {
+            files.reverse();
+        }
+        let Some(example) = line.trim_start().strip_prefix("example ") else { continue };
+        for (file, conclusion) in files.iter().zip(["ALLOWED", "DENIED"]) {
+            let program = env!("CARGO_BIN_EXE_ott-gateway");
+            let command = format!("{program} check-config --config {file} --explain {example}");
+            let done = Command::new("sh").args(["-c", &command]).current_dir(folder).output().unwrap();
+            assert_eq!(done.status.code(), Some(0), "{command}: {done:?}");
+            let answer = stdout(&done);
+            assert!(answer.lines().last().unwrap().starts_with(conclusion), "{command}: {answer}");
+        }
+        asked += 1;
+    }
+    asked
+}
+
+const PORTAL: &str = "callers = [\"spiffe://example.org/ns/portal/sa/*\"]";
+
+/// Compares two files with rules that limit tokens, whose examples must hold, forwards and backwards.
+fn compare_token_limits(old: &str, new: &str) -> [String; 2] {
+    let folder = tempfile::tempdir().unwrap();
+    let private = |name: &str, content: &str| {
+        let path = folder.path().join(name);
+        fs::write(&path, content).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    };
+    private("secret", "0f5e8a7c-secret-of-a-test-27c1");
+    private("token.keys", "2026-11 AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n");
+    let head = HEAD.replace("not-there", "secret");
+    let head = format!("[token_binding]\nkeys_file = \"token.keys\"\n{head}");
+    [(old, new), (new, old)].map(|(old, new)| {
+        for (name, rules) in [("old.toml", old), ("new.toml", new)] {
+            fs::write(folder.path().join(name), format!("{head}{rules}")).unwrap();
+        }
+        let done = run(folder.path(), &["compare-rules", "old.toml", "new.toml"]);
+        let report = stdout(&done);
+        let opens = !report.contains("new file allows: none");
+        assert_eq!(done.status.code(), Some(if opens { 3 } else { 0 }), "{}", stderr(&done));
+        assert!(check_examples(folder.path(), &report) > 0, "{report}");
+        report
+    })
+}
+
 #[test]
-fn rules_that_limit_tokens_are_refused() {
-    let limited = OLD.replacen("logins = ", "login_urls = false\nlogins = ", 1);
-    for (old, new, file) in [(OLD, &*limited, "new"), (&limited, OLD, "old"), (&limited, &limited, "old")] {
-        for arguments in [&[][..], &["--format", "json"]] {
-            let done = compare(old, new, arguments);
-            let expected =
-                format!("rule 1 of the {file} file contains `login_urls`, which cannot be compared");
-            assert_eq!((done.status.code(), stdout(&done).as_str()), (Some(2), ""));
-            assert!(stderr(&done).contains(&expected), "{}", stderr(&done));
+fn login_urls_are_compared() {
+    let limited = OLD.replacen(PORTAL, &format!("{PORTAL}\nlogin_urls = false"), 1);
+    let [opened, closed] = compare_token_limits(&limited, OLD);
+    for (report, heading) in [(&opened, "Opened: "), (&closed, "Closed: ")] {
+        let found = report.split(heading).nth(1).unwrap();
+        let expected = "1
+  by rule 1 (portal)
+    callers       spiffe://example.org/ns/portal/sa/*
+    method        IssueOtt with a login URL
+    users         login:*@customer.example
+    API client    all
+    example       spiffe://example.org/ns/portal/sa/x IssueOtt login:x@customer.example --login-url
+";
+        assert!(found.split_once("allows: ").unwrap().1.starts_with(expected), "{report}");
+    }
+    let done = compare(&limited, OLD, &["--format", "json"]);
+    let opened = &json(&done)["opened"];
+    let expected = json!([{
+        "callers": "spiffe://example.org/ns/portal/sa/*", "method": "IssueOtt", "login_url": true,
+        "users": "login:*@customer.example", "api_client": "all", "rule": 1, "rule_name": "portal",
+        "example": {
+            "caller": "spiffe://example.org/ns/portal/sa/x", "user": "login:x@customer.example",
+            "login_url": true,
+        },
+    }]);
+    assert_eq!((opened, done.status.code()), (&expected, Some(3)));
+    // Calls for which it makes no difference.
+    let wider = limited.replace("[\"us4\"]", "[\"*\"]");
+    let opened = json(&compare(&limited, &wider, &["--format", "json"]))["opened"].clone();
+    let opened = opened.as_array().unwrap();
+    assert_eq!(opened.len(), 2, "one of each method: {opened:?}");
+    assert!(opened.iter().all(|opening| opening.get("login_url").is_none()), "{opened:?}");
+    assert_eq!(compare(&limited, &limited, &[]).status.code(), Some(0));
+}
+
+#[test]
+fn issuers_of_sealed_tokens_are_compared() {
+    let by = |globs: &str| OLD.replacen(PORTAL, &format!("{PORTAL}\nissued_by = {globs}"), 1);
+    let (narrow, wide) = (by("[\"spiffe://example.org/ns/a/*\"]"), by("[\"spiffe://*\", \"anonymous\"]"));
+    let [opened, _] = compare_token_limits(&narrow, &wide);
+    let expected = "    method        LoginWithOtt with a sealed token
+    issued by     anonymous, spiffe://* except spiffe://example.org/ns/a/*
+    users         login:*@customer.example
+    API client    all
+    example       spiffe://example.org/ns/portal/sa/x LoginWithOtt login:x@customer.example --issued-by \
+                  spiffe://x/x
+";
+    assert!(opened.contains(&expected.replace("\\\n                  ", "")), "{opened}");
+    let [opened, closed] = compare_token_limits(&wide, OLD);
+    for report in [opened, closed] {
+        for part in [
+            "    method        LoginWithOtt with a token that is not sealed\n    users ",
+            "    issued by     * except spiffe://*\n",
+            "LoginWithOtt login:x@customer.example\n",
+            "LoginWithOtt login:x@customer.example --issued-by dns:x\n",
+        ] {
+            assert!(report.contains(part), "{part}: {report}");
         }
     }
-    let unlimited = OLD.replacen("logins = ", "login_urls = true\nlogins = ", 1);
-    let done = compare(OLD, &unlimited, &[]);
-    assert_eq!(done.status.code(), Some(0), "{}", stderr(&done));
+    let binding = "[token_binding]\nkeys_file = \"not-there\"\n";
+    let [wide, all] = [&*wide, OLD].map(|rules| format!("{binding}{rules}"));
+    let done = compare(&wide, &all, &["--format", "json"]);
+    let opened = json(&done)["opened"].clone();
+    let part = |at: usize, keys: [&str; 2]| keys.map(|key| opened[at].get(key).cloned());
+    assert_eq!((done.status.code(), opened.as_array().unwrap().len()), (Some(3), 2), "{opened}");
+    assert_eq!(part(0, ["sealed", "issued_by"]), [Some(false.into()), None]);
+    assert_eq!(part(1, ["sealed", "issued_by"]), [Some(true.into()), Some("* except spiffe://*".into())]);
+    assert_eq!(opened[0]["example"].get("issued_by"), None);
+    assert_eq!(opened[1]["example"]["issued_by"], "dns:x");
 }

@@ -45,6 +45,7 @@ fn issue<'a>(caller: &'a str, user: &'a Subject) -> RecordedCall<'a> {
         method: Method::IssueOtt,
         api_client: Some("eu2"),
         login_url: Some(false),
+        token_issuer: KnownIssuer::Unknown,
         user: KnownUser::Named(user),
         decision: RecordedDecision::Allowed,
         decided_by: DecidedBy::OldRules,
@@ -215,11 +216,13 @@ fn call_that_may_have_named_no_api_client_is_undecided_if_another_default_decide
     let john = login("john@x");
     let old = [rule("dns:a", Users::All)];
     let [us4, none] = [Some("us4"), None].map(|default| Names { default, ..Names::default() });
-    let result = |new: &Names, rules: RuleSettings, api_client| {
-        let call = RecordedCall { api_client, ..issue("dns:a", &john) };
+    let result_of = |new: &Names, rules: RuleSettings, call| {
         let replay = replayed_with([&Names::default(), new], &old, &[rules], &[call]);
         let ReplayedDecisions { unchanged, refused, undecided, .. } = replay.by_old_rules;
         (unchanged, refused.count(), undecided.get(&UnknownPart::ApiClient).copied().unwrap_or_default())
+    };
+    let result = |new: &Names, rules: RuleSettings, api_client| {
+        result_of(new, rules, RecordedCall { api_client, ..issue("dns:a", &john) })
     };
     let (eu2_recorded, us4_recorded) = (Some("eu2"), Some("us4"));
     assert_eq!(result(&Names::default(), of_client("eu2"), eu2_recorded), (1, 0, 0));
@@ -230,6 +233,12 @@ fn call_that_may_have_named_no_api_client_is_undecided_if_another_default_decide
     assert_eq!(result(&us4, of_client("us4"), us4_recorded), (1, 0, 0), "was not the default");
     assert_eq!(result(&none, of_client("*"), eu2_recorded), (0, 0, 1));
     assert_eq!(result(&none, of_client("other"), eu2_recorded), (0, 1, 0));
+    let login =
+        |token_issuer| RecordedCall { method: Method::LoginWithOtt, token_issuer, ..issue("dns:a", &john) };
+    assert_eq!(result_of(&us4, of_client("eu2"), login(KnownIssuer::NotSealed)), (0, 0, 1));
+    let sealed = login(KnownIssuer::Named("dns:b"));
+    assert_eq!(result_of(&us4, of_client("eu2"), sealed), (1, 0, 0), "the token contains it");
+    assert_eq!(result_of(&us4, of_client("us4"), sealed), (0, 1, 0));
 }
 
 #[test]
@@ -282,7 +291,11 @@ fn call_is_undecided_if_a_part_that_decides_is_not_recorded() {
         assert_eq!(undecided(rule("jwt:a", Users::All), call), None);
     }
     let of_sealed = RuleSettings { issued_by: Some(vec!["*".to_owned()]), ..rule("jwt:a", Users::All) };
-    assert_eq!(undecided(of_sealed, login_call), Some(UnknownPart::Issuer));
+    assert_eq!(undecided(of_sealed.clone(), login_call), Some(UnknownPart::Issuer));
+    for token_issuer in [KnownIssuer::NotSealed, KnownIssuer::Named("dns:b")] {
+        let call = RecordedCall { token_issuer, ..login_call };
+        assert_eq!(undecided(of_sealed.clone(), call), None, "{token_issuer:?}");
+    }
 
     // The old rules list users as well: the recorded decision shows that they allowed the login.
     let old = [rule("jwt:a", logins("*@x")), rule("jwt:*", logins("*@y"))];

@@ -7,10 +7,12 @@ use serde_json::{Map, Value, json};
 
 use super::replay::AuditReplay;
 use crate::{
-    access::{ReplayedDecisions, Rules, UnknownPart},
+    access::{ReplayedDecisions, Rules, TokenUse, UnknownPart},
     base::text::PrintableJson,
     caller::{ClaimValue, Claims},
-    rule_comparison::{Calls, Change, Comparison, Example, File, Opening, QuotaChange, Respelling, RuleName},
+    rule_comparison::{
+        CallKind, Calls, Change, Comparison, Example, File, Opening, QuotaChange, Respelling, RuleName,
+    },
 };
 
 /// The report. Its parts are converted one after the other, because there can be many of them.
@@ -56,7 +58,7 @@ fn write_openings<S: Serializer>(openings: &&[Opening], serializer: S) -> Result
     serializer.collect_seq(openings.iter().map(|opening| {
         let mut value = calls(&opening.calls);
         add_rule(&mut value, "rule", &opening.rule);
-        value.insert("example".to_owned(), example(&opening.example));
+        value.insert("example".to_owned(), example(&opening.example, opening.calls.kind));
         value
     }))
 }
@@ -67,7 +69,7 @@ fn write_quotas<S: Serializer>(quotas: &&[QuotaChange], serializer: S) -> Result
         add_rule(&mut value, "old_rule", &change.old_rule);
         add_rule(&mut value, "rule", &change.new_rule);
         value.insert("changes".to_owned(), changes(&change.changes));
-        value.insert("example".to_owned(), example(&change.example));
+        value.insert("example".to_owned(), example(&change.example, change.calls.kind));
         value
     }))
 }
@@ -160,7 +162,16 @@ fn calls(calls: &Calls) -> Map<String, Value> {
     let mut value = Map::new();
     let mut add = |key: &str, part: Value| value.insert(key.to_owned(), part);
     add("callers", calls.callers.to_string().into());
-    add("method", calls.method.name().into());
+    add("method", calls.kind.method().name().into());
+    if let Some(login_url) = calls.kind.login_url() {
+        add("login_url", login_url.into());
+    }
+    if let Some(is_sealed) = calls.kind.sealed() {
+        add("sealed", is_sealed.into());
+    }
+    if let Some(issuers) = &calls.issuers {
+        add("issued_by", issuers.to_string().into());
+    }
     add("users", calls.users.to_string().into());
     let clients = calls.api_clients.as_ref();
     add("api_client", clients.map_or_else(|| "all".to_owned(), |names| names.join(", ")).into());
@@ -187,7 +198,7 @@ fn changes(changes: &[Change]) -> Value {
     Value::Object(changes.collect())
 }
 
-fn example(example: &Example) -> Value {
+fn example(example: &Example, kind: CallKind) -> Value {
     let mut value = Map::new();
     let mut add = |key: &str, part: Value| value.insert(key.to_owned(), part);
     add("caller", (&*example.caller).into());
@@ -197,6 +208,11 @@ fn example(example: &Example) -> Value {
     if let Some(name) = &example.api_client {
         add("api_client", (&**name).into());
     }
+    match example.token_use(kind) {
+        TokenUse::Issue { login_url: true } => add("login_url", true.into()),
+        TokenUse::Login { issued_by: Some(issuer) } => add("issued_by", issuer.into()),
+        TokenUse::Issue { login_url: false } | TokenUse::Login { issued_by: None } => None,
+    };
     if !example.claims.is_empty() {
         add("claims", claims(&example.claims));
     }

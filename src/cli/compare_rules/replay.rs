@@ -23,10 +23,11 @@ use super::super::{
 };
 use crate::{
     access::{
-        DecidedBy, KnownClaims, KnownUser, NamedRules, RecordedCall, RecordedDecision, RecordedIssuer, Replay,
+        DecidedBy, KnownClaims, KnownIssuer, KnownUser, NamedRules, RecordedCall, RecordedDecision,
+        RecordedIssuer, Replay,
     },
     caller::{ClaimPath, ClaimValue, Claims},
-    domain::{call::Method, ott::Subject},
+    domain::{call::Method, ott::Subject, reason::Reason},
     observe::audit::reader::{
         CallEntry, Content, Event, Item, ProcessId, Record, RecordNumber,
         RecordedDecision as DecisionInForce, Records, Source, UserSpelling,
@@ -177,6 +178,7 @@ impl AuditReplay {
             method,
             api_client: call.api_client.as_deref(),
             login_url: login_url(call),
+            token_issuer: token_issuer(call),
             user: known_user(user.as_ref(), call.user_spelling),
             decision,
             decided_by: self.decided_by(record, call),
@@ -206,8 +208,8 @@ enum Undecided {
     OtherReason,
 }
 
-/// Returns the final decision of the rules that were in force. A login is only decided once the
-/// platform has returned the account.
+/// Returns the final decision of the rules that were in force. A login with a token that is not sealed
+/// is only decided once the platform has returned the account.
 fn decision(call: &CallEntry) -> Result<RecordedDecision, Undecided> {
     // A request with invalid values fails under all rules.
     if call.unvalidated.is_some() {
@@ -217,7 +219,9 @@ fn decision(call: &CallEntry) -> Result<RecordedDecision, Undecided> {
         DecisionInForce::Denied => Ok(RecordedDecision::Denied),
         DecisionInForce::OverQuota => Err(Undecided::OverQuota),
         DecisionInForce::Allowed
-            if call.method() != Some(Method::LoginWithOtt) || call.code.as_deref() == Some("OK") =>
+            if call.method() != Some(Method::LoginWithOtt)
+                || call.issued_by.is_some()
+                || call.code.as_deref() == Some("OK") =>
         {
             Ok(RecordedDecision::Allowed)
         }
@@ -249,6 +253,18 @@ fn known_user(user: Option<&Subject>, spelling: UserSpelling) -> KnownUser<'_> {
 fn login_url(call: &CallEntry) -> Option<bool> {
     let is_written = call.user.is_some() && call.user_spelling != UserSpelling::NotRecorded;
     call.login_url.or_else(|| is_written.then_some(false))
+}
+
+/// Returns the caller that the token of a login was issued to. Every record of a sealed token that was
+/// opened contains it; older versions, which do not record spellings, sealed no tokens. Nothing is
+/// known about the token if the call may have been refused before its message was read.
+fn token_issuer(call: &CallEntry) -> KnownIssuer<'_> {
+    let is_read = call.reason.as_deref() != Some(Reason::CallerNotAllowed.as_str());
+    match &call.issued_by {
+        Some(name) => KnownIssuer::Named(name),
+        None if is_read || call.user_spelling == UserSpelling::NotRecorded => KnownIssuer::NotSealed,
+        None => KnownIssuer::Unknown,
+    }
 }
 
 /// Returns the issuer of the caller's JWT.

@@ -10,7 +10,7 @@ use super::{
     replay::AuditReplay,
 };
 use crate::{
-    access::{Allowance, Refusal, ReplayedCalls, ReplayedDecisions, Rules, TokenUse, UnknownPart},
+    access::{Allowance, Refusal, ReplayedCalls, ReplayedDecisions, Rules, UnknownPart},
     base::text::Printable,
     observe::telemetry::metrics::AccessDenial,
     rule_comparison::{Calls, Change, Comparison, Example, File, Names, Opening},
@@ -187,13 +187,13 @@ fn heading(text: &str, number: usize, output: &mut Output) {
     }
 }
 
-/// Prints openings. Those that differ only in the method are printed as one.
+/// Prints openings. Those that differ only in the kind of calls are printed as one.
 fn print_openings(text: &str, openings: &[Opening], output: &mut Output) {
     let mut merged: Vec<Vec<&Opening>> = Vec::new();
     for opening in openings {
         // The openings of one rule follow each other.
         let mut of_rule = merged.iter_mut().rev().take_while(|others| others[0].rule == opening.rule);
-        match of_rule.find(|others| others[0].calls.differ_only_in_method(&opening.calls)) {
+        match of_rule.find(|others| others[0].calls.differ_only_in_kind(&opening.calls)) {
             Some(others) => others.push(opening),
             None => merged.push(vec![opening]),
         }
@@ -210,9 +210,9 @@ fn print_change(change: &Change, output: &mut Output) {
     row(change.key, format_args!("{} -> {}", change.old, change.new), output);
 }
 
-/// Prints calls that differ only in the method, with an example of each method.
-fn print_calls(of_methods: &[(&Calls, &Example)], output: &mut Output) {
-    let [(calls, _), ..] = of_methods else { return };
+/// Prints calls that differ only in their kind, with an example of each kind.
+fn print_calls(of_kinds: &[(&Calls, &Example)], output: &mut Output) {
+    let [(calls, _), ..] = of_kinds else { return };
     row("callers", shortened(&calls.callers), output);
     for claim in &calls.claims {
         row("claim", claim, output);
@@ -224,16 +224,19 @@ fn print_calls(of_methods: &[(&Calls, &Example)], output: &mut Output) {
         let more = calls.without_claims.len() - MAX_GLOBS;
         row("not with", format_args!("{more} more combinations; --format json lists all"), output);
     }
-    let methods: Vec<&str> = of_methods.iter().map(|(calls, _)| calls.method.name()).collect();
-    row(if methods.len() == 1 { "method" } else { "methods" }, methods.join(", "), output);
+    let kinds: Vec<String> = of_kinds.iter().map(|(calls, _)| calls.kind.to_string()).collect();
+    row(if kinds.len() == 1 { "method" } else { "methods" }, kinds.join(", "), output);
+    if let Some(issuers) = &calls.issuers {
+        row("issued by", shortened(issuers), output);
+    }
     row("users", shortened(&calls.users), output);
     let clients = calls.api_clients.as_ref();
     row("API client", clients.map_or_else(|| "all".to_owned(), |names| names.join(", ")), output);
-    for (calls, example) in of_methods {
-        let Example { caller, user, api_client, claims } = example;
+    for (calls, example) in of_kinds {
+        let Example { caller, user, api_client, claims, issued_by: _ } = example;
         let arguments = explain_command::arguments(
             caller,
-            TokenUse::plain(calls.method),
+            example.token_use(calls.kind),
             user.as_deref(),
             api_client.as_deref(),
             claims,

@@ -157,8 +157,6 @@ pub enum RulesDifferences {
 pub enum NotCompared {
     /// The rules combine in too many ways.
     TooComplex,
-    /// A rule limits the use of tokens, which is not compared.
-    TokenLimits,
     /// The comparison did not finish in time.
     NotFinished,
 }
@@ -197,7 +195,6 @@ impl NotCompared {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::TooComplex => "too_complex",
-            Self::TokenLimits => "token_limits",
             Self::NotFinished => "not_finished",
         }
     }

@@ -101,15 +101,41 @@ const USER_PATTERNS: [&str; 28] = [
     "user_id:*3301",
 ];
 const API_CLIENTS: [&str; 3] = ["eu", "us", "eu2"];
+/// Including tokens that neither file has, and issuers of JWTs.
+const ISSUERS: [&str; 8] =
+    ["anonymous", "token:a", "token:c", "dns:a", "dns:x", "jwt:a:a", "spiffe://a/a", "spiffe://x/x"];
+const ISSUER_GLOBS: [&str; 14] = [
+    "*",
+    "anonymous",
+    "token:*",
+    "token:a",
+    "token:?",
+    "dns:*",
+    "dns:a",
+    "dns:?",
+    "jwt:*",
+    "jwt:*:a",
+    "*a",
+    "spiffe://*/a",
+    "spiffe://a/*",
+    "?*:*x",
+];
 
 /// A call, or the login of an account with one name.
 #[derive(Clone, Debug)]
 struct Call {
     caller: &'static str,
     claims: Claims,
-    method: Method,
+    token_use: TokenUse<'static>,
     user: Subject,
     api_client: &'static str,
+}
+
+impl Call {
+    /// Returns whether the user is known before the platform is called.
+    fn is_user_known(&self) -> bool {
+        !matches!(self.token_use, TokenUse::Login { issued_by: None })
+    }
 }
 
 fn claim_sets() -> Vec<Claims> {
@@ -126,12 +152,14 @@ fn all_calls() -> Vec<Call> {
     for caller in CALLERS {
         let claims = if caller.starts_with("jwt:") { claim_sets() } else { vec![Claims::none()] };
         for claims in claims {
-            for method in METHODS {
+            for (number, token_use) in token_uses().into_iter().enumerate() {
                 for api_client in API_CLIENTS {
-                    calls.extend(users.iter().map(|user| Call {
+                    // Not all users for each issuer, but each user for some of them.
+                    let few = if matches!(token_use, TokenUse::Login { issued_by: Some(_) }) { 4 } else { 1 };
+                    calls.extend(users.iter().skip(number % few).step_by(few).map(|user| Call {
                         caller,
                         claims: claims.clone(),
-                        method,
+                        token_use,
                         user: user.clone(),
                         api_client,
                     }));
@@ -140,6 +168,16 @@ fn all_calls() -> Vec<Call> {
         }
     }
     calls
+}
+
+fn token_uses() -> Vec<TokenUse<'static>> {
+    let sealed = ISSUERS.map(|issuer| TokenUse::Login { issued_by: Some(issuer) });
+    let others = [
+        TokenUse::Issue { login_url: false },
+        TokenUse::Issue { login_url: true },
+        TokenUse::Login { issued_by: None },
+    ];
+    [&others[..], &sealed].concat()
 }
 
 fn glob_matches_caller(glob: &str, caller: &str) -> bool {
@@ -163,14 +201,23 @@ impl Config {
             && caller.strip_prefix("jwt:").is_none_or(is_of_known_issuer)
     }
 
-    /// Returns the number of the first rule with the caller, the method, and, if asked for, the API
-    /// client and the user of a call.
-    fn first(&self, call: &Call, with_api_client: bool, with_user: bool) -> Option<usize> {
+    /// Returns the number of the first rule with the caller, the method, and, if asked for, the message
+    /// (the API client and the use of the token) and the user of a call.
+    fn first(&self, call: &Call, with_message: bool, with_user: bool) -> Option<usize> {
+        let is_for_token = |rule: &RuleSettings| match (call.token_use, &rule.issued_by) {
+            (TokenUse::Issue { login_url }, _) => rule.login_urls || !login_url,
+            (TokenUse::Login { .. }, None) => true,
+            (TokenUse::Login { issued_by: None }, Some(_)) => false,
+            (TokenUse::Login { issued_by: Some(issuer) }, Some(globs)) => {
+                globs.iter().any(|glob| glob_matches_caller(glob, issuer))
+            }
+        };
         let applies = |rule: &RuleSettings| {
             rule.callers.iter().any(|glob| glob_matches_caller(glob, call.caller))
                 && call.claims.meet(&rule.claims)
-                && rule.methods.as_ref().is_none_or(|methods| methods.contains(&call.method))
-                && (!with_api_client
+                && rule.methods.as_ref().is_none_or(|methods| methods.contains(&call.token_use.method()))
+                && (!with_message || is_for_token(rule))
+                && (!with_message
                     || rule.api_clients.as_ref().is_none_or(|globs| {
                         globs.iter().any(|glob| WildMatch::new(glob).matches(call.api_client))
                     }))
@@ -204,9 +251,26 @@ fn is_met(text: &str, claims: &Claims) -> bool {
     claims.meet(&[requirement(path, &values)])
 }
 
+/// Returns whether the words of a report are about calls with this use of a token.
+fn is_of_kind(calls: &Calls, token_use: TokenUse<'_>) -> bool {
+    let is_issuer = |issuer| {
+        calls.issuers.as_ref().is_none_or(|issuers| is_in(issuers, |glob| glob_matches_caller(glob, issuer)))
+    };
+    calls.kind.method() == token_use.method()
+        && match token_use {
+            TokenUse::Issue { login_url } => {
+                calls.kind.login_url().is_none_or(|with_url| with_url == login_url)
+            }
+            TokenUse::Login { issued_by: None } => calls.kind.sealed() != Some(true),
+            TokenUse::Login { issued_by: Some(issuer) } => {
+                calls.kind.sealed() != Some(false) && is_issuer(issuer)
+            }
+        }
+}
+
 /// Returns whether the words of a report describe a call.
 fn describes(calls: &Calls, call: &Call, configured: &Config, is_user_known: bool) -> bool {
-    calls.method == call.method
+    is_of_kind(calls, call.token_use)
         && is_in(&calls.callers, |entry| glob_matches_caller(entry, call.caller))
         && (calls.claims.is_empty() || call.caller.starts_with("jwt:"))
         && calls.claims.iter().all(|claim| is_met(claim, &call.claims))
@@ -242,19 +306,41 @@ fn rules() -> impl Strategy<Value = Vec<RuleSettings>> {
         3 => (group.clone(), group.clone()).prop_map(|(g, n)| vec![requirement("g", g), requirement("n", n)]),
         1 => group.prop_map(|values| vec![requirement("n", values)]),
     ];
+    // In most files, no rule limits tokens.
+    let token_limits = prop_oneof![
+        4 => Just((None, true)),
+        1 => Just((None, false)),
+        2 => (prop::collection::vec(prop::sample::select(&ISSUER_GLOBS[..]), 1..3), any::<bool>())
+            .prop_map(|(globs, login_urls)| (Some(globs), login_urls)),
+    ];
     let limits = (1..3_u32, 1..3_u32, prop::option::of(1..2_u32));
-    let rule = (callers, patterns, methods, api_clients, claims, limits).prop_map(
-        |(callers, patterns, methods, api_clients, claims, (burst, user_burst, in_flight))| RuleSettings {
+    let rule = (callers, patterns, methods, api_clients, claims, limits, token_limits).prop_map(
+        |(
+            callers,
+            patterns,
+            methods,
+            api_clients,
+            claims,
+            (burst, user_burst, in_flight),
+            (issued_by, login_urls),
+        )| RuleSettings {
             methods,
             api_clients: api_clients.map(|globs| texts(&globs)),
             claims,
+            issued_by: issued_by.map(|globs| texts(&globs)),
+            login_urls,
             burst: number(burst),
             user_burst: number(user_burst),
             max_in_flight: in_flight.map(number),
             ..rule(&callers, &patterns)
         },
     );
-    prop::collection::vec(rule, 1..5)
+    (prop::collection::vec(rule, 1..5), any::<bool>()).prop_map(|(mut rules, limit_tokens)| {
+        for rule in rules.iter_mut().filter(|_| !limit_tokens) {
+            (rule.issued_by, rule.login_urls) = (None, true);
+        }
+        rules
+    })
 }
 
 /// Two configurations; the second often has the rules of the first, changed.
@@ -263,6 +349,7 @@ fn configs() -> impl Strategy<Value = (Config, Config)> {
         prop::sample::subsequence(vec!["a", "b"], 0..=2),
         prop::option::of(prop::sample::subsequence(vec!["a", "b"], 1..=2)),
         prop::sample::subsequence(API_CLIENTS.to_vec(), 1..=3),
+        any::<bool>(),
     );
     let changed =
         (rules(), rules(), prop::collection::vec(any::<bool>(), 4)).prop_map(|(old, other, kept)| {
@@ -271,11 +358,12 @@ fn configs() -> impl Strategy<Value = (Config, Config)> {
             (old, new)
         });
     (changed, names.clone(), names).prop_map(|((old, new), old_names, new_names)| {
-        let config = |rules, (tokens, jwt_issuers, api_clients)| Config {
+        let config = |rules, (tokens, jwt_issuers, api_clients, has_token_binding)| Config {
             access: Settings::new(rules),
             tokens,
             jwt_issuers,
             api_clients,
+            has_token_binding,
         };
         (config(old, old_names), config(new, new_names))
     })
@@ -298,7 +386,7 @@ fn check_openings(
         prop_assert!(is_reported, "{:?}: expected {:?}, found {:?} in {:#?}", call, rule, found, openings);
     }
     for opening in openings {
-        let call = example(&opening.example, opening.calls.method, allowing, other);
+        let call = example(&opening.example, opening.calls.kind, allowing, other);
         let description = format!("{call:?} of {opening:#?}");
         prop_assert_eq!(allowing.allowing(&call), Some(opening.rule.number), "{}", description);
         prop_assert_eq!(other.allowing(&call), None, "{}", description);
@@ -306,17 +394,13 @@ fn check_openings(
         let decides = |config: &Config| {
             let rules = Rules::try_new(config.access.rules.clone()).expect("valid rules");
             let principal = Principal { name: call.caller, claims: &call.claims };
-            let user = Some(&call.user).filter(|_| call.method == Method::IssueOtt);
-            let question = Question {
-                caller: principal,
-                token_use: TokenUse::plain(call.method),
-                api_client: call.api_client,
-                user,
-            };
+            let user = Some(&call.user).filter(|_| call.is_user_known());
+            let question =
+                Question { caller: principal, token_use: call.token_use, api_client: call.api_client, user };
             rules.answer(question).deciding().map(|rule| rule.number)
         };
         prop_assert!(decides(allowing).is_some(), "{}", description);
-        if call.method == Method::IssueOtt {
+        if call.is_user_known() {
             prop_assert_eq!(decides(allowing), Some(opening.rule.number), "{}", description);
             prop_assert_eq!(decides(other).filter(|_| other.knows(&call)), None, "{}", description);
         }
@@ -325,7 +409,7 @@ fn check_openings(
 }
 
 /// Returns the call of an example.
-fn example(example: &Example, method: Method, allowing: &Config, other: &Config) -> Call {
+fn example(example: &Example, kind: CallKind, allowing: &Config, other: &Config) -> Call {
     let defaults = [allowing, other].map(|config| config.api_clients[0]);
     let api_client = example.api_client.as_deref().unwrap_or(defaults[0]);
     assert!(example.api_client.is_some() || defaults[0] == defaults[1], "{example:?}");
@@ -333,7 +417,13 @@ fn example(example: &Example, method: Method, allowing: &Config, other: &Config)
         // Leaked: the calls of the tests have static names.
         caller: String::leak(example.caller.clone()),
         claims: example.claims.clone(),
-        method,
+        token_use: match example.token_use(kind) {
+            TokenUse::Login { issued_by: Some(issuer) } => {
+                TokenUse::Login { issued_by: Some(String::leak(issuer.to_owned())) }
+            }
+            TokenUse::Login { issued_by: None } => TokenUse::Login { issued_by: None },
+            TokenUse::Issue { login_url } => TokenUse::Issue { login_url },
+        },
         user: subject(example.user.as_deref().unwrap_or("login:x")),
         api_client: API_CLIENTS.into_iter().find(|name| *name == api_client).expect("an API client"),
     }
@@ -344,7 +434,7 @@ fn deciding(old: &Config, new: &Config, call: &Call, in_flight: bool) -> Option<
     let exists =
         |config: &Config| if in_flight { config.knows_caller(call.caller) } else { config.knows(call) };
     let rule = |config: &Config| {
-        let with_user = !in_flight && call.method == Method::IssueOtt;
+        let with_user = !in_flight && call.is_user_known();
         config.first(call, !in_flight, with_user).filter(|_| exists(config))
     };
     Some((rule(old)?, rule(new)?))
@@ -365,12 +455,19 @@ fn check_quotas(
     new: &Config,
     calls: &[Call],
 ) -> Result<(), TestCaseError> {
+    // Without keys in both files, no sealed token can be spent under both.
+    let has_issuers = |config: &Config| config.access.rules.iter().any(|rule| rule.issued_by.is_some());
+    let has_sealed = (old.has_token_binding && new.has_token_binding) || has_issuers(old) || has_issuers(new);
+    let is_possible =
+        |call: &&Call| has_sealed || !matches!(call.token_use, TokenUse::Login { issued_by: Some(_) });
+    let calls: Vec<&Call> = calls.iter().filter(is_possible).collect();
     let is_in_flight = |change: &&QuotaChange| change.changes.iter().any(|it| it.key == "max_in_flight");
-    for (call, in_flight) in calls.iter().flat_map(|call| [(call, false), (call, true)]) {
+    for (call, in_flight) in calls.into_iter().flat_map(|call| [(call, false), (call, true)]) {
         let expected = deciding(old, new, call, in_flight).filter(|(before, after)| {
-            limits(old, *before, call.method, in_flight) != limits(new, *after, call.method, in_flight)
+            let method = call.token_use.method();
+            limits(old, *before, method, in_flight) != limits(new, *after, method, in_flight)
         });
-        let is_user_known = !in_flight && call.method == Method::IssueOtt;
+        let is_user_known = !in_flight && call.is_user_known();
         let exists =
             |config: &Config| if in_flight { config.knows_caller(call.caller) } else { config.knows(call) };
         let found: Vec<(usize, usize)> = changes
@@ -395,7 +492,8 @@ fn check_quotas(
         prop_assert!(is_reported, "{:?}: expected {:?}, found {:?} in {:#?}", call, expected, found, changes);
     }
     for change in changes {
-        let call = example(&change.example, change.calls.method, new, old);
+        let call = example(&change.example, change.calls.kind, new, old);
+        prop_assert!(is_of_kind(&change.calls, call.token_use), "{:#?}", change);
         let expected = deciding(old, new, &call, is_in_flight(&change));
         prop_assert_eq!(expected, Some((change.old_rule.number, change.new_rule.number)), "{:#?}", change);
     }

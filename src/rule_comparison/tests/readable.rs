@@ -6,7 +6,7 @@ use super::*;
 fn opened(old: Vec<RuleSettings>, new: Vec<RuleSettings>) -> Vec<[String; 4]> {
     let (old, new) = (Config::new(old), Config::new(new));
     let compared = compare(old.side(), new.side()).expect("few rules");
-    let issued = compared.opened.iter().filter(|opening| opening.calls.method == Method::IssueOtt);
+    let issued = compared.opened.iter().filter(|opening| opening.calls.kind == CallKind::Issue);
     issued
         .map(|opening| {
             let user = opening.example.user.clone().expect("a user");

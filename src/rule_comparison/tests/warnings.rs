@@ -41,21 +41,31 @@ fn search_that_would_take_too_long_is_abandoned() {
     assert_eq!(covered_rules(Config::new(rules.collect()).side()), None);
 }
 
-/// A rule that limits the use of tokens covers no other, and can itself be covered.
+/// A rule that limits the use of tokens covers only the calls that it allows.
 #[test]
-fn rules_that_limit_tokens_cover_no_others() {
+fn rules_that_limit_tokens_cover_only_their_calls() {
     let all = || rule(&["*"], &["all"]);
     let without_urls = || RuleSettings { login_urls: false, ..all() };
-    let by_issuer = || RuleSettings { issued_by: Some(texts(&["*"])), ..all() };
+    let by = |globs: &[&str]| RuleSettings { issued_by: Some(texts(globs)), ..all() };
     let only = |method, rule: RuleSettings| RuleSettings { methods: Some(vec![method]), ..rule };
     let (issue, login) = (Method::IssueOtt, Method::LoginWithOtt);
     assert_eq!(covered(vec![without_urls(), all()]), []);
-    assert_eq!(covered(vec![by_issuer(), all()]), []);
+    assert_eq!(covered(vec![by(&["*"]), all()]), []);
     assert_eq!(covered(vec![without_urls(), only(issue, all())]), []);
-    assert_eq!(covered(vec![by_issuer(), only(login, all())]), []);
+    assert_eq!(covered(vec![by(&["*"]), only(login, all())]), []);
     assert_eq!(covered(vec![without_urls(), only(login, all())]), [(2, vec![1])]);
-    assert_eq!(covered(vec![by_issuer(), only(issue, all())]), [(2, vec![1])]);
-    assert_eq!(covered(vec![all(), without_urls(), by_issuer()]), [(2, vec![1]), (3, vec![1])]);
+    assert_eq!(covered(vec![by(&["*"]), only(issue, all())]), [(2, vec![1])]);
+    assert_eq!(covered(vec![all(), without_urls(), by(&["*"])]), [(2, vec![1]), (3, vec![1])]);
+    // Each covers what is no wider.
+    assert_eq!(covered(vec![without_urls(), without_urls()]), [(2, vec![1])]);
+    assert_eq!(covered(vec![by(&["dns:*"]), by(&["dns:a"])]), [(2, vec![1])]);
+    assert_eq!(covered(vec![by(&["dns:a"]), by(&["dns:*"])]), []);
+    assert_eq!(covered(vec![by(&["*"]), by(&["anonymous"])]), []);
+    let parts = vec![by(&["spiffe://*", "dns:*"]), by(&["anonymous"]), by(&["token:*", "jwt:*"])];
+    let with = |last: RuleSettings| covered([parts.clone(), vec![last]].concat());
+    assert_eq!(with(only(login, by(&["*", "anonymous"]))), [(4, vec![1, 2, 3])]);
+    // A token that is not sealed.
+    assert_eq!(with(only(login, all())), []);
 }
 
 /// Each rule overlaps all others, because a token can have several namespaces.

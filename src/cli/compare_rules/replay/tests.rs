@@ -282,3 +282,71 @@ fn login_url_is_unknown_only_if_the_record_does_not_show_it() {
     assert_eq!(counts(older), (0, 0, 1));
     assert_eq!(counts(record(&json!({ "user": null }))), (0, 0, 1));
 }
+
+#[test]
+fn issuer_of_a_token_is_unknown_only_if_the_record_does_not_show_it() {
+    let settings = |issued_by: Option<&str>| {
+        let issued_by = issued_by.map(|glob| vec![glob.to_owned()]);
+        Settings::new(vec![RuleSettings { issued_by, ..rule("jwt:a", Users::All) }])
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("audit.jsonl");
+    let counts = |old: Option<&str>, new: Option<&str>, line: String| {
+        std::fs::write(&file, line).unwrap();
+        let replay = replay_of(std::slice::from_ref(&file), &settings(old), &settings(new)).unwrap();
+        let decisions = &replay.calls.by_old_rules;
+        assert_eq!(decisions.count() + replay.skipped.not_decided, 1, "{replay:?}");
+        let undecided = decisions.undecided.get(&UnknownPart::Issuer).copied().unwrap_or_default();
+        let denied = decisions.refused.rows().first().map(|(row, ..)| row.denied.as_str());
+        (decisions.unchanged, denied, decisions.allowed.count(), undecided)
+    };
+    let login = |members: Value| {
+        let mut record: Value = serde_json::from_str(&record(&members)).unwrap();
+        record["method"] = "LoginWithOtt".into();
+        record
+    };
+    let older = |mut record: Value| {
+        record.as_object_mut().unwrap().remove("user_spelling");
+        record.to_string()
+    };
+    let raw = login(json!({ "user": null }));
+    assert_eq!(counts(None, Some("*"), raw.to_string()), (0, Some("issuer"), 0, 0));
+    assert_eq!(counts(None, Some("*"), older(raw)), (0, Some("issuer"), 0, 0));
+    let sealed = |issuer: &str| login(json!({ "issued_by": issuer })).to_string();
+    assert_eq!(counts(None, Some("dns:*"), sealed("dns:web")), (1, None, 0, 0));
+    assert_eq!(counts(None, Some("dns:*"), sealed("jwt:web")), (0, Some("issuer"), 0, 0));
+    assert_eq!(counts(Some("*"), None, sealed("jwt:web")), (1, None, 0, 0));
+
+    let denied = |reason: &str, members: Value| {
+        let mut record = login(members);
+        for (name, value) in [("code", "PERMISSION_DENIED"), ("reason", reason), ("outcome", "not_sent")] {
+            record[name] = value.into();
+        }
+        record["attempts"] = 0.into();
+        record
+    };
+    // Refused because of the issuer, or before the message was read.
+    let refused = denied("CALLER_NOT_ALLOWED", json!({ "user": null }));
+    assert_eq!(counts(Some("dns:*"), Some("*"), refused.to_string()), (0, None, 0, 1));
+    assert_eq!(counts(Some("dns:*"), Some("*"), older(refused)), (1, None, 0, 0));
+    let refused = denied("CALLER_NOT_ALLOWED", json!({ "issued_by": "jwt:web" }));
+    assert_eq!(counts(Some("dns:*"), Some("*"), refused.to_string()), (0, None, 1, 0));
+    // The gateway refused the token itself.
+    let expired = denied("OTT_REJECTED", json!({ "issued_by": "jwt:web", "token_refused": "expired" }));
+    assert_eq!(counts(None, Some("dns:*"), expired.to_string()), (0, None, 0, 0));
+}
+
+/// The rules decide it before anything is sent.
+#[test]
+fn sealed_login_that_failed_at_the_platform_is_replayed() {
+    let mut failed = json!({
+        "method": "LoginWithOtt", "code": "UNAUTHENTICATED", "reason": "OTT_REJECTED", "outcome": "refused",
+        "issued_by": "dns:web", "user": { "kind": "login", "value": "john@y" },
+    });
+    let AuditReplay { calls, .. } = replay(&[record(&failed)]);
+    let refused: Vec<_> =
+        only(&calls).refused.rows().into_iter().map(|(row, ..)| row.denied.as_str()).collect();
+    assert_eq!(refused, ["user"]);
+    failed.as_object_mut().unwrap().remove("issued_by");
+    assert_eq!(replay(&[record(&failed)]).skipped.not_decided, 1);
+}

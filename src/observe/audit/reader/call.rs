@@ -47,6 +47,8 @@ pub struct CallEntry {
     pub duration: Option<Duration>,
     /// `ott_fingerprint`.
     pub ott_fingerprint: Option<String>,
+    /// `issued_by`: the caller that the sealed token of a `LoginWithOtt` was issued to.
+    pub issued_by: Option<String>,
 }
 
 /// A user.

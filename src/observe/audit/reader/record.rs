@@ -175,6 +175,7 @@ struct Members {
     attempts: Option<u64>,
     duration_ms: Option<f64>,
     ott_fingerprint: Option<String>,
+    issued_by: Option<String>,
     #[serde(default)]
     count: u64,
     #[serde(default)]
@@ -311,6 +312,7 @@ impl Members {
             attempts: self.attempts,
             duration: self.duration_ms.and_then(milliseconds),
             ott_fingerprint: self.ott_fingerprint,
+            issued_by: self.issued_by,
         };
         let is_unvalidated = call.is_unvalidated("user");
         if let Some(user) = &mut call.user {

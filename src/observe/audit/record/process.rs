@@ -168,7 +168,7 @@ mod tests {
                 "gateway_version": env!("CARGO_PKG_VERSION"),
             })
         );
-        for reason in [NotCompared::TooComplex, NotCompared::TokenLimits, NotCompared::NotFinished] {
+        for reason in [NotCompared::TooComplex, NotCompared::NotFinished] {
             let change = change(RulesDifferences::NotCounted { not_compared: reason });
             let summary = &parsed(&of_rules_change(&change, numbering.next(), now))["summary"];
             assert_eq!(summary["not_compared"], reason.as_str());
