@@ -1,6 +1,6 @@
 //! Sealed tokens, which only a gateway with the same key can open.
 //!
-//! A one-time token of the platform logs in whoever holds it. A sealed token contains it encrypted,
+//! A one-time token of the platform logs in anyone who holds it. A sealed token contains it encrypted,
 //! together with its user, its API client, the caller that it was issued to and its expiry. Outside
 //! a gateway it is worth nothing, and a gateway spends it only for callers that a rule allows.
 //!

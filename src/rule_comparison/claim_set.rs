@@ -1,6 +1,6 @@
 //! Sets of claims that JWTs may have.
 //!
-//! The claims that a rule requires have a number in a [`ClaimTable`], which knows for each value
+//! The claims that a rule requires have a number in a [`ClaimTable`], which contains for each value
 //! which requirements accept it. The search for claims therefore looks only at the rules that a
 //! chosen value can concern, and not at all of them.
 
