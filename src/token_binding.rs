@@ -35,7 +35,7 @@
 //! assert!(sealed.expose().starts_with("ottgw1.2026-11."));
 //!
 //! let opened = token_binding.open(&sealed).map_err(SealRefusal::as_str)?;
-//! assert_eq!(opened.binding(), &binding);
+//! assert_eq!(opened.binding().subject, binding.subject);
 //! assert_eq!(opened.spend(Some("us1")).unwrap_err(), SealRefusal::OtherApiClient);
 //!
 //! let opened = token_binding.open(&sealed).map_err(SealRefusal::as_str)?;

@@ -18,7 +18,7 @@ use self::replay::AuditReplay;
 use super::{explain_command::quoted, failure::Failure, output::Output, serve};
 use crate::{
     access::{NamedRules, RuleSettings, Rules},
-    base::text::Printable,
+    caller::JWT_PREFIX,
     config::{PolicyFile, Process},
     rule_comparison::{self, Side},
 };
@@ -90,23 +90,7 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> Result<ExitCode
         }
         [Ok(_), Err(errors)] => return Err(errors.into()),
     };
-    let is_changed = |(key, value): &(&String, _)| old.meanings.get(*key).is_some_and(|old| old != *value);
-    for (key, _) in new.meanings.iter().filter(is_changed) {
-        output
-            .note(format_args!("note: {} differs; what the name stands for is not compared", Printable(key)));
-    }
-    if old.proofs != new.proofs {
-        output.note(
-            "note: [callers.jwt], [callers.forwarded] or [server.tls] differ; which callers exist because of them \
-             is not compared",
-        );
-    }
-    if old.has_token_binding != new.has_token_binding {
-        output.note(
-            "note: only one of the files has [token_binding], without which no sealed token is accepted; this is not \
-             compared",
-        );
-    }
+    let (notes, new_issuers) = (notes(&old, &new), issuers_that_open(&old, &new));
     let (old_names, new_names) = (Names::of(&old), Names::of(&new));
     let compared = rule_comparison::compare(old_names.side(&old), new_names.side(&new))
         .map_err(|error| Failure::Failed(error.to_string()))?;
@@ -124,6 +108,7 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> Result<ExitCode
     };
     match arguments.format {
         Format::Text => {
+            text::print_notes(&notes, &new_issuers, output);
             text::print(&compared, output);
             if let Some(replay) = &replay {
                 text::print_replay(replay, &rules, output);
@@ -131,10 +116,51 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> Result<ExitCode
         }
         Format::Json => {
             // A closed pipe cannot be reported.
-            let _ = output.document_with(|out| json::write(&compared, replay.as_ref(), &rules, out));
+            let _ = output.document_with(|out| {
+                json::write(&notes, &new_issuers, &compared, replay.as_ref(), &rules, out)
+            });
         }
     }
-    Ok(if compared.opened.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(OPENED) })
+    let is_opened = !compared.opened.is_empty() || !new_issuers.is_empty();
+    Ok(if is_opened { ExitCode::from(OPENED) } else { ExitCode::SUCCESS })
+}
+
+/// Returns differences between the files that are not compared.
+fn notes(old: &PolicyFile, new: &PolicyFile) -> Vec<String> {
+    let is_changed = |(key, value): &(&String, _)| old.meanings.get(*key).is_some_and(|old| old != *value);
+    let changed = new.meanings.iter().filter(is_changed);
+    let mut notes: Vec<String> =
+        changed.map(|(key, _)| format!("{key} differs; what the name stands for is not compared")).collect();
+    if old.proofs != new.proofs {
+        notes.push(
+            "[callers.jwt], [callers.forwarded] or [server.tls] differ; which callers exist because of them is not \
+             compared"
+                .to_owned(),
+        );
+    }
+    if old.has_token_binding != new.has_token_binding {
+        notes.push(
+            "only one of the files has [token_binding], without which no sealed token is accepted; this is not \
+             compared"
+                .to_owned(),
+        );
+    }
+    notes
+}
+
+/// Returns the JWT issuers that only the new file accepts, if their callers cannot be distinguished by
+/// name from those of other issuers, and a rule may be for them. The comparison by names then shows no
+/// difference, although other people have the names.
+fn issuers_that_open<'a>(old: &'a PolicyFile, new: &'a PolicyFile) -> Vec<&'a str> {
+    let have_names = old.jwt_issuers.is_some() && new.jwt_issuers.is_some();
+    let may_match = |glob: &String| {
+        let literal = glob.split(['*', '?']).next().unwrap_or_default();
+        literal.starts_with(JWT_PREFIX) || literal.len() < glob.len() && JWT_PREFIX.starts_with(literal)
+    };
+    if have_names || !new.access.rules.iter().flat_map(|rule| &rule.callers).any(may_match) {
+        return Vec::new();
+    }
+    new.issuers.difference(&old.issuers).map(String::as_str).collect()
 }
 
 fn rules(settings: &[RuleSettings]) -> Result<Rules, Failure> {

@@ -3,7 +3,11 @@
 //! Only the file and the environment are read: a file can be compared on a machine that has none of
 //! the secrets and certificates that it names. `check-config` checks everything else.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::Arc,
+};
 
 use super::{
     access::{DefaultApiClient, KnownNames},
@@ -28,6 +32,8 @@ pub struct PolicyFile {
     pub tokens: Vec<String>,
     /// The names of the issuers in `[[callers.jwt]]`. `None` if the issuer has no name.
     pub jwt_issuers: Option<Vec<String>>,
+    /// The `issuer` of each issuer of JWTs. Only to compare two files.
+    pub issuers: BTreeSet<String>,
     /// The names in `[api_clients]`, sorted; at least one.
     pub api_clients: Vec<String>,
     /// The API client of calls that do not name one.
@@ -80,6 +86,7 @@ impl PolicyFile {
             tokens: tokens.unwrap_or_default().keys().map(ToString::to_string).collect(),
             default_api_client: default_of(tree, &api_clients).map(str::to_owned),
             jwt_issuers: jwt_issuers(tree).map(|names| names.into_iter().map(str::to_owned).collect()),
+            issuers: issuers(tree),
             api_clients: api_clients.into_iter().map(str::to_owned).collect(),
             has_token_binding: known.has_token_binding == Some(true),
             proofs: proofs(tree),
@@ -121,6 +128,24 @@ fn proofs(tree: &Table) -> Document {
         Some((path.join("."), table_at(tree, parents)?.get(*last)?.clone()))
     });
     Document::of(&nodes.collect())
+}
+
+/// Returns the `issuer` of each issuer of JWTs.
+fn issuers(tree: &Table) -> BTreeSet<String> {
+    let node = table_at(tree, &["callers"]).and_then(|callers| callers.get("jwt"));
+    let tables: Vec<&Value> = match node.map(|node| &node.value) {
+        Some(Value::List(list)) => list.iter().map(|node| &node.value).collect(),
+        Some(table) => vec![table],
+        None => Vec::new(),
+    };
+    let issuer = |table: &Value| match table {
+        Value::Table(table) => match &table.get("issuer")?.value {
+            Value::Text(issuer) | Value::Variable(issuer) => Some(issuer.clone()),
+            _ => None,
+        },
+        _ => None,
+    };
+    tables.into_iter().filter_map(issuer).collect()
 }
 
 fn table_at<'a>(tree: &'a Table, path: &[&str]) -> Option<&'a Table> {

@@ -11,7 +11,7 @@ use super::{convert, presented::PresentedToken, wire};
 use crate::{
     domain::{
         call::{Call, Ending, Method, UnvalidatedNames, UnvalidatedText},
-        ott::Subject,
+        ott::{OneTimeToken, Subject},
     },
     observe::audit::Audit,
     proto::ott::v1::{IssueOttRequest, LoginWithOttRequest, issue_ott_request},
@@ -60,7 +60,7 @@ impl RefusedRequests {
             Some(Method::LoginWithOtt) => {
                 let Ok(request) = LoginWithOttRequest::decode(message) else { return };
                 if let Ok(token) = PresentedToken::try_new(request.ott) {
-                    self.record_token(call, &token);
+                    self.record_token(call, token, &request.api_client);
                 }
                 request.api_client
             }
@@ -78,19 +78,26 @@ impl RefusedRequests {
         }
     }
 
-    /// Records the fingerprint of a token; of a sealed one also its user and issuing caller.
-    fn record_token(&self, call: &Call, token: &PresentedToken) {
-        let opened;
-        let ott = match token {
-            PresentedToken::Raw(ott) => ott,
-            PresentedToken::Sealed(sealed) => {
-                let Ok(found) = self.token_binding.open(sealed) else { return };
-                opened = found;
-                call.set_subject(opened.binding().subject.clone());
-                call.set_issued_by(opened.binding().issued_by.as_str().into());
-                opened.ott()
-            }
+    /// Records the fingerprint of a token; of a sealed one also its user and issuing caller, or why
+    /// the gateway would refuse it.
+    fn record_token(&self, call: &Call, token: PresentedToken, api_client: &str) {
+        let sealed = match token {
+            PresentedToken::Raw(ott) => return self.record_fingerprint(call, &ott),
+            PresentedToken::Sealed(sealed) => sealed,
         };
+        let requested = Some(api_client).filter(|name| !name.is_empty());
+        let spent = self.token_binding.open(&sealed).and_then(|opened| {
+            self.record_fingerprint(call, opened.ott());
+            call.set_subject(opened.binding().subject.clone());
+            call.set_issued_by(opened.binding().issued_by.as_str().into());
+            opened.spend(requested)
+        });
+        if let Err(cause) = spent {
+            call.set_token_refusal(cause);
+        }
+    }
+
+    fn record_fingerprint(&self, call: &Call, ott: &OneTimeToken) {
         if let Some(fingerprint) = self.audit.fingerprint(&self.audit.token_hash(ott)) {
             call.set_fingerprint(fingerprint);
         }

@@ -299,3 +299,17 @@ fn padding_of_compressed_files_is_skipped_and_counted() {
     let summary: Value = serde_json::from_str(summary.lines().last().unwrap()).unwrap();
     assert_eq!((&summary["complete"], &summary["padding_bytes"]), (&true.into(), &10_240.into()));
 }
+
+#[test]
+fn files_without_a_record_are_not_complete() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("audit.jsonl"), LOG).unwrap();
+    for (name, text) in [("empty.jsonl", ""), ("passwd", "root:x:0:0:root:/root:/bin/bash\n")] {
+        fs::write(folder.path().join(name), text).unwrap();
+        let done = check_with(folder.path(), &[name], b"");
+        assert_eq!(done.status.code(), Some(3), "{done:?}");
+        let error = String::from_utf8(done.stderr).unwrap();
+        assert!(error.ends_with("there are no audit records in these files\n"), "{error}");
+        assert_eq!(check(folder.path(), &["audit.jsonl", name]).0, 0, "others have records");
+    }
+}

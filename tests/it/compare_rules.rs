@@ -445,19 +445,62 @@ fn changed_tokens_and_platforms_are_noted() {
     ] {
         let done = run(folder.path(), &["compare-rules", "old.toml", new]);
         assert_eq!(done.status.code(), Some(0), "{done:?}");
-        let notes = String::from_utf8_lossy(&done.stderr).into_owned();
+        let text = String::from_utf8_lossy(&done.stdout).into_owned();
+        let notes: Vec<&str> = text.lines().filter(|line| line.contains(" differs; ")).collect();
         let expected =
-            noted.map(|key| format!("note: {key} differs; what the name stands for is not compared\n"));
-        assert_eq!(notes, expected.unwrap_or_default());
+            noted.map(|key| format!("note: {key} differs; what the name stands for is not compared"));
+        assert_eq!(notes, Vec::from_iter(expected.as_deref()));
+        let done = run(folder.path(), &["compare-rules", "old.toml", new, "--format", "json"]);
+        let report: Value = serde_json::from_slice(&done.stdout).unwrap();
+        let notes = report.get("notes").and_then(Value::as_array).map_or(0, Vec::len);
+        assert_eq!(notes, usize::from(noted.is_some()), "{report}");
     }
     write("binding.toml", &format!("[token_binding]\nkeys_file = \"not-there\"\n{HEAD}"));
     for (old, new) in [("old.toml", "binding.toml"), ("binding.toml", "old.toml")] {
         let done = run(folder.path(), &["compare-rules", old, new]);
         assert_eq!(done.status.code(), Some(0), "{done:?}");
         let expected = "note: only one of the files has [token_binding], ";
-        assert!(stderr(&done).starts_with(expected), "{done:?}");
+        assert!(String::from_utf8_lossy(&done.stdout).starts_with(expected), "{done:?}");
+        assert_eq!(stderr(&done), "");
     }
-    assert_eq!(stderr(&run(folder.path(), &["compare-rules", "binding.toml", "binding.toml"])), "");
+    let same = run(folder.path(), &["compare-rules", "binding.toml", "binding.toml"]);
+    assert!(String::from_utf8_lossy(&same.stdout).starts_with("Opened"), "{same:?}");
+}
+
+#[test]
+fn issuer_without_a_name_to_distinguish_it_opens_calls() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, jwt: &str, callers: &str| {
+        let rule = format!("[[access.rules]]\ncallers = [\"{callers}\"]\nusers = \"all\"\n");
+        fs::write(folder.path().join(name), format!("{HEAD}{jwt}{rule}")).unwrap();
+    };
+    let keys = "audience = \"a\"\njwks_file = \"keys\"\n";
+    let unnamed = format!("[callers.jwt]\nissuer = \"https://p.example\"\n{keys}");
+    let named = |name: &str| {
+        format!("[[callers.jwt]]\nname = \"{name}\"\nissuer = \"https://{name}.example\"\n{keys}")
+    };
+    for (callers, code) in [("jwt:*", 3), ("*", 3), ("jwt?*", 3), ("spiffe://example.org/*", 0), ("dns:*", 0)]
+    {
+        write("old.toml", &unnamed, callers);
+        write("new.toml", &(named("p") + &named("q")), callers);
+        let done = run(folder.path(), &["compare-rules", "old.toml", "new.toml"]);
+        assert_eq!(done.status.code(), Some(code), "{callers}: {done:?}");
+        let opened = "opened: only the new file accepts JWTs of https://q.example, ";
+        assert_eq!(String::from_utf8_lossy(&done.stdout).contains(opened), code == 3, "{callers}");
+        let done = run(folder.path(), &["compare-rules", "old.toml", "new.toml", "--format", "json"]);
+        let report: Value = serde_json::from_slice(&done.stdout).unwrap();
+        let issuers = report.get("opened_issuers").cloned().unwrap_or_default();
+        let expected = if code == 3 { serde_json::json!(["https://q.example"]) } else { Value::Null };
+        assert_eq!(issuers, expected, "{callers}");
+    }
+    write("none.toml", "", "jwt:*");
+    write("old.toml", &unnamed, "jwt:*");
+    for (old, new, code) in
+        [("none.toml", "old.toml", 3), ("old.toml", "none.toml", 0), ("old.toml", "old.toml", 0)]
+    {
+        let done = run(folder.path(), &["compare-rules", old, new]);
+        assert_eq!(done.status.code(), Some(code), "{old} {new}: {done:?}");
+    }
 }
 
 #[test]

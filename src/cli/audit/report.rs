@@ -42,15 +42,19 @@ pub(super) struct Report {
 }
 
 impl Report {
-    /// Returns whether nothing is missing, torn or doubled.
+    /// Returns whether there are records, and nothing is missing, torn or doubled.
     pub(super) fn is_complete(&self) -> bool {
-        self.faults.torn.count == 0
+        self.records > 0
+            && self.faults.torn.count == 0
             && self.unchecked == 0
             && self.verdicts.iter().all(|verdict| verdict.is_complete(self.is_partial))
     }
 
     /// Returns what is wrong, in one sentence.
     pub(super) fn summary(&self) -> String {
+        if self.records == 0 {
+            return "there are no audit records in these files".to_owned();
+        }
         let sum = |count: fn(&Verdict) -> u64| self.verdicts.iter().map(count).fold(0, u64::saturating_add);
         let without = |is_without: fn(&Verdict) -> bool| {
             let count = self.verdicts.iter().filter(|verdict| is_without(verdict)).count();

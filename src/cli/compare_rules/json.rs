@@ -18,6 +18,10 @@ use crate::{
 /// The report. Its parts are converted one after the other, because there can be many of them.
 #[derive(Serialize)]
 struct Report<'a> {
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    notes: &'a [String],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    opened_issuers: &'a [&'a str],
     #[serde(skip_serializing_if = "Option::is_none")]
     audit: Option<Value>,
     #[serde(serialize_with = "write_openings")]
@@ -37,12 +41,16 @@ struct Report<'a> {
 ///
 /// Those of the writer.
 pub(super) fn write(
+    notes: &[String],
+    opened_issuers: &[&str],
     compared: &Comparison,
     replay: Option<&AuditReplay>,
     rules: &[Rules; 2],
     out: &mut dyn io::Write,
 ) -> io::Result<()> {
     let report = Report {
+        notes,
+        opened_issuers,
         audit: replay.map(|replay| replayed(replay, rules)),
         closed: &compared.closed,
         opened: &compared.opened,

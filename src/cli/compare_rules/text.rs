@@ -22,6 +22,19 @@ const MAX_GLOBS: usize = 8;
 /// Maximum number of callers that are printed of one list.
 const MAX_CALLERS: usize = 50;
 
+pub(super) fn print_notes(notes: &[String], new_issuers: &[&str], output: &mut Output) {
+    for note in notes {
+        output.line(format_args!("note: {}", Printable(note)));
+    }
+    for issuer in new_issuers {
+        output.line(format_args!(
+            "opened: only the new file accepts JWTs of {}, and not both files give their issuers names, so its \
+             callers are not compared",
+            Printable(issuer)
+        ));
+    }
+}
+
 pub(super) fn print(compared: &Comparison, output: &mut Output) {
     print_openings("Opened: calls that only the new file allows", &compared.opened, output);
     print_openings("Closed: calls that only the old file allows", &compared.closed, output);
