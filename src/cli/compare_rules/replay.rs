@@ -211,8 +211,8 @@ enum Undecided {
 /// Returns the final decision of the rules that were in force. A login with a token that is not sealed
 /// is only decided once the platform has returned the account.
 fn decision(call: &CallEntry) -> Result<RecordedDecision, Undecided> {
-    // A request with invalid values fails under all rules.
-    if call.unvalidated.is_some() {
+    // A request with invalid values fails under all rules, and so does one with a refused token.
+    if call.unvalidated.is_some() || call.token_refused.is_some() {
         return Err(Undecided::OtherReason);
     }
     match call.decision() {

@@ -350,3 +350,15 @@ fn sealed_login_that_failed_at_the_platform_is_replayed() {
     failed.as_object_mut().unwrap().remove("issued_by");
     assert_eq!(replay(&[record(&failed)]).skipped.not_decided, 1);
 }
+
+/// It would be refused under all rules.
+#[test]
+fn call_whose_token_was_refused_is_not_replayed() {
+    let mut denied = json!({
+        "method": "LoginWithOtt", "code": "PERMISSION_DENIED", "reason": "CALLER_NOT_ALLOWED",
+        "outcome": "not_sent", "caller": "token:nobody",
+    });
+    assert_eq!(replay(&[record(&denied)]).skipped.not_decided, 0);
+    denied["token_refused"] = "expired".into();
+    assert_eq!(replay(&[record(&denied)]).skipped.not_decided, 1);
+}

@@ -49,6 +49,8 @@ pub struct CallEntry {
     pub ott_fingerprint: Option<String>,
     /// `issued_by`: the caller that the sealed token of a `LoginWithOtt` was issued to.
     pub issued_by: Option<String>,
+    /// `token_refused`: why the gateway refused the token of a `LoginWithOtt` itself.
+    pub token_refused: Option<String>,
 }
 
 /// A user.

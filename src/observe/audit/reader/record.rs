@@ -176,6 +176,7 @@ struct Members {
     duration_ms: Option<f64>,
     ott_fingerprint: Option<String>,
     issued_by: Option<String>,
+    token_refused: Option<String>,
     #[serde(default)]
     count: u64,
     #[serde(default)]
@@ -313,6 +314,7 @@ impl Members {
             duration: self.duration_ms.and_then(milliseconds),
             ott_fingerprint: self.ott_fingerprint,
             issued_by: self.issued_by,
+            token_refused: self.token_refused,
         };
         let is_unvalidated = call.is_unvalidated("user");
         if let Some(user) = &mut call.user {
