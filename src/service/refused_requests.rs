@@ -126,9 +126,13 @@ mod tests {
 
     use super::*;
     use crate::{
-        base::clock,
-        domain::{call::Deadline, ott::SubjectKind},
+        base::clock::{self, WallClock},
+        domain::{
+            call::Deadline,
+            ott::{SealRefusal, SubjectKind},
+        },
         status::FailureCode,
+        token_binding::{Binding, Keys},
     };
 
     fn framed(message: &[u8]) -> Bytes {
@@ -190,6 +194,37 @@ mod tests {
         let call = named(Method::LoginWithOtt, framed(&request.encode_to_vec()), STRANGER);
         assert_eq!((call.api_client().as_deref(), call.login_url()), (Some("eu2"), None));
         assert!(!format!("{call:?}").contains("CANARY"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn sealed_token_records_its_user_and_issuer_or_why_it_is_refused() {
+        let keys = Keys::parse(b"k AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=").unwrap();
+        let token_binding = TokenBinding::new(keys, WallClock::following_monotonic());
+        let subject = Subject::new(SubjectKind::Login, "anna".to_owned()).unwrap();
+        let now = token_binding.now();
+        let binding = Binding {
+            api_client: "eu2".to_owned(),
+            subject: subject.clone(),
+            issued_by: "dns:web".to_owned(),
+            issued_at: now,
+            expires_at: now + Duration::from_secs(30),
+        };
+        let ott = OneTimeToken::try_new("CANARY".to_owned()).unwrap();
+        let sealed = token_binding.seal(&ott, &binding).unwrap().expose().to_owned();
+        let of_anna = (Some(&subject), Some("dns:web"));
+        for (ott, api_client, known, refusal) in [
+            (sealed.clone(), "", of_anna, None),
+            (sealed.clone(), "us1", of_anna, Some(SealRefusal::OtherApiClient)),
+            (format!("{sealed}="), "", (None, None), Some(SealRefusal::Malformed)),
+        ] {
+            let call = Call::new(clock::now(), Deadline::after(Duration::from_secs(1)));
+            call.set_method(Method::LoginWithOtt);
+            let request = LoginWithOttRequest { ott, api_client: api_client.to_owned() };
+            call.keep_message(framed(&request.encode_to_vec()));
+            RefusedRequests::new([], Audit::off(), token_binding.clone()).record(&call, STRANGER);
+            assert_eq!((call.subject(), call.issued_by()), known, "{api_client}");
+            assert_eq!(call.token_refusal(), refusal, "{api_client}");
+        }
     }
 
     #[tokio::test(start_paused = true)]
